@@ -1,0 +1,5 @@
+"""`python -m windvane`."""
+
+from windvane.cli.main import main
+
+main()

@@ -1,0 +1,36 @@
+"""`windvane check`: every problem of a configuration, or what it amounts to."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from windvane.assembly import snapshot_of
+from windvane.cli.configuration import read_config
+from windvane.config import Config, ConfigError
+from windvane.gateway.data_plane.models import public_names
+
+
+@click.command("check")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of windvane.yaml instead.")
+def command(path: Path | None, schema: bool) -> None:
+    """Check a configuration; print every problem.
+
+    Without PATH it checks what `windvane serve` would read. The exit status is 1 with problems.
+    """
+    if schema:
+        click.echo(msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Config))).decode())
+        return
+    config = read_config(path)
+    try:
+        snapshot = snapshot_of(config)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"no problems: {len(snapshot.upstreams)} provider(s), {len(snapshot.routes.routes)} route(s),"
+        f" {len(public_names(snapshot)) - len(snapshot.routes.routes)} model names,"
+        f" {len(snapshot.keys)} key(s)"
+    )
+    if not snapshot.upstreams:
+        click.echo("note: no provider is configured; set MISTRAL_API_KEY", err=True)

@@ -1,0 +1,95 @@
+"""`windvane models`: the catalog, with today's prices."""
+
+from datetime import date
+
+import click
+import msgspec
+
+from windvane import system
+from windvane.assembly import today
+from windvane.config.resolve import shipped_catalog
+from windvane.core.catalog.models import Catalog, ModelCard
+from windvane.core.money import usd_text
+
+
+@click.command("models")
+@click.option("--provider", help="Only this provider's.")
+@click.option("--all", "with_retired", is_flag=True, help="Retired models too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(provider: str | None, with_retired: bool, as_json: bool) -> None:
+    """List models, prices and abilities."""
+    catalog = shipped_catalog()
+    day = today(system.SystemClock())
+    cards = [
+        card
+        for card in catalog.cards
+        if provider in (None, card.provider) and (with_retired or not card.is_retired(day))
+    ]
+    if not cards:
+        raise click.ClickException(f"the catalog has no models of {provider!r}")
+    if as_json:
+        rows = [_row(card, catalog, day) for card in cards]
+        click.echo(msgspec.json.encode({"as_of": catalog.as_of, "models": rows}))
+    else:
+        _show(cards, catalog, day)
+
+
+def _row(card: ModelCard, catalog: Catalog, day: date) -> dict[str, object]:
+    price = card.price_on(day)
+    return {
+        "id": card.id,
+        "provider": card.provider,
+        "aliases": _aliases(card, catalog, day),
+        "status": card.status,
+        "context_window_tokens": card.context_window_tokens,
+        "capabilities": sorted(card.capabilities),
+        "input_nano_usd_per_million": price.input if price else None,
+        "output_nano_usd_per_million": price.output if price else None,
+        "cache_read_nano_usd_per_million": price.cache_read if price else None,
+        "price_since": price.since if price else None,
+        "price_source": price.source if price else None,
+        "retires_on": card.retires_on,
+        "replacement": card.replacement,
+    }
+
+
+def _aliases(card: ModelCard, catalog: Catalog, day: date) -> list[str]:
+    """The aliases that mean this card today; some have moved on."""
+    return [alias.name for alias in card.aliases if catalog.resolve(alias.name, day) is card]
+
+
+def _show(cards: list[ModelCard], catalog: Catalog, day: date) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to load; only for people
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(
+        title=f"Models, dollars per million tokens (catalog of {catalog.as_of})",
+        title_justify="left",
+    )
+    for heading in ("model", "also called", "provider"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("input", "cached", "output", "window"):
+        table.add_column(heading, justify="right")
+    table.add_column("note", overflow="fold")
+    for card in cards:
+        price = card.price_on(day)
+        cached = price.cache_read if price else None
+        table.add_row(
+            card.id,
+            ", ".join(_aliases(card, catalog, day)),
+            card.provider,
+            usd_text(price.input) if price else "unknown",
+            usd_text(cached) if cached is not None else "-",
+            usd_text(price.output) if price else "unknown",
+            f"{card.context_window_tokens:,}" if card.context_window_tokens else "-",
+            _note(card, day),
+        )
+    Console().print(table)
+
+
+def _note(card: ModelCard, day: date) -> str:
+    if card.is_retired(day):
+        return f"retired; use {card.replacement}" if card.replacement else "retired"
+    if card.retires_on:
+        return f"retires {card.retires_on}"
+    return "" if card.status.value == "ga" else card.status.value

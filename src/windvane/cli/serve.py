@@ -1,0 +1,40 @@
+"""`windvane serve`: the gateway, with the configured providers."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from windvane.cli.configuration import read_config
+from windvane.cli.serving import refuse_unsafe, run
+from windvane.config import Config
+
+
+@click.command("serve")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Path of windvane.yaml.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: 8000]")
+@click.option("--insecure", is_flag=True, help="Listen beyond loopback without any key.")
+def command(path: Path | None, host: str | None, port: int | None, insecure: bool) -> None:
+    """Run the gateway."""
+    config = read_config(path)
+    config = msgspec.structs.replace(
+        config,
+        host=host or config.host,
+        port=config.port if port is None else port,
+        insecure=insecure or config.insecure,
+    )
+    refuse_unsafe(config)
+    if not config.providers:
+        raise click.ClickException(
+            "no provider is configured: set MISTRAL_API_KEY (or OPENAI_API_KEY), name one in"
+            " windvane.yaml, or try `windvane demo`, which needs no key"
+        )
+    run(config, lambda address: _announce(address, config))
+
+
+def _announce(address: str, config: Config) -> None:
+    click.echo(f"windvane on {address}  (docs at {address}/docs)")
+    names = ", ".join(config.providers)
+    keys = f"{len(config.auth.keys)} key(s)" if config.auth.keys else "no key needed from loopback"
+    click.echo(f"providers: {names}; {keys}")

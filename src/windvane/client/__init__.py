@@ -1,0 +1,1 @@
+"""The Python door: the engine in the caller's own process."""

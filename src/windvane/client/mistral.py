@@ -1,0 +1,314 @@
+"""`MistralClient`: chat with routing, accounting and retries, in process.
+
+The same engine, configuration and ledger as behind the gateway; no server, no Redis. The ledger is
+kept in memory unless a configuration names a folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from windvane import system
+from windvane.assembly import IN_MEMORY, build_engine
+from windvane.config import Config, load_config
+from windvane.config.schema import ProviderConfig
+from windvane.core.chat import Completion, JsonObject
+from windvane.core.events import Event, ExchangeEnded
+from windvane.core.exchange import Credentials, Exchange
+from windvane.core.faults import FaultKind, refuse
+from windvane.core.money import NANO_PER_USD
+from windvane.core.routing.decide import unknown_model
+from windvane.core.usage import Usage
+from windvane.engine.engine import Engine
+from windvane.wire.chat_request import chat_request_of
+
+DIALECT = "python"
+DEFAULT_MODEL = "mistral-small-latest"
+"""What is asked when `auto_route` is off and no model is named."""
+_AUTO = "auto"
+
+
+class ChatResult(Mapping[str, object]):
+    """An answer. Its parts are keys and attributes alike: `result["content"]`, `result.content`.
+
+    `cost` is in dollars (None when the price is unknown); `cost_nano_usd` is exact. `usage` has
+    `input_tokens`, `output_tokens`, `total_tokens` and `cache_read_input_tokens`.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: dict[str, object]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, key: str) -> object:
+        return self._parts[key]
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self._parts[name]
+        except KeyError:
+            raise AttributeError(f"an answer has no {name!r}; it has {list(self._parts)}") from None
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __repr__(self) -> str:
+        return f"ChatResult({self._parts!r})"
+
+
+class _Counts:
+    """Observes the engine for `get_stats`."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors = 0
+        self.cache_hits = 0
+        self.fallbacks = 0
+        self.seconds = 0.0
+        self.by_model: dict[str, int] = {}
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cost_nano_usd = 0
+        self.unpriced = 0
+
+    def on(self, event: Event) -> None:
+        if not isinstance(event, ExchangeEnded):
+            entry = event.entry
+            self.input_tokens += entry.input_tokens
+            self.output_tokens += entry.output_tokens
+            self.cost_nano_usd += entry.cost_nano_usd or 0
+            self.unpriced += entry.cost_nano_usd is None
+            return
+        self.requests += 1
+        self.seconds += event.duration_s
+        self.errors += event.status >= 400
+        self.cache_hits += event.cache_status == "hit"
+        self.fallbacks += len(set(event.models_tried)) > 1
+        if event.model:
+            self.by_model[event.model] = self.by_model.get(event.model, 0) + 1
+
+
+class MistralClient:
+    """A client of Mistral (and of whatever else the configuration names) with the engine inside.
+
+    `api_key` defaults to `MISTRAL_API_KEY`; `api_base` to Mistral's own address; `config` is a path
+    or a loaded `Config`, for everything else. Use it as `async with`, or call `aclose`.
+
+    `enable_cache`, `cache_ttl` and `redis_url` are accepted and remembered; until the response cache
+    is built every call asks the provider, and `cached` is False.
+
+    Raises ConfigError at the first call when neither key nor configuration gives a provider.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        api_base: str | None = None,
+        enable_cache: bool = True,
+        cache_ttl: int = 3600,
+        redis_url: str | None = None,
+        config: Config | str | Path | None = None,
+    ) -> None:
+        if cache_ttl <= 0:
+            raise ValueError(f"cache_ttl must be a positive number of seconds, not {cache_ttl}")
+        self.enable_cache = enable_cache
+        self.cache_ttl = cache_ttl
+        self.redis_url = redis_url
+        self._config = _configuration(api_key, api_base, config)
+        self._counts = _Counts()
+        self._engine: Engine | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close connections and the ledger; the client may be used again afterwards."""
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await engine.aclose()
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, object]] | str,
+        model: str | None = None,
+        auto_route: bool = True,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        use_cache: bool = True,
+        **options: object,
+    ) -> ChatResult:
+        """Ask, and return the whole answer.
+
+        `messages` are OpenAI's or Mistral's; a string is one user message. Without `model`, the
+        route `auto` chooses when `auto_route` is on. `options` are further fields of the request
+        (`tools`, `response_format`, `random_seed`, ...), checked as the gateway checks them.
+
+        Raises a WindvaneError: see `windvane.core.faults`.
+        """
+        engine = self._running_engine()
+        exchange = self._accept(
+            engine, _body(messages, model, auto_route, temperature, max_tokens, options)
+        )
+        answer = await engine.handle(exchange)
+        if not isinstance(answer, Completion):
+            await answer.aclose()
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                "stream: chat() returns whole answers; leave stream out",
+                param="stream",
+            )
+        return _result(exchange, answer)
+
+    def _accept(self, engine: Engine, body: JsonObject) -> Exchange:
+        # Through JSON and back: what a gateway's caller could not send is refused here as well.
+        text = msgspec.json.encode(body)
+        fields = msgspec.json.decode(text)
+        if fields.get("stream"):
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                "stream: chat() returns whole answers; leave stream out",
+                param="stream",
+            )
+        return engine.accept(
+            chat_request_of(fields),
+            dialect=DIALECT,
+            credentials=Credentials(is_in_process=True),
+            body_bytes=len(text),
+        )
+
+    def get_stats(self) -> dict[str, object]:
+        """What this client has done since it was made.
+
+        `total_cost` and `avg_cost_per_request` are dollars; `total_cost_nano_usd` is exact.
+        """
+        counts = self._counts
+        requests = counts.requests
+        hit_rate = counts.cache_hits / requests if requests else 0.0
+        total_cost = counts.cost_nano_usd / NANO_PER_USD
+        return {
+            "requests": requests,
+            "cache_hits": counts.cache_hits,
+            "cache_hit_rate": f"{hit_rate:.1%}",
+            "errors": counts.errors,
+            "fallbacks": counts.fallbacks,
+            "tokens_input": counts.input_tokens,
+            "tokens_output": counts.output_tokens,
+            "total_cost": total_cost,
+            "total_cost_nano_usd": counts.cost_nano_usd,
+            "unpriced_attempts": counts.unpriced,
+            "avg_cost_per_request": total_cost / requests if requests else 0.0,
+            "avg_latency_ms": counts.seconds / requests * 1000 if requests else 0.0,
+            "requests_by_model": dict(counts.by_model),
+        }
+
+    def clear_cache(self) -> int:
+        """Forget all cached answers; returns how many there were."""
+        return 0
+
+    def _running_engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = build_engine(self._config, (self._counts,))
+            if not self._engine.snapshot.upstreams:
+                snapshot = self._engine.snapshot
+                raise unknown_model(
+                    DEFAULT_MODEL, snapshot.deployments, snapshot.catalog, snapshot.catalog.as_of
+                )
+        return self._engine
+
+
+def _configuration(
+    api_key: str | None, api_base: str | None, config: Config | str | Path | None
+) -> Config:
+    """The configuration given, or the environment's; the arguments win over both."""
+    if isinstance(config, Config):
+        loaded = config
+    else:
+        loaded = load_config(system.environment(), Path(config) if config else None)
+        if config is None:
+            loaded = msgspec.structs.replace(loaded, data_dir=IN_MEMORY)
+    if api_key is None and api_base is None:
+        return loaded
+    known = loaded.providers.get("mistral", ProviderConfig())
+    mistral = msgspec.structs.replace(
+        known,
+        api_key=api_key if api_key is not None else known.api_key,
+        api_base=api_base if api_base is not None else known.api_base,
+    )
+    return msgspec.structs.replace(loaded, providers={**loaded.providers, "mistral": mistral})
+
+
+def _body(
+    messages: Sequence[Mapping[str, object]] | str,
+    model: str | None,
+    auto_route: bool,
+    temperature: float | None,
+    max_tokens: int | None,
+    options: dict[str, object],
+) -> JsonObject:
+    body: JsonObject = {
+        "model": model or (_AUTO if auto_route else DEFAULT_MODEL),
+        "messages": [{"role": "user", "content": messages}]
+        if isinstance(messages, str)
+        else list(messages),
+    }
+    if temperature is not None:
+        body["temperature"] = temperature
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    return {**body, **options}
+
+
+def _result(exchange: Exchange, answer: Completion) -> ChatResult:
+    attempt, decision = exchange.final_attempt, exchange.decision
+    assert attempt is not None and decision is not None
+    usage = answer.usage or attempt.usage or Usage()
+    first = answer.choices[0]
+    cost = exchange.cost_nano_usd
+    assert exchange.ended_s is not None
+    return ChatResult(
+        {
+            "content": first.message.content or "",
+            "cost": None if cost is None else cost / NANO_PER_USD,
+            "cost_nano_usd": cost,
+            "model": attempt.deployment.model,
+            "provider": attempt.deployment.provider,
+            "usage": {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "total_tokens": usage.total_tokens,
+                "cache_read_input_tokens": usage.cache_read_input_tokens,
+                "prompt_tokens": usage.input_tokens,
+                "completion_tokens": usage.output_tokens,
+            },
+            "cached": False,
+            "reason": decision.reason,
+            "tool_calls": [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.function.name, "arguments": call.function.arguments},
+                }
+                for call in first.message.tool_calls
+            ],
+            "reasoning": first.message.reasoning,
+            "finish_reason": first.finish_reason.value if first.finish_reason else None,
+            "attempts": len(exchange.attempts),
+            "latency_ms": (exchange.ended_s - exchange.received_s) * 1000,
+            "request_id": exchange.id,
+        }
+    )

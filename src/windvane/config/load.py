@@ -1,0 +1,225 @@
+"""Loading configuration: file, then environment, then the check.
+
+The environment alone is enough: `MISTRAL_API_KEY` makes Mistral usable. Any key of the file can be
+set as `WINDVANE__SECTION__KEY`, and the names that users bring along work too (see `VARIABLES`).
+Any variable may be given as `NAME_FILE`, the path of a mounted secret.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from windvane.config.check import Problem, build
+from windvane.config.schema import Config
+from windvane.providers import PROVIDERS
+
+VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "WINDVANE_HOST": ("host",),
+    "WINDVANE_PORT": ("port",),
+    "PORT": ("port",),
+    "WINDVANE_DATA_DIR": ("data_dir",),
+    "WINDVANE_ADMIN_KEY": ("auth", "admin_key"),
+    "WINDVANE_LOG_LEVEL": ("log", "level"),
+    "WINDVANE_LOG_FORMAT": ("log", "format"),
+    "ROUTER_PRESET": ("router", "preset"),
+    "ROUTER_LENGTH_THRESHOLD": ("router", "length_threshold"),
+    "ROUTER_MAX_INPUT_TOKENS": ("limits", "input_tokens_max"),
+    "ROUTER_CLIENT_TIMEOUT_S": ("timeouts", "total_s"),
+}
+"""Environment variable -> place in the configuration. The environment wins over the file, and
+`WINDVANE_PORT` over `PORT`."""
+
+KEYS_VARIABLE = "ALLOWED_API_KEYS"
+CONFIG_VARIABLE = "WINDVANE_CONFIG"
+DEFAULT_FILE = "windvane.yaml"
+_OVERLAY = "WINDVANE__"
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; `problems` are all its mistakes."""
+
+    def __init__(self, problems: list[Problem], source: str) -> None:
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{count} in {source}:\n{lines}")
+        self.problems = problems
+
+
+def load_config(environment: Mapping[str, str], path: Path | None = None) -> Config:
+    """Read and check the configuration.
+
+    `path` wins over `WINDVANE_CONFIG`, which wins over `./windvane.yaml` when that exists.
+    Raises ConfigError with every problem found.
+    """
+    named = environment.get(CONFIG_VARIABLE)
+    chosen = path or (Path(named) if named else None)
+    if chosen is None and Path(DEFAULT_FILE).is_file():
+        chosen = Path(DEFAULT_FILE)
+    source = str(chosen) if chosen else "the environment"
+    problems: list[Problem] = []
+    tree = _read_file(chosen, source) if chosen else {}
+    tree = _interpolate(tree, environment, "", problems)
+    assert isinstance(tree, dict)
+    _overlay(tree, environment, problems)
+    config = build(tree, Config, "", problems)
+    if problems:
+        raise ConfigError(problems, source)
+    assert isinstance(config, Config)
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that does not let one key be said twice."""
+
+
+def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} is there twice", key_node.start_mark
+            )
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)
+        for key, value in node.value
+    }
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_once)
+
+
+def _read_file(path: Path, source: str) -> dict[str, object]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}")], source) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem("", f"is not valid YAML: {error}")], source) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError([Problem("", "must be a mapping of keys to values")], source)
+    return tree
+
+
+def _interpolate(
+    value: object, environment: Mapping[str, str], path: str, problems: list[Problem]
+) -> object:
+    """Replace `${NAME}`, `${NAME:-default}`, and whole values `env:NAME` and `file:PATH`."""
+    if isinstance(value, dict):
+        return {
+            name: _interpolate(
+                member, environment, f"{path}.{name}" if path else str(name), problems
+            )
+            for name, member in value.items()
+        }
+    if isinstance(value, list):
+        return [
+            _interpolate(member, environment, f"{path}[{place}]", problems)
+            for place, member in enumerate(value)
+        ]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("env:"):
+        return _variable(value.removeprefix("env:"), None, environment, path, problems)
+    if value.startswith("file:"):
+        return _secret_file(value.removeprefix("file:"), path, problems)
+    return _REFERENCE.sub(
+        lambda found: _variable(found[1], found[2], environment, path, problems), value
+    )
+
+
+def _variable(
+    name: str,
+    default: str | None,
+    environment: Mapping[str, str],
+    path: str,
+    problems: list[Problem],
+) -> str:
+    value = read_variable(name, environment, problems)
+    if value is None and default is None:
+        problems.append(Problem(path, f"the environment variable {name} is not set"))
+    return value if value is not None else default or ""
+
+
+def read_variable(name: str, environment: Mapping[str, str], problems: list[Problem]) -> str | None:
+    """A variable, or the content of the file that `NAME_FILE` names; empty counts as unset."""
+    if value := environment.get(name):
+        return value
+    if path := environment.get(f"{name}_FILE"):
+        return _secret_file(path, f"{name}_FILE", problems) or None
+    return None
+
+
+def _secret_file(path: str, place: str, problems: list[Problem]) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(Problem(place, f"the file {path} cannot be read: {error}"))
+        return ""
+
+
+def _overlay(
+    tree: dict[str, object], environment: Mapping[str, str], problems: list[Problem]
+) -> None:
+    """Put the environment over the file, in place."""
+    for name in reversed(VARIABLES):
+        value = read_variable(name, environment, problems)
+        if value is not None:
+            _put(tree, VARIABLES[name], value, name, problems)
+    for name, value in environment.items():
+        if name.startswith(_OVERLAY) and value:
+            path = tuple(part.lower() for part in name.removeprefix(_OVERLAY).split("__"))
+            _put(tree, path, yaml.safe_load(value), name, problems)
+    _add_providers(tree, environment, problems)
+    if keys := read_variable(KEYS_VARIABLE, environment, problems):
+        auth = tree.setdefault("auth", {})
+        if isinstance(auth, dict):
+            given = [key.strip() for key in keys.split(",") if key.strip()]
+            auth["keys"] = [
+                *(auth.get("keys") or []),
+                *({"key": key, "name": f"env-{n}"} for n, key in enumerate(given, start=1)),
+            ]
+
+
+def _add_providers(
+    tree: dict[str, object], environment: Mapping[str, str], problems: list[Problem]
+) -> None:
+    """A provider whose key is in the environment is usable without being configured."""
+    providers = tree.setdefault("providers", {})
+    if not isinstance(providers, dict):
+        return
+    for kind, provider in PROVIDERS.items():
+        if provider.key_variable is None:
+            continue
+        key = read_variable(provider.key_variable, environment, problems)
+        settings = providers.get(kind, {} if key else None)
+        if settings is None and kind in providers:
+            settings = {}
+        if isinstance(settings, dict):
+            if key and settings.get("kind", kind) == kind:
+                settings.setdefault("api_key", key)
+            providers[kind] = settings
+
+
+def _put(
+    tree: dict[str, object],
+    path: tuple[str, ...],
+    value: object,
+    name: str,
+    problems: list[Problem],
+) -> None:
+    place: object = tree
+    for step in path[:-1]:
+        assert isinstance(place, dict)
+        place = place.setdefault(step, {})
+        if not isinstance(place, dict):
+            problems.append(Problem(name, f"{'.'.join(path)} is not a section"))
+            return
+    place[path[-1]] = value  # type: ignore[index]

@@ -1,0 +1,112 @@
+"""What may be configured: one typed tree. Field names are the keys of `windvane.yaml`.
+
+Unknown keys are errors. A secret is a reference (`env:NAME`, `file:PATH` or `${NAME}`), so that the
+file itself can be shown to anyone; a plain value works too.
+"""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from windvane.core.retry import RetryPolicy
+from windvane.core.routing.presets import LENGTH_THRESHOLD_CHARS
+from windvane.core.routing.table import Route
+from windvane.engine.snapshot import Timeouts
+
+Positive = Annotated[int, Meta(gt=0)]
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True): ...
+
+
+class PriceConfig(_Strict):
+    """Dollars per million tokens."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+
+
+class ModelConfig(_Strict):
+    """A model of one provider that the catalog does not know, or knows otherwise.
+
+    `model` is the name the provider is told, when it is not the public one. `card` is a catalog id
+    whose abilities and price it shares. Without a price its cost is unknown, not zero.
+    """
+
+    model: str | None = None
+    card: str | None = None
+    price: PriceConfig | None = None
+
+
+class ProviderConfig(_Strict):
+    """A provider to use. `kind` is one of mistral, openai, compatible; the provider's own name
+    serves when it is one of those. `price_factor` multiplies list prices (1.1 for Mistral's
+    regional hosts)."""
+
+    kind: str | None = None
+    api_base: str | None = None
+    api_key: str | None = None
+    models: dict[str, ModelConfig | None] = {}
+    timeouts: Timeouts | None = None
+    price_factor: Decimal | None = None
+
+
+class RouterConfig(_Strict):
+    """`preset` gives the route `auto` when `routes` does not. `metadata` puts `router_metadata`
+    into JSON answers."""
+
+    preset: str = "default"
+    length_threshold: Positive = LENGTH_THRESHOLD_CHARS
+    metadata: bool = True
+
+
+class LimitsConfig(_Strict):
+    """Bounds of one request, and of the slowness of its arrival."""
+
+    body_bytes_max: Positive = 10 * 1024 * 1024
+    input_tokens_max: Positive | None = None
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    connections_max: Positive = 20_000
+
+
+class KeyConfig(_Strict):
+    """One gateway key. `name` is how reports call it."""
+
+    key: str
+    name: str | None = None
+    team: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class AuthConfig(_Strict):
+    """Who may call. Without any key the gateway serves loopback alone, to anyone there."""
+
+    keys: tuple[KeyConfig, ...] = ()
+    admin_key: str | None = None
+
+
+class LogConfig(_Strict):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(_Strict):
+    """The whole configuration."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    insecure: bool = False
+    data_dir: str = ".windvane"
+    providers: dict[str, ProviderConfig] = {}
+    router: RouterConfig = RouterConfig()
+    routes: dict[str, Route] = {}
+    limits: LimitsConfig = LimitsConfig()
+    timeouts: Timeouts = Timeouts()
+    retry: RetryPolicy = RetryPolicy()
+    auth: AuthConfig = AuthConfig()
+    log: LogConfig = LogConfig()

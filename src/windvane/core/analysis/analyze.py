@@ -1,0 +1,149 @@
+"""`analyze(request) -> Analysis`: all that routing rules may ask about.
+
+The last user message tells what is asked; the whole conversation tells how much. The field names of
+`Analysis` are the words of `when:` in routing rules.
+"""
+
+import msgspec
+
+from windvane.core.analysis.shape import Shape, shape_of
+from windvane.core.analysis.tokens import (
+    IMAGE_TOKENS,
+    MESSAGE_OVERHEAD_TOKENS,
+    REPLY_OVERHEAD_TOKENS,
+    estimate_tokens,
+)
+from windvane.core.chat import AudioPart, ChatRequest, ImagePart, Message, Role, TextPart
+
+EXAMINED_MESSAGES_MAX = 1_000
+"""Beyond this many messages the older ones count by length alone."""
+
+
+class Analysis(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a request without asking anyone.
+
+    `chars` counts the last user message, `input_chars` the whole conversation; `input_tokens` is an
+    estimate (core/analysis/tokens.py says how good); `difficulty` is 0..1.
+    """
+
+    input_tokens: int = 0
+    chars: int = 0
+    input_chars: int = 0
+    turns: int = 0
+    messages: int = 0
+    tools: int = 0
+    images: int = 0
+    audio: int = 0
+    json_schema: bool = False
+    json: bool = False
+    code: bool = False
+    math: bool = False
+    reasoning_words: int = 0
+    question: bool = False
+    language: str | None = None
+    script: str = "latin"
+    prefix: bool = False
+    stream: bool = False
+    output_tokens_max: int | None = None
+    difficulty: float = 0.0
+
+
+def analyze(request: ChatRequest) -> Analysis:
+    """Read a request; pure, linear in its size, and cheap for the usual one."""
+    tokens = float(REPLY_OVERHEAD_TOKENS)
+    input_chars = turns = images = audio = 0
+    asked: Message | None = None
+    for message in request.messages:
+        content = message.content
+        if type(content) is str:
+            input_chars += len(content)
+            tokens += estimate_tokens(content) + MESSAGE_OVERHEAD_TOKENS
+        else:
+            tokens += MESSAGE_OVERHEAD_TOKENS
+            for part in content or ():
+                if isinstance(part, TextPart):
+                    input_chars += len(part.text)
+                    tokens += estimate_tokens(part.text)
+                elif isinstance(part, ImagePart):
+                    images += 1
+                elif isinstance(part, AudioPart):
+                    audio += 1
+        if message.role is Role.USER:
+            turns += 1
+            asked = message
+        elif message.tool_calls:
+            tokens += _tool_call_tokens(message)
+    tokens += images * IMAGE_TOKENS + _tool_tokens(request)
+    question = _asked_text(asked)
+    shape = shape_of(question)
+    wants_schema = request.response_format is not None and (
+        request.response_format.type == "json_schema"
+    )
+    return Analysis(
+        input_tokens=int(tokens) + 1,
+        chars=len(question),
+        input_chars=input_chars,
+        turns=turns,
+        messages=len(request.messages),
+        tools=len(request.tools),
+        images=images,
+        audio=audio,
+        json_schema=wants_schema,
+        json=request.response_format is not None and request.response_format.is_json,
+        code=shape.has_code,
+        math=shape.has_math,
+        reasoning_words=shape.reasoning_words,
+        question=shape.is_question,
+        language=shape.language,
+        script=shape.script,
+        prefix=bool(request.messages[-1].prefix),
+        stream=request.stream,
+        output_tokens_max=request.output_tokens_max,
+        difficulty=difficulty_of(shape, len(question), turns, len(request.tools)),
+    )
+
+
+def difficulty_of(shape: Shape, chars: int, turns: int, tools: int) -> float:
+    """How hard the question seems, 0..1.
+
+    A sum of capped signs, weighted so that one reasoning word in a short question stays below a
+    half, and reasoning over a long mathematical text comes near one.
+    """
+    score = (
+        0.25 * min(shape.reasoning_words, 2)
+        + (0.35 if shape.has_math else 0.0)
+        + (0.15 if shape.has_code else 0.0)
+        + 0.25 * min(chars / 2_000, 1.0)
+        + 0.1 * min(turns / 10, 1.0)
+        + 0.1 * min(tools / 8, 1.0)
+    )
+    return round(min(score, 1.0), 3)
+
+
+def _asked_text(message: Message | None) -> str:
+    if message is None:
+        return ""
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(message.texts())
+
+
+def _tool_call_tokens(message: Message) -> float:
+    total = 0.0
+    for call in message.tool_calls or ():
+        arguments = call.function.arguments
+        if not isinstance(arguments, str):
+            arguments = msgspec.json.encode(arguments).decode()
+        total += estimate_tokens(call.function.name) + estimate_tokens(arguments) + 8
+    return total
+
+
+def _tool_tokens(request: ChatRequest) -> float:
+    if not request.tools and request.response_format is None:
+        return 0.0
+    total = 0.0
+    for field in ("tools", "functions", "response_format"):
+        value = request.body.get(field)
+        if value:
+            total += estimate_tokens(msgspec.json.encode(value).decode())
+    return total

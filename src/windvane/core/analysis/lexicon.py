@@ -1,0 +1,134 @@
+"""The words and signs the analysis looks for, by what they mean.
+
+One table a meaning, in the languages we serve (English, French, German, Spanish, Italian,
+Portuguese). Words are lower case and whole; signs are looked for as they stand.
+"""
+
+REASONING_WORDS = frozenset(
+    """
+    analyze analyse analysis explain debug prove proof derive reason reasoning evaluate compare
+    contrast justify infer deduce optimize critique assess investigate diagnose synthesize
+    theorem why tradeoff tradeoffs trade-offs strategy architect architecture design
+    analyser explique expliquer explique-moi démontre démontrer prouver justifier comparer pourquoi évaluer
+    analysiere analysieren erkläre erklären beweise beweisen begründe vergleiche warum bewerte
+    analiza analizar explica explicar demuestra demostrar justifica compara evalúa
+    analizza spiega dimostra confronta valuta perché
+    analise explique demonstre compare avalie porquê
+    """.split()
+)
+
+REASONING_PHRASES = (
+    "step by step",
+    "step-by-step",
+    "think through",
+    "chain of thought",
+    "pros and cons",
+    "étape par étape",
+    "schritt für schritt",
+    "paso a paso",
+    "passo a passo",
+    "passo dopo passo",
+)
+
+MATH_WORDS = frozenset(
+    """
+    integral derivative equation equations matrix eigenvalue eigenvalues polynomial calculus
+    theorem lemma probability logarithm sqrt factorial modulo prime primes combinatorics algebra
+    geometry trigonometry solve compute variance bayes
+    intégrale dérivée équation matrice probabilité théorème résoudre
+    gleichung ableitung wahrscheinlichkeit löse
+    ecuación derivada probabilidad teorema resuelve
+    equazione derivata probabilità risolvi
+    """.split()
+)
+
+MATH_SIGNS = ("\\frac", "\\int", "\\sum", "$$", "∑", "∫", "√", "≤", "≥", "∂", "^2", "x^")
+
+CODE_WORDS = frozenset(
+    """
+    python javascript typescript java c++ c# golang rust kotlin swift ruby php sql html css bash
+    regex regexp function functions compile compiler refactor unittest pytest api json yaml
+    docker kubernetes git dataframe pandas numpy react django flask async await stacktrace
+    traceback segfault nullpointerexception algorithm code coding script bug snippet codebase
+    fonction programme funktion código función funzione codice
+    """.split()
+)
+
+CODE_WORDS_STRONG = frozenset(
+    """
+    python javascript typescript c++ c# golang sql regex refactor traceback stacktrace pytest
+    dataframe segfault
+    """.split()
+)
+
+CODE_SIGNS = (
+    "def ",
+    "class ",
+    "#include",
+    "import ",
+    "();",
+    ") {",
+    "){",
+    "=> ",
+    "</",
+    "console.log",
+    "print(",
+    "return ",
+    "SELECT ",
+    "public static",
+    "fn ",
+    "#!/",
+    "const ",
+    "func ",
+)
+"""Two different signs make code; a fence or a strong word with one sign does too."""
+
+QUESTION_WORDS = frozenset(
+    """
+    what who when where which how why is are can could does do should
+    quoi qui quand où quel quelle comment combien est-ce
+    was wer wann wo welche wie
+    qué quién cuándo dónde cuál cómo
+    cosa chi quando dove quale come
+    que quem onde qual
+    """.split()
+)
+
+LANGUAGE_WORDS: tuple[tuple[str, frozenset[str]], ...] = (
+    (
+        "en",
+        frozenset("the and is of to in that it you for what how are with this can please".split()),
+    ),
+    (
+        "fr",
+        frozenset(
+            "le les des est et une dans pour que qui vous je pas sur avec comment quelle quel du au"
+            " ce cette sont mon moi explique".split()
+        ),
+    ),
+    (
+        "de",
+        frozenset(
+            "der die das und ist nicht ein eine ich wie für mit den was auf sie zu im von wir mir"
+            " erkläre".split()
+        ),
+    ),
+    (
+        "es",
+        frozenset(
+            "el los las es una en por para qué cómo del con se su no lo como más cuál explica"
+            " y".split()
+        ),
+    ),
+    (
+        "it",
+        frozenset(
+            "il gli è una di che per con non come sono della del nel questo perché cosa mi".split()
+        ),
+    ),
+    (
+        "pt",
+        frozenset("os as é uma do da em para com não como você que qual são mais isso um".split()),
+    ),
+)
+"""Common short words, by ISO 639-1 code; the language with the most hits wins."""

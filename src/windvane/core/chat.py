@@ -1,0 +1,236 @@
+"""Canonical chat: the request, the completion, and the chunks a completion is streamed in.
+
+The request keeps two faces of one thing. `body` is everything the caller said, unknown fields and
+all, as plain JSON values: it is what dialects translate, what a cache key covers and what is sent
+on. The typed fields beside it are the view the engine reads. Neither is ever changed in place.
+
+Knows no dialect: spellings (`max_completion_tokens`, `random_seed`) are `wire`'s business.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from windvane.core.usage import Usage
+
+JsonObject = dict[str, object]
+
+TOOLS_MAX = 128
+"""Mistral's and OpenAI's documented maximum."""
+
+ToolName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+NonNegative = Annotated[int, Meta(ge=0)]
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+    FUNCTION = "function"
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+    ERROR = "error"
+
+
+class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    text: str
+
+
+class ImageUrl(msgspec.Struct, frozen=True):
+    url: str
+    detail: str | None = None
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
+    image_url: str | ImageUrl
+
+
+class AudioPart(msgspec.Struct, frozen=True, tag_field="type", tag="input_audio"):
+    """OpenAI sends an object `{data, format}`, Mistral a base64 string."""
+
+    input_audio: str | JsonObject
+
+
+class FilePart(msgspec.Struct, frozen=True, tag_field="type", tag="file"):
+    """OpenAI nests `{file: {...}}`, Mistral names `file_id`."""
+
+    file: JsonObject | None = None
+    file_id: str | None = None
+
+
+class DocumentPart(msgspec.Struct, frozen=True, tag_field="type", tag="document_url"):
+    document_url: str
+    document_name: str | None = None
+
+
+class ReferencePart(msgspec.Struct, frozen=True, tag_field="type", tag="reference"):
+    reference_ids: list[int | str]
+
+
+class ThinkingPart(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
+    thinking: str | list[JsonObject]
+
+
+class RefusalPart(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+Part = (
+    TextPart
+    | ImagePart
+    | AudioPart
+    | FilePart
+    | DocumentPart
+    | ReferencePart
+    | ThinkingPart
+    | RefusalPart
+)
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """`arguments` is JSON text; Mistral's schema also allows an object."""
+
+    name: str
+    arguments: str | JsonObject = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    function: FunctionCall
+    id: str | None = None
+    type: str | None = "function"
+    index: int | None = None
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    role: Role
+    content: str | list[Part] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
+    prefix: bool | None = None
+
+    def texts(self) -> Iterator[str]:
+        """The text in this message, part by part."""
+        if isinstance(self.content, str):
+            yield self.content
+        elif self.content:
+            for part in self.content:
+                if isinstance(part, TextPart):
+                    yield part.text
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True):
+    name: ToolName
+    parameters: JsonObject | None = None
+    description: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function the model may call; other kinds of tool have no `function`."""
+
+    type: str | None = "function"
+    function: Function | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
+    type: str | None = None
+    json_schema: JsonObject | None = None
+
+    @property
+    def is_json(self) -> bool:
+        return self.type in ("json_object", "json_schema")
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One chat request, of any dialect."""
+
+    model: str
+    messages: list[Message]
+    body: JsonObject
+    tools: list[Tool] = []
+    response_format: ResponseFormat | None = None
+    output_tokens_max: int | None = None
+    n: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    """The caller asked for usage as an extra chunk, in OpenAI's manner."""
+
+
+class ReplyMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the model said in one choice. `reasoning` is its thinking, as plain text."""
+
+    content: str | None = None
+    tool_calls: list[ToolCall] = []
+    reasoning: str | None = None
+    refusal: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.content and self.content.strip()) and not self.tool_calls
+
+
+class Choice(msgspec.Struct, kw_only=True):
+    message: ReplyMessage
+    index: int = 0
+    finish_reason: FinishReason | None = None
+
+
+class Completion(msgspec.Struct, kw_only=True):
+    """A whole answer. `raw` is the provider's own bytes, when they are an answer by themselves."""
+
+    id: str
+    model: str
+    created: int
+    choices: list[Choice]
+    usage: Usage | None = None
+    raw: bytes | None = None
+
+
+class ToolCallDelta(msgspec.Struct, kw_only=True):
+    """A piece of a tool call: OpenAI sends many, Mistral one."""
+
+    index: int = 0
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class ChunkChoice(msgspec.Struct, kw_only=True):
+    index: int = 0
+    content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    role: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    finish_reason: FinishReason | None = None
+
+    @property
+    def says_something(self) -> bool:
+        return bool(self.content or self.reasoning or self.refusal or self.tool_calls)
+
+
+class Chunk(msgspec.Struct, kw_only=True):
+    """A piece of a streamed completion.
+
+    `raw` is the provider's own event, blank line included, when it may be relayed as it is to a
+    caller of the same dialect; `is_plain` when it is a mere piece of text that every dialect of the
+    OpenAI family writes the same way.
+    """
+
+    id: str
+    model: str
+    created: int
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    raw: bytes | None = None
+    is_plain: bool = False

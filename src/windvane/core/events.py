@@ -1,0 +1,40 @@
+"""What the engine tells its observers: frozen facts, never commands."""
+
+import msgspec
+
+from windvane.core.ledger import LedgerEntry
+
+
+class AttemptSettled(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt is over and on the ledger."""
+
+    entry: LedgerEntry
+
+
+class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """One request has its answer, or its error. `status` is what the caller was told.
+
+    `overhead_s` is the duration less the time spent waiting for providers.
+    """
+
+    request_id: str
+    model: str
+    provider: str
+    route: str | None
+    status: int
+    reason: str
+    key_id: str | None
+    requested_model: str
+    attempts: int
+    models_tried: tuple[str, ...]
+    is_stream: bool
+    cache_status: str
+    duration_s: float
+    overhead_s: float
+    first_chunk_s: float | None
+    cost_nano_usd: int | None
+    fault: str | None
+    at_us: int
+
+
+Event = AttemptSettled | ExchangeEnded

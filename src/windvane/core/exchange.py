@@ -1,0 +1,118 @@
+"""An exchange: one client request and all that happens until its end.
+
+The only mutable record of the engine. Its laws:
+1. An exchange ends once.
+2. Each attempt has one hold, made before its first upstream byte, and is settled once.
+3. After the first chunk has gone to the caller no further attempt begins.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from windvane.core.analysis import Analysis
+from windvane.core.chat import ChatRequest
+from windvane.core.deployment import Deployment
+from windvane.core.faults import Fault
+from windvane.core.ledger import LedgerEntry
+from windvane.core.money import NanoUsd
+from windvane.core.principal import Principal
+from windvane.core.routing.decision import Decision
+from windvane.core.usage import Usage
+
+
+class AttemptState(StrEnum):
+    HELD = "held"
+    SENT = "sent"
+    SETTLED = "settled"
+
+
+_MAY_BECOME: dict[AttemptState, frozenset[AttemptState]] = {
+    AttemptState.HELD: frozenset((AttemptState.SENT, AttemptState.SETTLED)),
+    AttemptState.SENT: frozenset((AttemptState.SETTLED,)),
+    AttemptState.SETTLED: frozenset(),
+}
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """One try at one deployment."""
+
+    id: str
+    number: int
+    deployment: Deployment
+    hold: LedgerEntry
+    started_s: float
+    state: AttemptState = AttemptState.HELD
+    first_chunk_s: float | None = None
+    usage: Usage | None = None
+    fault: Fault | None = None
+    status: int | None = None
+    entry: LedgerEntry | None = None
+    upstream_request_id: str | None = None
+
+    def become(self, state: AttemptState) -> None:
+        """Move to `state`; a move the table does not have is our own bug."""
+        assert state in _MAY_BECOME[self.state], f"{self.id}: {self.state} cannot become {state}"
+        self.state = state
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller showed. `bearer` is never logged: `repr` leaves it out."""
+
+    bearer: str | None = None
+    is_in_process: bool = False
+
+    def __repr__(self) -> str:
+        return f"Credentials(bearer={'***' if self.bearer else None})"
+
+
+class Exchange(msgspec.Struct, kw_only=True):
+    """The record of one client request. Seconds are monotonic, except `received_at_us`."""
+
+    id: str
+    dialect: str
+    request: ChatRequest
+    credentials: Credentials
+    received_s: float
+    received_at_us: int
+    headers: dict[bytes, bytes] = {}
+    """Request headers as they came, names in lower case; for rules that ask about one."""
+    client_request_id: str | None = None
+    body_bytes: int = 0
+    principal: Principal | None = None
+    analysis: Analysis | None = None
+    decision: Decision | None = None
+    attempts: list[Attempt] = []
+    answered_by: Attempt | None = None
+    cache_status: str = "miss"
+    fault: Fault | None = None
+    upstream_s: float = 0.0
+    ended_s: float | None = None
+
+    @property
+    def public_id(self) -> str:
+        """The id shown to the caller: its own when it sent one."""
+        return self.client_request_id or self.id
+
+    @property
+    def final_attempt(self) -> Attempt | None:
+        """The attempt that gave the answer, else the last one made."""
+        if self.answered_by is not None:
+            return self.answered_by
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def cost_nano_usd(self) -> NanoUsd | None:
+        """What all settled attempts cost together; None when one of them has no known price."""
+        total = 0
+        for attempt in self.attempts:
+            if attempt.entry is not None:
+                if attempt.entry.cost_nano_usd is None:
+                    return None
+                total += attempt.entry.cost_nano_usd
+        return NanoUsd(total)
+
+    def end(self, now_s: float) -> None:
+        """Mark the end. Ending twice is our own bug."""
+        assert self.ended_s is None, f"{self.id} ended twice"
+        self.ended_s = now_s

@@ -1,0 +1,64 @@
+"""Ledger entries: one append-only fact for each attempt.
+
+An entry is made twice. When an attempt is reserved it states the worst case, `assumed`; that is the
+*hold*, written to the journal before the first upstream byte. When the attempt ends it states what
+happened; that is the *settlement*, which replaces the hold under the same attempt id. A hold that
+never met its settlement (the process was killed) is itself the truth that is left.
+"""
+
+import msgspec
+
+from windvane.core.money import NanoUsd
+from windvane.core.usage import Certainty
+
+OK = "ok"
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What one attempt was, used and cost. Field order is the journal's format: only append.
+
+    `cost_nano_usd` is None when the price is unknown, which is not zero. `hold_nano_usd` is the worst
+    case that was held. Times are microseconds; `started_at_us` is UTC since 1970.
+    """
+
+    attempt_id: str
+    request_id: str
+    number: int
+    started_at_us: int
+    key_id: str
+    team: str | None
+    tags: tuple[str, ...]
+    route: str | None
+    requested_model: str
+    provider: str
+    model: str
+    resolved_model: str
+    reason: str
+    dialect: str
+    is_stream: bool
+    certainty: Certainty
+    cost_nano_usd: NanoUsd | None
+    hold_nano_usd: NanoUsd | None
+    outcome: str = OK
+    status: int | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    reasoning_output_tokens: int = 0
+    latency_us: int | None = None
+    first_chunk_us: int | None = None
+    client_request_id: str | None = None
+    upstream_request_id: str | None = None
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over ledger entries. `unpriced_attempts` are in no amount."""
+
+    requests: int = 0
+    attempts: int = 0
+    unpriced_attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cost_nano_usd: int = 0

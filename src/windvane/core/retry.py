@@ -1,0 +1,75 @@
+"""What to do after a failed attempt: a pure question, apart from the machine that asks it.
+
+Laws:
+1. Nothing is tried again once the caller has been sent a byte (the engine does not ask then).
+2. A deployment is retried only for faults that its own recovery mends, and only after a wait.
+3. Another deployment is tried at once: its health is unrelated.
+4. A wait is never longer than what is left of the exchange, nor than `wait_max_s`.
+
+Back-off is decorrelated jitter, `min(cap, uniform(base, 3 x previous))`; the provider's own
+Retry-After wins when it is longer. Source: AWS Builders' Library, "Timeouts, retries and backoff".
+"""
+
+from random import Random
+
+import msgspec
+
+from windvane.core.faults import Fault, Retry
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of trying again. Seconds."""
+
+    attempts_max: int = 4
+    attempts_per_deployment_max: int = 2
+    backoff_base_s: float = 0.1
+    backoff_max_s: float = 10.0
+    wait_max_s: float = 60.0
+
+
+class TrySame(msgspec.Struct, frozen=True):
+    """Ask the same deployment again after `wait_s`."""
+
+    wait_s: float
+
+
+class TryNext(msgspec.Struct, frozen=True):
+    """Ask the next candidate, now."""
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Tell the caller."""
+
+
+Step = TrySame | TryNext | Stop
+
+
+def next_step(
+    policy: RetryPolicy,
+    fault: Fault,
+    *,
+    attempts: int,
+    attempts_here: int,
+    has_next: bool,
+    remaining_s: float,
+    rng: Random,
+) -> Step:
+    """Decide after `fault`. `attempts_here` counts those at the deployment that failed."""
+    if fault.retry is Retry.NEVER or attempts >= policy.attempts_max:
+        return Stop()
+    wait_s = backoff_s(policy, fault, attempts_here, rng)
+    may_wait = (
+        fault.retry is Retry.SAME
+        and attempts_here < policy.attempts_per_deployment_max
+        and wait_s <= min(policy.wait_max_s, remaining_s)
+    )
+    if has_next and not (may_wait and wait_s <= policy.backoff_base_s * 3):
+        return TryNext()
+    return TrySame(wait_s) if may_wait else Stop()
+
+
+def backoff_s(policy: RetryPolicy, fault: Fault, attempts_here: int, rng: Random) -> float:
+    """How long to wait before asking the same deployment again."""
+    widest = policy.backoff_base_s * 3 ** max(attempts_here, 1)
+    jittered = min(policy.backoff_max_s, rng.uniform(policy.backoff_base_s, widest))
+    return max(jittered, fault.retry_after_s or 0.0)

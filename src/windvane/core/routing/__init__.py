@@ -1,0 +1,1 @@
+"""Which model answers: rules, the decision they lead to, and why."""

@@ -1,0 +1,19 @@
+"""Quality gates: is this answer one that was asked for?
+
+Today's gate is emptiness. A gate names what it found; None means that the answer passes.
+"""
+
+from windvane.core.chat import Completion, FinishReason
+
+
+def gate(completion: Completion) -> str | None:
+    """What is wrong with the answer, or None.
+
+    An empty answer is one whose every choice says nothing, calls nothing and was not filtered.
+    """
+    for choice in completion.choices:
+        if choice.finish_reason is FinishReason.CONTENT_FILTER:
+            return None
+        if not choice.message.is_empty or choice.message.refusal:
+            return None
+    return "empty answer"

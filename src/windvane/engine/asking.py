@@ -1,0 +1,225 @@
+"""One attempt at one deployment: ask, and read until there is something to give the caller.
+
+For a stream that is the first chunk that says anything: what comes before it (a role, an empty
+piece) is kept, so that a provider that opens a stream and fails at once can still be replaced.
+"""
+
+from asyncio import CancelledError
+
+from windvane.core.chat import Chunk, Completion
+from windvane.core.exchange import Attempt, AttemptState, Exchange
+from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
+from windvane.engine.snapshot import Upstream
+from windvane.engine.watchdog import Watchdog
+from windvane.ports.clock import Clock
+from windvane.ports.transport import Transport, UpstreamRequest, UpstreamResponse
+from windvane.wire.chat_reply import ChatStreamReader, decode_completion
+from windvane.wire.fold import Fold
+
+REPLY_BYTES_MAX = 64 * 1024 * 1024
+"""A whole answer larger than this is a broken upstream; images in base64 stay well below."""
+ERROR_BYTES_MAX = 256 * 1024
+
+
+class OpenStream:
+    """A stream whose first words have come. Whoever holds it must close it.
+
+    `first` are the chunks read so far. `fold` is what they and all later ones amount to.
+    """
+
+    __slots__ = ("_reader", "_response", "_upstream", "_watchdog", "first", "fold")
+
+    def __init__(
+        self, response: UpstreamResponse, upstream: Upstream, watchdog: Watchdog, now_s: int
+    ) -> None:
+        self._response = response
+        self._upstream = upstream
+        self._watchdog = watchdog
+        self._reader = ChatStreamReader(now_s)
+        self.fold = Fold()
+        self.first: list[Chunk] = []
+
+    async def read(self, what: str, within_s: float) -> list[Chunk]:
+        """The next chunks, at least one; none at the stream's good end.
+
+        Raises APIConnectionError when the stream ends before its answer did, and APITimeoutError
+        when nothing comes in time.
+        """
+        while True:
+            if self._reader.is_done:
+                self._check_end()
+                return []
+            self._watchdog.expect(what, within_s)
+            try:
+                piece = await self._response.read()
+            except CancelledError as cancelled:
+                if (timeout := self._watchdog.fault_of_cancellation()) is not None:
+                    raise timeout from cancelled
+                raise
+            finally:
+                self._watchdog.rest()
+            if not piece:
+                self._check_end()
+                return []
+            chunks = self._reader.feed(piece)
+            for chunk in chunks:
+                self.fold.add(chunk)
+            if chunks:
+                return chunks
+
+    def _check_end(self) -> None:
+        """A dead stream must not end like a good one, whatever marker it ends with."""
+        is_counted = self._reader.is_done or self.fold.usage is not None
+        if not (self.fold.is_finished and is_counted):
+            raise error_of(
+                Fault(
+                    kind=FaultKind.STREAM_BROKEN,
+                    source=Source.UPSTREAM,
+                    message="the provider's stream ended before its answer was whole",
+                    status=502,
+                    retry=Retry.OTHER,
+                    billed=True,
+                )
+            )
+
+    async def read_first(self) -> None:
+        """Read until something is said, or the stream ends well without a word."""
+        within_s = self._upstream.timeouts.first_token_s
+        while True:
+            chunks = await self.read("the first token", within_s)
+            self.first += chunks
+            if not chunks or any(
+                piece.says_something for chunk in chunks for piece in chunk.choices
+            ):
+                return
+
+    async def read_next(self) -> list[Chunk]:
+        return await self.read("the next token", self._upstream.timeouts.inter_token_s)
+
+    async def finish(self) -> None:
+        """The answer is whole: give the connection back."""
+        await self._response.finish()
+
+    def close(self) -> None:
+        """Close; a stream that is not whole takes its connection with it, at once."""
+        self._response.close()
+
+
+class Asking:
+    """Asks providers, one attempt at a time."""
+
+    def __init__(self, transport: Transport, clock: Clock) -> None:
+        self._transport = transport
+        self._clock = clock
+
+    async def complete(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        request: UpstreamRequest,
+        upstream: Upstream,
+        watchdog: Watchdog,
+    ) -> Completion:
+        """The whole answer.
+
+        Raises the WindvaneError its failure amounts to; `billed` says whether it may have cost.
+        """
+        response = await self._open(attempt, request, upstream, watchdog)
+        try:
+            body = await self._read_whole(response, watchdog, REPLY_BYTES_MAX)
+        finally:
+            response.close()
+        return decode_completion(body, exchange.received_at_us // 1_000_000)
+
+    async def stream(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        request: UpstreamRequest,
+        upstream: Upstream,
+        watchdog: Watchdog,
+    ) -> OpenStream:
+        """An open stream whose first words have come, or that ended well without any."""
+        response = await self._open(attempt, request, upstream, watchdog)
+        try:
+            opened = OpenStream(response, upstream, watchdog, exchange.received_at_us // 1_000_000)
+            _check_event_stream(response)
+            await opened.read_first()
+        except BaseException:
+            response.close()
+            raise
+        attempt.first_chunk_s = self._clock.monotonic_s()
+        return opened
+
+    async def _open(
+        self, attempt: Attempt, request: UpstreamRequest, upstream: Upstream, watchdog: Watchdog
+    ) -> UpstreamResponse:
+        attempt.become(AttemptState.SENT)
+        watchdog.expect("the provider's answer", watchdog.remaining_s)
+        try:
+            response = await self._transport.open(request)
+        except CancelledError as cancelled:
+            if (timeout := watchdog.fault_of_cancellation()) is not None:
+                raise timeout from cancelled
+            raise
+        finally:
+            watchdog.rest()
+        attempt.status = response.status
+        attempt.upstream_request_id = response.headers.get(upstream.provider.request_id_header)
+        if response.status != 200 or "content-encoding" in response.headers:
+            try:
+                await self._refuse(response, upstream, watchdog)
+            finally:
+                response.close()
+        return response
+
+    async def _refuse(
+        self, response: UpstreamResponse, upstream: Upstream, watchdog: Watchdog
+    ) -> None:
+        if response.status == 200:
+            encoding = response.headers["content-encoding"]
+            if encoding.lower() == "identity":
+                return
+            raise error_of(_unreadable(f"it is encoded as {encoding[:40]!r}, unasked"))
+        body = await self._read_whole(response, watchdog, ERROR_BYTES_MAX)
+        now_s = self._clock.wall_us() / 1_000_000
+        raise error_of(upstream.provider.classify(response.status, response.headers, body, now_s))
+
+    async def _read_whole(
+        self, response: UpstreamResponse, watchdog: Watchdog, bytes_max: int
+    ) -> bytes:
+        """The body, within what is left of the exchange's time, and bounded."""
+        pieces: list[bytes] = []
+        size = 0
+        watchdog.expect("the provider's answer", watchdog.remaining_s)
+        try:
+            while piece := await response.read():
+                pieces.append(piece)
+                size += len(piece)
+                if size > bytes_max:
+                    raise error_of(_unreadable(f"it is larger than {bytes_max} bytes"))
+        except CancelledError as cancelled:
+            if (timeout := watchdog.fault_of_cancellation()) is not None:
+                raise timeout from cancelled
+            raise
+        finally:
+            watchdog.rest()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _check_event_stream(response: UpstreamResponse) -> None:
+    kind = response.headers.get("content-type", "")
+    if not kind.lower().startswith("text/event-stream"):
+        raise error_of(_unreadable(f"a stream was asked for and {kind[:60]!r} came"))
+
+
+def _unreadable(how: str) -> Fault:
+    return Fault(
+        kind=FaultKind.UPSTREAM_ERROR,
+        source=Source.UPSTREAM,
+        message=f"the provider's answer cannot be read: {how}",
+        status=502,
+        retry=Retry.OTHER,
+        upstream_status=200,
+        billed=True,
+    )

@@ -1,0 +1,226 @@
+"""Steps 7 to 9: attempts, one after another, until there is an answer or no sense in trying.
+
+What to do after a failure is `core.retry`'s to say; this carries it out. Each attempt is held before
+it is sent and settled when it is over: here, or in `relay` for a stream under way.
+"""
+
+import asyncio
+from random import Random
+
+from windvane.core.chat import Completion
+from windvane.core.exchange import Attempt, Exchange
+from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.core.retry import Stop, TryNext, TrySame, next_step
+from windvane.core.routing.decision import Candidate
+from windvane.core.routing.quality import gate
+from windvane.engine.asking import Asking, OpenStream
+from windvane.engine.health import HealthBook
+from windvane.engine.relay import ChunkStream, OnEnd
+from windvane.engine.settlement import Settlement
+from windvane.engine.snapshot import Snapshot
+from windvane.engine.watchdog import Watchdog
+from windvane.ports.clock import Clock
+from windvane.ports.transport import UpstreamRequest
+
+Answer = Completion | ChunkStream
+
+
+class _Plan:
+    """Where in the decision's candidates we are."""
+
+    def __init__(self, candidates: tuple[Candidate, ...]) -> None:
+        self._candidates = candidates
+        self._place = 0
+        self.attempts_here = 0
+
+    @property
+    def current(self) -> Candidate:
+        return self._candidates[self._place]
+
+    @property
+    def has_next(self) -> bool:
+        return self._place + 1 < len(self._candidates)
+
+    def move(self) -> None:
+        self._place += 1
+        self.attempts_here = 0
+
+    def move_to_stronger(self) -> bool:
+        """Go to the next candidate of higher quality; False, and no move, when there is none."""
+        quality = self.current.deployment.quality
+        for place in range(self._place + 1, len(self._candidates)):
+            if self._candidates[place].deployment.quality > quality:
+                self._place = place
+                self.attempts_here = 0
+                return True
+        return False
+
+
+class Dispatch:
+    """Carries out a decision."""
+
+    def __init__(
+        self,
+        *,
+        asking: Asking,
+        settlement: Settlement,
+        health: HealthBook,
+        clock: Clock,
+        rng: Random,
+        on_end: OnEnd,
+    ) -> None:
+        self._asking = asking
+        self._settlement = settlement
+        self._health = health
+        self._clock = clock
+        self._rng = rng
+        self._on_end = on_end
+
+    async def run(self, exchange: Exchange, snapshot: Snapshot) -> Answer:
+        """The answer. Raises the WindvaneError of the last attempt when none gave one.
+
+        A poor answer is kept while a stronger model is asked, once; should that fail, it stands.
+        """
+        assert exchange.decision is not None
+        plan = _Plan(exchange.decision.candidates)
+        watchdog = Watchdog(snapshot.upstreams[plan.current.deployment.provider].timeouts.total_s)
+        kept: Answer | None = None
+        try:
+            while True:
+                plan.attempts_here += 1
+                try:
+                    attempt, answer = await self._attempt(
+                        exchange, snapshot, plan.current, watchdog
+                    )
+                except WindvaneError as error:
+                    if kept is not None:
+                        break
+                    await self._move_on(exchange, snapshot, plan, error, watchdog)
+                    continue
+                is_poor = kept is None and _is_poor(answer)
+                if is_poor and plan.move_to_stronger():
+                    kept = self._keep(exchange, attempt, answer, watchdog)
+                    continue
+                kept = self._accept(exchange, attempt, answer, watchdog)
+                break
+        finally:
+            if not isinstance(kept, ChunkStream):
+                watchdog.stop()
+        assert kept is not None
+        if isinstance(kept, Completion):
+            self._on_end(exchange, 200, None)
+        return kept
+
+    async def _attempt(
+        self, exchange: Exchange, snapshot: Snapshot, candidate: Candidate, watchdog: Watchdog
+    ) -> tuple[Attempt, Completion | OpenStream]:
+        """One attempt; it is settled when it fails, and the caller's to settle when it does not."""
+        deployment = candidate.deployment
+        upstream = snapshot.upstreams[deployment.provider]
+        body = upstream.provider.encode_chat(exchange.request, deployment.model)
+        attempt = self._settlement.reserve(exchange, candidate)
+        request = UpstreamRequest(
+            url=upstream.chat_url, headers=upstream.headers, request_id=attempt.id, body=body
+        )
+        self._health.sent(deployment, self._clock.monotonic_s())
+        ask = self._asking.stream if exchange.request.stream else self._asking.complete
+        try:
+            return attempt, await ask(exchange, attempt, request, upstream, watchdog)
+        except WindvaneError as error:
+            fault = error.fault.at(f"attempt {attempt.number} at {deployment.id}")
+            self._settlement.settle_failed(exchange, attempt, fault)
+            self._health.failed(deployment, fault, self._clock.monotonic_s(), self._clock.wall_us())
+            raise error_of(fault) from error
+        except BaseException:
+            self._settlement.settle_cancelled(exchange, attempt)
+            self._health.released(deployment)
+            raise
+
+    async def _move_on(
+        self,
+        exchange: Exchange,
+        snapshot: Snapshot,
+        plan: _Plan,
+        error: WindvaneError,
+        watchdog: Watchdog,
+    ) -> None:
+        """Wait, or move to the next candidate, as the policy says; raise `error` to stop."""
+        step = next_step(
+            snapshot.retry,
+            error.fault,
+            attempts=len(exchange.attempts),
+            attempts_here=plan.attempts_here,
+            has_next=plan.has_next,
+            remaining_s=watchdog.remaining_s,
+            rng=self._rng,
+        )
+        match step:
+            case Stop():
+                raise error
+            case TryNext():
+                plan.move()
+            case TrySame(wait_s):
+                await asyncio.sleep(wait_s)
+
+    def _keep(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        answer: Completion | OpenStream,
+        watchdog: Watchdog,
+    ) -> Answer:
+        """Settle a poor answer, and hold it ready in case nothing better comes."""
+        fault = Fault(
+            kind=FaultKind.LOW_QUALITY,
+            source=Source.UPSTREAM,
+            message=f"attempt {attempt.number} at {attempt.deployment.id}: empty answer",
+            status=502,
+            retry=Retry.OTHER,
+            billed=True,
+        )
+        outcome = fault.kind.value
+        attempt.fault = fault
+        if isinstance(answer, OpenStream):
+            self._settlement.settle_delivered(exchange, attempt, answer.fold, outcome)
+            answer.close()
+        else:
+            self._settlement.settle_answered(exchange, attempt, answer, outcome)
+        self._health.succeeded(attempt.deployment)
+        exchange.answered_by = attempt
+        if isinstance(answer, OpenStream):
+            return self._stream_of(exchange, attempt, answer, watchdog)
+        return answer
+
+    def _accept(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        answer: Completion | OpenStream,
+        watchdog: Watchdog,
+    ) -> Answer:
+        exchange.answered_by = attempt
+        if isinstance(answer, OpenStream):
+            return self._stream_of(exchange, attempt, answer, watchdog)
+        self._settlement.settle_answered(exchange, attempt, answer)
+        self._health.succeeded(attempt.deployment)
+        return answer
+
+    def _stream_of(
+        self, exchange: Exchange, attempt: Attempt, opened: OpenStream, watchdog: Watchdog
+    ) -> ChunkStream:
+        return ChunkStream(
+            exchange,
+            attempt,
+            opened,
+            settlement=self._settlement,
+            health=self._health,
+            clock=self._clock,
+            watchdog=watchdog,
+            on_end=self._on_end,
+        )
+
+
+def _is_poor(answer: Completion | OpenStream) -> bool:
+    if isinstance(answer, Completion):
+        return gate(answer) is not None
+    return not answer.fold.chunks and gate(answer.fold.completion()) is not None

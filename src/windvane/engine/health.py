@@ -1,0 +1,67 @@
+"""What the engine remembers of each deployment: its breaker and its last error."""
+
+import msgspec
+
+from windvane.core import breaker
+from windvane.core.breaker import Breaker
+from windvane.core.deployment import Deployment
+from windvane.core.faults import Fault
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment's health at one moment. `last_error_at_us` is UTC."""
+
+    breaker: Breaker = breaker.CLOSED
+    requests: int = 0
+    failures: int = 0
+    last_error: str | None = None
+    last_error_at_us: int | None = None
+
+
+_UNKNOWN = Health()
+
+
+class HealthBook:
+    """Breakers and errors by deployment id."""
+
+    def __init__(self) -> None:
+        self._breakers: dict[str, Breaker] = {}
+        self._requests: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+        self._errors: dict[str, tuple[str, int]] = {}
+
+    def is_available(self, deployment: Deployment, now_s: float) -> bool:
+        known = self._breakers.get(deployment.id)
+        return known is None or breaker.admits(known, now_s)
+
+    def sent(self, deployment: Deployment, now_s: float) -> None:
+        self._requests[deployment.id] = self._requests.get(deployment.id, 0) + 1
+        known = self._breakers.get(deployment.id)
+        if known is not None:
+            self._breakers[deployment.id] = breaker.admitted(known, now_s)
+
+    def succeeded(self, deployment: Deployment) -> None:
+        if deployment.id in self._breakers:
+            self._breakers[deployment.id] = breaker.CLOSED
+
+    def failed(self, deployment: Deployment, fault: Fault, now_s: float, now_us: int) -> None:
+        known = self._breakers.get(deployment.id, breaker.CLOSED)
+        self._breakers[deployment.id] = breaker.failed(known, fault, now_s)
+        self._failures[deployment.id] = self._failures.get(deployment.id, 0) + 1
+        self._errors[deployment.id] = (f"{fault.kind}: {fault.message}"[:500], now_us)
+
+    def released(self, deployment: Deployment) -> None:
+        """The attempt ended without telling anything of health."""
+        known = self._breakers.get(deployment.id)
+        if known is not None:
+            self._breakers[deployment.id] = breaker.released(known)
+
+    def of(self, deployment: Deployment) -> Health:
+        message, at_us = self._errors.get(deployment.id, (None, None))
+        return Health(
+            breaker=self._breakers.get(deployment.id, breaker.CLOSED),
+            requests=self._requests.get(deployment.id, 0),
+            failures=self._failures.get(deployment.id, 0),
+            last_error=message,
+            last_error_at_us=at_us,
+        )

@@ -1,0 +1,261 @@
+"""Holding money for an attempt, and settling it: exactly once, whatever happened.
+
+Both are plain synchronous calls, so no cancellation can fall between deciding and writing.
+
+How an amount is known:
+- the provider said its usage: *exact*;
+- it answered with an error status, or was never reached: *exact*, zero;
+- it was cut off after it had begun to answer: *estimated*, from the request and what was delivered;
+- it was asked, and nothing is known: *assumed*, the whole hold.
+"""
+
+from datetime import UTC, date, datetime
+
+import msgspec
+
+from windvane.core.analysis.tokens import tokens_upper_bound
+from windvane.core.catalog.prices import Price, cost, worst_case
+from windvane.core.chat import Completion
+from windvane.core.deployment import Deployment
+from windvane.core.events import AttemptSettled
+from windvane.core.exchange import Attempt, AttemptState, Exchange
+from windvane.core.faults import Fault
+from windvane.core.ledger import OK, LedgerEntry
+from windvane.core.money import ZERO, NanoUsd
+from windvane.core.routing.decision import Candidate
+from windvane.core.usage import NOTHING_USED, Certainty, Usage
+from windvane.ports.clock import Clock
+from windvane.ports.observer import Observer
+from windvane.ports.stores import Journal
+from windvane.wire.fold import Fold
+
+OUTPUT_TOKENS_UNBOUNDED = 131_072
+"""The output bound of a model whose window is unknown, when the caller gives none."""
+
+CANCELLED = "cancelled"
+ESTIMATE_MARGIN = 1.1
+"""An estimate of input errs upwards by this, besides what exact usage has taught."""
+CHARS_PER_TOKEN_MIN = 3
+"""Fewer characters a token than prose has, so that an estimate of output errs upwards."""
+_LEARNING_RATE = 0.1
+
+MICROSECONDS = 1_000_000
+
+
+class Settlement:
+    """Makes holds and settlements, writes them to the journal, and tells the observers."""
+
+    def __init__(self, journal: Journal, clock: Clock, observers: tuple[Observer, ...]) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._observers = observers
+        self._input_ratio: dict[str, float] = {}
+        self._day_number = -1
+        self._day = date.min
+        self._rates: dict[str, Price | None] = {}
+
+    def day(self, at_us: int) -> date:
+        """The UTC day of a moment; prices and aliases go by it."""
+        number = at_us // (86_400 * MICROSECONDS)
+        if number != self._day_number:
+            self._day_number = number
+            self._day = datetime.fromtimestamp(number * 86_400, UTC).date()
+            self._rates = {}
+        return self._day
+
+    def reserve(self, exchange: Exchange, candidate: Candidate) -> Attempt:
+        """Hold the worst case for one attempt and write it down, before anything is sent."""
+        deployment = candidate.deployment
+        number = len(exchange.attempts) + 1
+        now_us = self._clock.wall_us()
+        hold_nano_usd = self._worst_case(exchange, deployment, now_us)
+        principal, decision = exchange.principal, exchange.decision
+        assert principal is not None and decision is not None
+        hold = LedgerEntry(
+            attempt_id=f"{exchange.id}-{number}",
+            request_id=exchange.id,
+            number=number,
+            started_at_us=now_us,
+            key_id=principal.key_id,
+            team=principal.team,
+            tags=principal.tags,
+            route=decision.route,
+            requested_model=exchange.request.model,
+            provider=deployment.provider,
+            model=deployment.model,
+            resolved_model=deployment.resolved_model,
+            reason=decision.reason,
+            dialect=exchange.dialect,
+            is_stream=exchange.request.stream,
+            certainty=Certainty.ASSUMED,
+            cost_nano_usd=hold_nano_usd,
+            hold_nano_usd=hold_nano_usd,
+            outcome="unknown",
+            client_request_id=exchange.client_request_id,
+        )
+        self._journal.hold(hold)
+        attempt = Attempt(
+            id=hold.attempt_id,
+            number=number,
+            deployment=deployment,
+            hold=hold,
+            started_s=self._clock.monotonic_s(),
+        )
+        exchange.attempts = [*exchange.attempts, attempt]
+        return attempt
+
+    def _price(self, deployment: Deployment, at_us: int) -> Price | None:
+        day = self.day(at_us)
+        if deployment.id not in self._rates:
+            self._rates[deployment.id] = deployment.price_on(day)
+        return self._rates[deployment.id]
+
+    def _worst_case(
+        self, exchange: Exchange, deployment: Deployment, now_us: int
+    ) -> NanoUsd | None:
+        price = self._price(deployment, now_us)
+        analysis, request = exchange.analysis, exchange.request
+        assert analysis is not None
+        if price is None:
+            return None
+        input_max = tokens_upper_bound(
+            exchange.body_bytes, analysis.messages, analysis.images, analysis.tools
+        )
+        window = deployment.card.context_window_tokens if deployment.card else None
+        output_max = request.output_tokens_max or window or OUTPUT_TOKENS_UNBOUNDED
+        return worst_case(price, input_max, output_max * request.n, deployment.multiplier_permille)
+
+    def settle_answered(
+        self, exchange: Exchange, attempt: Attempt, answer: Completion, outcome: str = OK
+    ) -> None:
+        """The attempt has its whole answer: exact by its usage, else estimated from its text."""
+        if answer.usage is not None:
+            self._learn(exchange, attempt, answer.usage)
+            self._settle(exchange, attempt, answer.usage, Certainty.EXACT, outcome)
+        else:
+            usage = self._estimate(exchange, attempt, 1, _chars_of(answer))
+            self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+
+    def settle_delivered(
+        self, exchange: Exchange, attempt: Attempt, fold: Fold, outcome: str = OK
+    ) -> None:
+        """A stream that ended well: exact by its usage, else estimated from what came."""
+        if fold.usage is not None:
+            self._learn(exchange, attempt, fold.usage)
+            self._settle(exchange, attempt, fold.usage, Certainty.EXACT, outcome)
+        else:
+            usage = self._estimate(exchange, attempt, fold.chunks, fold.output_chars)
+            self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+
+    def settle_failed(
+        self, exchange: Exchange, attempt: Attempt, fault: Fault, fold: Fold | None = None
+    ) -> None:
+        """The attempt ended in `fault`, after `fold` had come."""
+        attempt.fault = fault
+        if attempt.state is AttemptState.SENT and fault.billed:
+            self._settle_partial(exchange, attempt, fold, fault.kind.value)
+        else:
+            self._settle(exchange, attempt, NOTHING_USED, Certainty.EXACT, fault.kind.value)
+
+    def settle_cancelled(
+        self, exchange: Exchange, attempt: Attempt, fold: Fold | None = None
+    ) -> None:
+        """The caller left."""
+        if attempt.state is AttemptState.SENT:
+            self._settle_partial(exchange, attempt, fold, CANCELLED)
+        else:
+            self._settle(exchange, attempt, NOTHING_USED, Certainty.EXACT, CANCELLED)
+
+    def _settle_partial(
+        self, exchange: Exchange, attempt: Attempt, fold: Fold | None, outcome: str
+    ) -> None:
+        """Cut off on the way: exact when usage had come, estimated when words had, else assumed."""
+        if fold is None or not fold.chunks:
+            self._settle(exchange, attempt, NOTHING_USED, Certainty.ASSUMED, outcome)
+        elif fold.usage is not None:
+            self._settle(exchange, attempt, fold.usage, Certainty.EXACT, outcome)
+        else:
+            usage = self._estimate(exchange, attempt, fold.chunks, fold.output_chars)
+            self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+
+    def _estimate(self, exchange: Exchange, attempt: Attempt, pieces: int, chars: int) -> Usage:
+        analysis = exchange.analysis
+        assert analysis is not None
+        ratio = self._input_ratio.get(attempt.deployment.resolved_model, 1.0)
+        return Usage(
+            input_tokens=int(analysis.input_tokens * ratio * ESTIMATE_MARGIN) + 1,
+            output_tokens=max(pieces, chars // CHARS_PER_TOKEN_MIN) + 1,
+        )
+
+    def _learn(self, exchange: Exchange, attempt: Attempt, usage: Usage) -> None:
+        """Correct the input estimate of a model by what its provider counts."""
+        analysis = exchange.analysis
+        if analysis is None or not usage.input_tokens:
+            return
+        seen = usage.input_tokens / max(analysis.input_tokens, 1)
+        model = attempt.deployment.resolved_model
+        known = self._input_ratio.get(model, seen)
+        self._input_ratio[model] = known + _LEARNING_RATE * (seen - known)
+
+    def _settle(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        usage: Usage,
+        certainty: Certainty,
+        outcome: str,
+    ) -> None:
+        attempt.become(AttemptState.SETTLED)
+        now_s = self._clock.monotonic_s()
+        entry = msgspec.structs.replace(
+            attempt.hold,
+            certainty=certainty,
+            cost_nano_usd=self._cost(attempt, usage, certainty),
+            outcome=outcome,
+            status=attempt.status,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_input_tokens=usage.cache_read_input_tokens,
+            cache_creation_input_tokens=usage.cache_creation_input_tokens,
+            reasoning_output_tokens=usage.reasoning_output_tokens,
+            latency_us=int((now_s - attempt.started_s) * MICROSECONDS),
+            first_chunk_us=None
+            if attempt.first_chunk_s is None
+            else int((attempt.first_chunk_s - attempt.started_s) * MICROSECONDS),
+            upstream_request_id=attempt.upstream_request_id,
+        )
+        self._journal.settle(entry)
+        attempt.usage = usage
+        attempt.entry = entry
+        exchange.upstream_s += now_s - attempt.started_s
+        event = AttemptSettled(entry=entry)
+        for observer in self._observers:
+            observer.on(event)
+
+    def _cost(self, attempt: Attempt, usage: Usage, certainty: Certainty) -> NanoUsd | None:
+        held = attempt.hold.hold_nano_usd
+        if usage is NOTHING_USED and certainty is Certainty.EXACT:
+            return ZERO
+        price = self._price(attempt.deployment, attempt.hold.started_at_us)
+        if price is None or certainty is Certainty.ASSUMED:
+            return held
+        amount = cost(price, usage, _multiplier(attempt.deployment, usage))
+        if certainty is Certainty.ESTIMATED and held is not None:
+            return min(amount, held)
+        return amount
+
+
+def _chars_of(answer: Completion) -> int:
+    total = 0
+    for choice in answer.choices:
+        message = choice.message
+        total += len(message.content or "") + len(message.reasoning or "")
+        total += sum(len(str(call.function.arguments)) for call in message.tool_calls)
+    return total
+
+
+def _multiplier(deployment: Deployment, usage: Usage) -> int:
+    """Mistral's priority tier costs 1.75 times; it says in the answer which tier served."""
+    if deployment.card is not None and usage.service_tier == "priority":
+        return deployment.multiplier_permille * 7 // 4
+    return deployment.multiplier_permille

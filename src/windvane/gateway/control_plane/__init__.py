@@ -1,0 +1,1 @@
+"""The control plane: health, metrics, statistics, documentation. FastAPI and pydantic live here alone."""

@@ -1,0 +1,100 @@
+"""What the control plane answers, as pydantic models, for validation and for the documentation."""
+
+from pydantic import BaseModel, Field
+
+
+class Health(BaseModel):
+    status: str = Field(description="`ok`, or `draining` while the server stops")
+    version: str
+    models: int = Field(description="model names that can be asked for")
+    routes: int
+
+
+class Alive(BaseModel):
+    status: str = "ok"
+
+
+class ProviderStatus(BaseModel):
+    name: str
+    kind: str
+    configured: bool
+    healthy: bool
+    api_base: str = Field(description="scheme, host and port; never a credential")
+    deployments: list["DeploymentStatus"]
+
+
+class DeploymentStatus(BaseModel):
+    """One deployment that has been asked at least once."""
+
+    id: str
+    model: str
+    breaker: str
+    requests: int
+    failures: int
+    last_error: str | None
+    last_error_at_us: int | None
+
+
+class UsageTotals(BaseModel):
+    """Sums over the ledger. Money is exact: whole nano-dollars, and the same as decimal text."""
+
+    requests: int
+    attempts: int
+    unpriced_attempts: int = Field(description="attempts whose price is unknown: in no amount")
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cost_nano_usd: int
+    cost_usd: str
+
+
+class UserStats(UsageTotals):
+    """What the calling key has used."""
+
+    key: str
+    by_model: dict[str, UsageTotals]
+
+
+class AttemptRecord(BaseModel):
+    attempt_id: str
+    number: int
+    provider: str
+    model: str
+    resolved_model: str
+    outcome: str
+    status: int | None
+    certainty: str = Field(description="exact, estimated or assumed")
+    cost_nano_usd: int | None = Field(description="null when the price is unknown")
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    started_at_us: int
+    latency_us: int | None
+    first_chunk_us: int | None
+    upstream_request_id: str | None
+
+
+class RequestRecord(BaseModel):
+    """A request on the ledger: its attempts, oldest first."""
+
+    request_id: str
+    client_request_id: str | None
+    key: str
+    route: str | None
+    requested_model: str
+    reason: str
+    stream: bool
+    cost_nano_usd: int | None
+    cost_usd: str | None
+    attempts: list[AttemptRecord]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorBody

@@ -1,0 +1,147 @@
+"""Reading a request: its headers once, its credential at one place, its body within bounds."""
+
+import asyncio
+import re
+
+from windvane.core.exchange import Credentials
+from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.gateway.data_plane.asgi import Receive, Scope
+from windvane.wire.dialect import Dialect
+
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,128}$")
+_OWN_VIA = b"windvane"
+
+
+class ClientGoneError(Exception):
+    """The caller closed the connection before its request was whole."""
+
+
+class Incoming:
+    """What the head of a request says."""
+
+    __slots__ = ("_scope", "headers")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        # Later headers of one name win, as in no other place: what must be unique is checked below.
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])  # type: ignore[call-overload]
+
+    @property
+    def request_id(self) -> str | None:
+        """The caller's own id for this request, when it sent one that is safe to show."""
+        said = self.headers.get(b"x-request-id")
+        return said.decode() if said and _REQUEST_ID.match(said) else None
+
+    @property
+    def user_agent(self) -> str:
+        return self.headers.get(b"user-agent", b"").decode("latin-1")
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect for errors that arise before the body is read."""
+        return Dialect.MISTRAL if "mistral" in self.user_agent.lower() else Dialect.OPENAI
+
+    def credentials(self) -> Credentials:
+        """What the caller shows: `Authorization: Bearer`, `x-api-key` or `api-key`.
+
+        Raises BadRequestError when it shows two that differ: which of them is meant to be checked
+        must not be a matter of order.
+        """
+        shown: set[str] = set()
+        for name, value in self._scope["headers"]:  # type: ignore[attr-defined]
+            if name == b"authorization":
+                scheme, _, token = value.decode("latin-1").partition(" ")
+                if scheme.lower() == "bearer" and token.strip():
+                    shown.add(token.strip())
+                elif value.strip():
+                    raise refuse(
+                        FaultKind.UNAUTHENTICATED,
+                        "the Authorization header must be `Bearer <key>`",
+                        status=401,
+                    )
+            elif name in (b"x-api-key", b"api-key") and value.strip():
+                shown.add(value.decode("latin-1").strip())
+        if len(shown) > 1:
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                "two different credentials were sent; send one",
+                code="ambiguous_credentials",
+            )
+        return Credentials(bearer=shown.pop() if shown else None)
+
+    def check_is_json(self) -> None:
+        """Refuse what a web page can send across origins without asking, and encoded bodies."""
+        kind = self.headers.get(b"content-type")
+        if kind is not None and b"json" not in kind.lower():
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                f"content-type must be application/json, not {kind.decode('latin-1')[:80]!r}",
+                status=415,
+            )
+        encoding = self.headers.get(b"content-encoding")
+        if encoding is not None and encoding.lower() != b"identity":
+            raise refuse(
+                FaultKind.INVALID_REQUEST, "encoded request bodies are not accepted", status=415
+            )
+
+    def check_is_no_loop(self) -> None:
+        """Refuse a request that has been through us: somebody's upstream address is our own."""
+        if _OWN_VIA in self.headers.get(b"via", b""):
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                "this request has already been through windvane: a provider's api_base is this"
+                " gateway's own address",
+                status=508,
+                code="loop_detected",
+            )
+
+
+async def read_body(receive: Receive, incoming: Incoming, bytes_max: int, within_s: float) -> bytes:
+    """The request's body.
+
+    Raises RequestTooLargeError beyond `bytes_max`, APITimeoutError when it does not come in time,
+    ClientGoneError when the caller leaves.
+    """
+    declared = incoming.headers.get(b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > bytes_max:
+        raise too_large(bytes_max)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    body = message.get("body", b"")
+    assert isinstance(body, bytes)
+    if not message.get("more_body"):
+        if len(body) > bytes_max:
+            raise too_large(bytes_max)
+        return body
+    try:
+        async with asyncio.timeout(within_s):
+            return await _read_rest(receive, body, bytes_max)
+    except TimeoutError as error:
+        raise refuse(
+            FaultKind.INVALID_REQUEST,
+            f"the body did not arrive within {within_s:g} s",
+            status=408,
+            code="request_timeout",
+        ) from error
+
+
+async def _read_rest(receive: Receive, first: bytes, bytes_max: int) -> bytes:
+    pieces = [first]
+    size = len(first)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        piece = message.get("body", b"")
+        assert isinstance(piece, bytes)
+        pieces.append(piece)
+        size += len(piece)
+        if size > bytes_max:
+            raise too_large(bytes_max)
+        if not message.get("more_body"):
+            return b"".join(pieces)
+
+
+def too_large(bytes_max: int) -> WindvaneError:
+    return refuse(FaultKind.TOO_LARGE, f"the body is larger than {bytes_max} bytes", status=413)

@@ -1,0 +1,46 @@
+"""Mistral: `api.mistral.ai` and its regional hosts.
+
+Quirks: it refuses unknown fields (wire/mistral_chat.py translates), says a key's zero allowance and
+an exhausted month in its rate headers alone, and both are final.
+"""
+
+import msgspec
+
+from windvane.core.faults import Fault, FaultKind, Retry
+from windvane.providers import fault_map
+from windvane.providers.provider import Headers, Provider
+from windvane.wire import mistral_chat
+from windvane.wire.dialect import Dialect
+
+
+def classify(status: int, headers: Headers, body: bytes, now_s: float) -> Fault:
+    """The shared table, and the two 429s that no wait mends."""
+    fault = fault_map.classify(status, headers, body, now_s)
+    if fault.kind is not FaultKind.RATE_LIMITED:
+        return fault
+    final = None
+    if headers.get("x-ratelimit-limit-req-minute") == "0":
+        final = "this key has no allowance for the model"
+    elif headers.get("x-ratelimit-remaining-tokens-month") == "0":
+        final = "this month's tokens are used up"
+    if final is None:
+        return fault
+    return msgspec.structs.replace(
+        fault,
+        retry=Retry.OTHER,
+        message=f"{fault.message} ({final})",
+        code="insufficient_quota",
+        retry_after_s=None,
+    )
+
+
+PROVIDER = Provider(
+    kind="mistral",
+    dialect=Dialect.MISTRAL,
+    encode_chat=mistral_chat.encode_chat,
+    classify=classify,
+    api_base="https://api.mistral.ai/v1",
+    key_variable="MISTRAL_API_KEY",
+    serves_catalog="mistral",
+    request_id_header="mistral-correlation-id",
+)

@@ -1,0 +1,16 @@
+"""OpenAI: `api.openai.com`. Quirk: models from GPT-5 on refuse sampling parameters."""
+
+from windvane.providers import fault_map
+from windvane.providers.provider import Provider
+from windvane.wire import openai_chat
+from windvane.wire.dialect import Dialect
+
+PROVIDER = Provider(
+    kind="openai",
+    dialect=Dialect.OPENAI,
+    encode_chat=openai_chat.encode_chat_for_openai,
+    classify=fault_map.classify,
+    api_base="https://api.openai.com/v1",
+    key_variable="OPENAI_API_KEY",
+    serves_catalog="openai",
+)

@@ -1,0 +1,138 @@
+"""What OpenAI accepts as a request body, and how it says no.
+
+It is laxer than Mistral's rules but has teeth of its own: unknown arguments are refused, and the
+reasoning models (gpt-5 and later) refuse `max_tokens` and any temperature but 1.
+"""
+
+from windvane.simulator.catalogue import ModelCard, Reasoning
+from windvane.simulator.field_checks import Check, anything, boolean, integer, mapping, number, text
+from windvane.simulator.json_types import JsonObject
+from windvane.simulator.refusal import Refusal
+
+STOPS_MAX = 4
+INPUTS_MAX = 2048
+"""Texts in one embeddings request."""
+
+_CHAT_CHECKS: dict[str, Check] = {
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "presence_penalty": number(-2, 2),
+    "frequency_penalty": number(-2, 2),
+    "n": integer(1),
+    "max_tokens": integer(1),
+    "max_completion_tokens": integer(1),
+    "stream": boolean,
+    "stream_options": mapping,
+    "metadata": mapping,
+    "user": text,
+}
+_CHAT_FREE = (
+    "messages model audio logit_bias logprobs top_logprobs modalities moderation"
+    " parallel_tool_calls prediction prompt_cache_key prompt_cache_options prompt_cache_retention"
+    " reasoning_effort response_format safety_identifier seed service_tier stop store tool_choice"
+    " tools verbosity web_search_options functions function_call"
+).split()
+CHAT_FIELDS: dict[str, Check] = {**dict.fromkeys(_CHAT_FREE, anything), **_CHAT_CHECKS}
+EMBEDDING_FIELDS: dict[str, Check] = {
+    "model": text,
+    "input": anything,
+    "dimensions": integer(1),
+    "encoding_format": text,
+    "user": text,
+}
+
+
+def check_chat(body: JsonObject, card: ModelCard) -> None:
+    """Raise a refusal unless the chat body is one OpenAI takes for this model."""
+    _check_fields(body, CHAT_FIELDS)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Refusal(400, "Missing required parameter: 'messages'.", param="messages")
+    for index, message in enumerate(messages):
+        _check_message(message, index)
+    stop = body.get("stop")
+    if isinstance(stop, list) and len(stop) > STOPS_MAX:
+        message = f"Invalid 'stop': array too long. Expected at most {STOPS_MAX} items."
+        raise Refusal(400, message, param="stop", code="array_above_max_length")
+    if card.reasoning is not Reasoning.NEVER:
+        _check_reasoning_model(body)
+    _check_calls_answered(messages)
+
+
+def check_embedding(body: JsonObject) -> None:
+    """Raise a refusal unless the embeddings body is one OpenAI takes."""
+    _check_fields(body, EMBEDDING_FIELDS)
+    given = body.get("input")
+    if given is None or given in ("", []):
+        raise Refusal(400, "Missing required parameter: 'input'.", param="input")
+    if isinstance(given, list) and len(given) > INPUTS_MAX:
+        raise Refusal(400, f"'input' has more than {INPUTS_MAX} items.", param="input")
+
+
+def _check_fields(body: JsonObject, checks: dict[str, Check]) -> None:
+    for name, given in body.items():
+        check = checks.get(name)
+        if check is None:
+            message = f"Unrecognized request argument supplied: {name}"
+            raise Refusal(400, message, code="unknown_parameter", param=name)
+        if (wrong := check(given)) is not None:
+            message = f"Invalid value for '{name}': {wrong[1]}."
+            raise Refusal(400, message, code="invalid_value", param=name)
+
+
+def _check_message(message: object, index: int) -> None:
+    roles = {"system", "developer", "user", "assistant", "tool", "function"}
+    role = message.get("role") if isinstance(message, dict) else None
+    if role not in roles:
+        param = f"messages[{index}].role"
+        raise Refusal(400, f"Invalid value: '{role}' at '{param}'.", param=param)
+
+
+def _check_reasoning_model(body: JsonObject) -> None:
+    if body.get("max_tokens") is not None:
+        raise Refusal(
+            400,
+            "Unsupported parameter: 'max_tokens' is not supported with this model."
+            " Use 'max_completion_tokens' instead.",
+            code="unsupported_parameter",
+            param="max_tokens",
+        )
+    for name in ("temperature", "top_p"):
+        if body.get(name) not in (None, 1):
+            raise Refusal(
+                400,
+                f"Unsupported value: '{name}' does not support {body[name]} with this model."
+                " Only the default (1) value is supported.",
+                code="unsupported_value",
+                param=name,
+            )
+
+
+def _check_calls_answered(messages: list[JsonObject]) -> None:
+    asked: set[str] = set()
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            if message.get("tool_call_id") not in asked:
+                raise Refusal(
+                    400,
+                    "Invalid parameter: messages with role 'tool' must be a response to a"
+                    " preceeding message with 'tool_calls'.",
+                    param=f"messages[{index}].role",
+                )
+            asked.discard(message["tool_call_id"])
+        elif asked:
+            raise _unanswered(asked, index)
+        for call in message.get("tool_calls") or ():
+            asked.add(call.get("id"))
+    if asked:
+        raise _unanswered(asked, len(messages))
+
+
+def _unanswered(asked: set[str], index: int) -> Refusal:
+    return Refusal(
+        400,
+        "An assistant message with 'tool_calls' must be followed by tool messages responding to"
+        " each 'tool_call_id'. The following tool_call_ids did not have response messages:"
+        f" {', '.join(sorted(asked))}",
+        param=f"messages[{index}].role",
+    )

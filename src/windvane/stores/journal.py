@@ -1,0 +1,174 @@
+"""The journal: a local file, only ever appended to, that outlives the death of the process.
+
+A record is one plain `write`, so once the call returns the kernel has it and SIGKILL cannot take it
+back. `sync` makes it outlive power loss as well; the ledger's writer calls it with every group.
+
+Format: segments `NNNNNN.journal`, each a row of records `length, crc32, MessagePack([kind, entry])`.
+A torn last record (the machine died while writing) ends the segment. A segment is deleted when each
+of its holds is settled and each of its settlements is in the ledger.
+"""
+
+import os
+import struct
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from windvane.core.faults import Fault, FaultKind, Source, error_of
+from windvane.core.ledger import LedgerEntry
+
+SEGMENT_BYTES_MAX = 16 * 1024 * 1024
+RECORD_BYTES_MAX = 1024 * 1024
+
+_HOLD = 0
+_SETTLEMENT = 1
+_HEADER = struct.Struct("<II")
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(tuple[int, LedgerEntry])
+
+Sink = Callable[[LedgerEntry, int], None]
+"""Takes a settlement to the ledger, with the number of the segment that holds it until then."""
+
+
+class FileJournal:
+    """Implements `Journal`. One process at a time may have it open."""
+
+    def __init__(self, folder: Path, sink: Sink) -> None:
+        self._folder = folder
+        self._sink = sink
+        folder.mkdir(parents=True, exist_ok=True)
+        self._old = sorted(folder.glob("*.journal"))
+        self._number = int(self._old[-1].stem) + 1 if self._old else 1
+        self._holds: dict[str, int] = {}
+        self._busy: dict[int, int] = {}
+        self._committed: deque[int] = deque()
+        self._file = self._open_segment()
+        self._size = 0
+
+    def replay(self) -> Iterator[LedgerEntry]:
+        """What earlier processes left: every settlement, and each hold that never met its own.
+
+        Idempotent: replaying twice gives the same entries, each under its attempt id.
+        """
+        holds: dict[str, LedgerEntry] = {}
+        for path in self._old:
+            for kind, entry in read_segment(path):
+                if kind == _HOLD:
+                    holds[entry.attempt_id] = entry
+                else:
+                    holds.pop(entry.attempt_id, None)
+                    yield entry
+        yield from holds.values()
+
+    def forget_replayed(self) -> None:
+        """Delete the segments of earlier processes: all they say is in the ledger now."""
+        for path in self._old:
+            path.unlink(missing_ok=True)
+        self._old = []
+
+    def hold(self, entry: LedgerEntry) -> None:
+        """Write a hold. Raises InternalServerError (503) when it cannot be written."""
+        try:
+            self._append(_HOLD, entry)
+        except OSError as error:
+            raise error_of(
+                Fault(
+                    kind=FaultKind.INTERNAL,
+                    source=Source.GATEWAY,
+                    message=f"the ledger cannot be written ({error.strerror}); nothing was sent",
+                    status=503,
+                    code="ledger_unavailable",
+                    retry_after_s=1.0,
+                )
+            ) from error
+        self._holds[entry.attempt_id] = self._number
+        self._count(self._number, 1)
+
+    def settle(self, entry: LedgerEntry) -> None:
+        """Write a settlement, and hand it to the ledger.
+
+        A disk that takes no more must not lose what was spent: the ledger gets it all the same, and
+        should that fail too, the hold on disk stands for it.
+        """
+        segment = self._holds.pop(entry.attempt_id, None)
+        try:
+            self._append(_SETTLEMENT, entry)
+            self._count(self._number, 1)
+            self._sink(entry, self._number)
+        except OSError:
+            self._sink(entry, 0)
+        if segment is not None:
+            self._count(segment, -1)
+
+    def committed(self, segments: list[int]) -> None:
+        """The ledger has these settlements, by segment. May be called from its thread."""
+        self._committed.extend(segments)
+
+    def sync(self) -> None:
+        """Make all that was appended outlive power loss. May be called from another thread."""
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Close; what the ledger has confirmed is deleted."""
+        self._collect()
+        os.close(self._file)
+        if not self._busy.get(self._number):
+            self._path(self._number).unlink(missing_ok=True)
+
+    def _append(self, kind: int, entry: LedgerEntry) -> None:
+        payload = _encode((kind, entry))
+        record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        written = os.write(self._file, record)
+        if written != len(record):
+            # A short write means a full disk. The torn record would hide all that follow it.
+            os.ftruncate(self._file, self._size)
+            raise OSError(28, "No space left on device")
+        self._size += written
+        if self._size >= SEGMENT_BYTES_MAX:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        self._collect()
+        os.close(self._file)
+        self._number += 1
+        self._file = self._open_segment()
+        self._size = 0
+
+    def _collect(self) -> None:
+        """Count what the ledger has confirmed, and delete the segments nobody needs."""
+        while self._committed:
+            self._count(self._committed.popleft(), -1)
+        for number in [number for number, busy in self._busy.items() if busy == 0]:
+            if number != self._number:
+                self._path(number).unlink(missing_ok=True)
+                del self._busy[number]
+
+    def _count(self, segment: int, change: int) -> None:
+        self._busy[segment] = self._busy.get(segment, 0) + change
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.journal"
+
+    def _open_segment(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return os.open(self._path(self._number), flags, 0o600)
+
+
+def read_segment(path: Path) -> Iterator[tuple[int, LedgerEntry]]:
+    """The records of a segment, up to its end or its first torn record."""
+    data = path.read_bytes()
+    place = 0
+    while place + _HEADER.size <= len(data):
+        length, checksum = _HEADER.unpack_from(data, place)
+        place += _HEADER.size
+        payload = data[place : place + length]
+        place += length
+        if length > RECORD_BYTES_MAX or len(payload) < length or zlib.crc32(payload) != checksum:
+            return
+        try:
+            yield _decoder.decode(payload)
+        except msgspec.DecodeError:
+            return

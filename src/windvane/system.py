@@ -1,0 +1,46 @@
+"""The real clock, dice, ids and environment: the only file that may read them."""
+
+import asyncio
+import os
+import random
+import secrets
+import time
+from collections.abc import Mapping
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    def wall_us(self) -> int:
+        return time.time_ns() // 1_000
+
+
+class SystemIds:
+    """Ids that sort by time: 48 bits of milliseconds, 80 bits of dice, as in UUID version 7."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random(secrets.randbits(128))
+
+    def request_id(self, wall_us: int) -> str:
+        return f"req_{wall_us // 1_000:012x}{self._rng.getrandbits(80):020x}"
+
+
+def new_rng() -> random.Random:
+    """Dice for jitter and sampling; not for secrets."""
+    return random.Random(secrets.randbits(128))
+
+
+def new_secret(bytes_count: int = 32) -> bytes:
+    return secrets.token_bytes(bytes_count)
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, read at the call."""
+    return os.environ
+
+
+async def sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)

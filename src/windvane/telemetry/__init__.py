@@ -1,0 +1,1 @@
+"""Observers that tell the outside: metrics, statistics, logs."""

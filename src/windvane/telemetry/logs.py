@@ -1,0 +1,76 @@
+"""Logs: one line an event, of declared fields only, so that no prompt and no secret can be in one.
+
+A library must not set up logging; `configure` is called by `windvane serve` alone.
+"""
+
+import logging
+import sys
+
+import msgspec
+
+from windvane.core.events import Event, ExchangeEnded
+
+_log = logging.getLogger("windvane.requests")
+
+
+class RequestLog:
+    """Observes the engine, and logs each request that ended: failures as warnings."""
+
+    def on(self, event: Event) -> None:
+        if not isinstance(event, ExchangeEnded):
+            return
+        level = logging.INFO if event.status < 500 and event.fault is None else logging.WARNING
+        if _log.isEnabledFor(level):
+            _log.log(level, "request", extra={"event": event})
+
+
+class TextFormatter(logging.Formatter):
+    """For people: time, level, message, and a request's main facts."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        line = super().formatMessage(record)
+        event = getattr(record, "event", None)
+        if not isinstance(event, ExchangeEnded):
+            return _one_line(line)
+        fault = f" {event.fault}" if event.fault else ""
+        return _one_line(
+            f"{line} {event.request_id} {event.requested_model} -> {event.model or '-'}"
+            f" {event.status}{fault} {event.duration_s * 1000:.0f}ms ({event.reason or '-'})"
+        )
+
+
+class JsonFormatter(logging.Formatter):
+    """For machines: one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, object] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        event = getattr(record, "event", None)
+        if isinstance(event, ExchangeEnded):
+            said |= msgspec.structs.asdict(event)
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(said).decode()
+
+
+def _one_line(text: str) -> str:
+    """Without control characters: a caller's model name is in it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def configure(level: str, format_name: str) -> None:
+    """Send windvane's and the server's logs to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if format_name == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in ("uvicorn.access", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,215 @@
+"""Prometheus metrics, kept as plain numbers and turned into samples only when scraped.
+
+Labels come from closed sets: model names are those of configured deployments, never a caller's text.
+docs/reference/metrics.md lists every name.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from windvane._version import __version__
+from windvane.core.events import AttemptSettled, Event, ExchangeEnded
+from windvane.core.money import NANO_PER_USD
+
+DURATION_BUCKETS_S = (
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+)  # fmt: skip
+"""OpenTelemetry's buckets for generative AI durations."""
+OVERHEAD_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+
+UNROUTED = "none"
+"""The model label of requests that were refused before a model was chosen."""
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+_Key = TypeVar("_Key")
+
+
+class _Histogram:
+    """Counts by bucket, and the sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        running = 0
+        written = []
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            running += count
+            written.append(("+Inf" if bound == float("inf") else str(bound), float(running)))
+        return written
+
+
+class Metrics(Collector):
+    """Observes the engine, and answers `/metrics`."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str], int] = {}
+        self._fallbacks: dict[tuple[str, str], int] = {}
+        self._attempts: dict[tuple[str, str], int] = {}
+        self._tokens: dict[tuple[str, str], int] = {}
+        self._cost: dict[tuple[str, str], int] = {}
+        self._unpriced: dict[str, int] = {}
+        self._cache: dict[str, int] = {}
+        self._durations: dict[str, _Histogram] = {}
+        self._first_chunks: dict[str, _Histogram] = {}
+        self._overhead = _Histogram(OVERHEAD_BUCKETS_S)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, ExchangeEnded):
+            self._on_end(event)
+        else:
+            self._on_settled(event)
+
+    def _on_end(self, event: ExchangeEnded) -> None:
+        model = event.model or UNROUTED
+        _add(self._requests, (model, str(event.status)), 1)
+        tried = event.models_tried
+        for place in range(1, len(tried)):
+            if tried[place] != tried[place - 1]:
+                _add(self._fallbacks, (tried[place - 1], tried[place]), 1)
+        _add(self._cache, event.cache_status, 1)
+        _histogram(self._durations, model, DURATION_BUCKETS_S).observe(event.duration_s)
+        self._overhead.observe(event.overhead_s)
+        if event.first_chunk_s is not None and event.is_stream:
+            _histogram(self._first_chunks, model, DURATION_BUCKETS_S).observe(event.first_chunk_s)
+
+    def _on_settled(self, event: AttemptSettled) -> None:
+        entry = event.entry
+        _add(self._attempts, (f"{entry.provider}/{entry.model}", entry.outcome), 1)
+        model = entry.model
+        _add(self._tokens, (model, "input"), entry.input_tokens)
+        _add(self._tokens, (model, "output"), entry.output_tokens)
+        _add(self._tokens, (model, "cache_read"), entry.cache_read_input_tokens)
+        if entry.cost_nano_usd is None:
+            _add(self._unpriced, model, 1)
+        else:
+            _add(self._cost, (model, entry.provider), entry.cost_nano_usd)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def totals(self) -> dict[str, object]:
+        """The main sums, for those who ask for JSON."""
+        by_status: dict[str, int] = {}
+        for (_, status), count in self._requests.items():
+            by_status[status] = by_status.get(status, 0) + count
+        return {
+            "requests_total": sum(self._requests.values()),
+            "requests_by_status": by_status,
+            "attempts_total": sum(self._attempts.values()),
+            "fallbacks_total": sum(self._fallbacks.values()),
+            "input_tokens_total": _sum_of(self._tokens, "input"),
+            "output_tokens_total": _sum_of(self._tokens, "output"),
+            "cost_nano_usd_total": sum(self._cost.values()),
+            "unpriced_attempts_total": sum(self._unpriced.values()),
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        yield _counter(
+            "router_requests", "Requests answered.", ("model", "status_code"), self._requests
+        )
+        yield _counter(
+            "router_fallback", "Moves to another model.", ("from", "to"), self._fallbacks
+        )
+        yield _counter(
+            "windvane_upstream_attempts",
+            "Attempts at a deployment, by how they ended.",
+            ("deployment", "outcome"),
+            self._attempts,
+        )
+        yield _counter("windvane_tokens", "Tokens, by kind.", ("model", "type"), self._tokens)
+        cost = CounterMetricFamily(
+            "windvane_cost_usd", "Settled cost in US dollars.", labels=("model", "provider")
+        )
+        for labels, nano_usd in self._cost.items():
+            cost.add_metric(labels, nano_usd / NANO_PER_USD)
+        yield cost
+        yield _counter(
+            "windvane_unpriced_attempts",
+            "Attempts whose price is unknown.",
+            ("model",),
+            {(model,): count for model, count in self._unpriced.items()},
+        )
+        yield _counter(
+            "windvane_cache_lookups",
+            "Cache look-ups, by result.",
+            ("result",),
+            {(result,): count for result, count in self._cache.items()},
+        )
+        yield from self._collect_histograms()
+        build = GaugeMetricFamily("windvane_build_info", "This version.", labels=("version",))
+        build.add_metric((__version__,), 1)
+        yield build
+
+    def _collect_histograms(self) -> Iterator[Metric]:
+        duration = HistogramMetricFamily(
+            "windvane_request_duration_seconds",
+            "From the request's arrival to its last byte.",
+            labels=("model",),
+        )
+        for model, histogram in self._durations.items():
+            duration.add_metric((model,), histogram.buckets(), histogram.total)
+        yield duration
+        first = HistogramMetricFamily(
+            "windvane_time_to_first_token_seconds",
+            "From a streamed request's arrival to its first words.",
+            labels=("model",),
+        )
+        for model, histogram in self._first_chunks.items():
+            first.add_metric((model,), histogram.buckets(), histogram.total)
+        yield first
+        overhead = HistogramMetricFamily(
+            "windvane_overhead_seconds", "Request duration less the time spent on providers."
+        )
+        overhead.add_metric((), self._overhead.buckets(), self._overhead.total)
+        yield overhead
+
+
+def _add(counts: dict[_Key, int], key: _Key, amount: int) -> None:
+    counts[key] = counts.get(key, 0) + amount
+
+
+def _sum_of(counts: dict[tuple[str, str], int], kind: str) -> int:
+    return sum(count for (_, counted), count in counts.items() if counted == kind)
+
+
+def _histogram(known: dict[str, _Histogram], label: str, bounds: tuple[float, ...]) -> _Histogram:
+    histogram = known.get(label)
+    if histogram is None:
+        histogram = known[label] = _Histogram(bounds)
+    return histogram
+
+
+def _counter(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    counts: dict[tuple[str, ...], int] | dict[tuple[str, str], int],
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family

@@ -1,0 +1,1 @@
+"""Adapters that carry requests to providers."""

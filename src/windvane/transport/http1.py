@@ -1,0 +1,420 @@
+"""The default transport: HTTP/1.1 on asyncio's own protocols, parsed by httptools.
+
+Why our own, when libraries abound: the gateway's promise is that a caller who leaves stops the
+provider's meter at once, at any phase, and leaves nothing behind; and this is the hottest code it
+has. A connection here belongs to one call at a time. A call that ends in any way but a whole, clean
+answer destroys its connection, so a late byte can never reach another call. docs/adr/0004 has the
+measurements.
+
+Laws:
+1. Nothing is followed, decoded or kept: no redirects, no compression, no cookies.
+2. Head and pieces are bounded; reading pauses when the reader is slow.
+3. A request is repeated here in one case only: on a kept connection that the server had closed
+   before one byte of an answer, and then on a new connection, once. See `_Connection.is_stale`.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.ports.transport import UpstreamRequest
+
+HEAD_BYTES_MAX = 64 * 1024
+HEADERS_MAX = 256
+PENDING_BYTES_MAX = 256 * 1024
+"""Above this much unread body, the socket is not read until the reader has caught up."""
+
+IDLE_S = 55.0
+"""Below the 60 s and 75 s after which common servers close an idle connection themselves."""
+
+FINISH_S = 0.05
+"""How long the last bytes of an answer already whole may take before its connection is dropped."""
+
+IDLE_CONNECTIONS_MAX = 1_024
+"""Kept open per origin; beyond it, a connection is closed after its answer."""
+
+HEADS_MAX = 1_024
+"""Request heads kept ready; they differ by address and credential alone."""
+
+Origin = tuple[str, str, int]
+"""Scheme, host and port. A kept connection serves its own origin alone."""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, serving one call at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._pieces: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._head_bytes = 0
+        self._is_paused = False
+        self._error: WindvaneError | None = None
+        self._is_informational = False
+        self.is_closed = False
+        self.has_head = False
+        self.is_complete = False
+        self.calls = 0
+        self.idle_since = 0.0
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    # what the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods of asyncio.Transport without being instances of it.
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            # Bytes nobody asked for: an answer to nothing. The connection is worth nothing now.
+            self.destroy()
+            return
+        if not self.has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._fail(_protocol_fault("the head of its answer is too large"))
+                return
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(_protocol_fault("it switched protocols unasked"))
+        except (httptools.HttpParserError, ValueError) as error:
+            self._fail(_protocol_fault(f"its answer is not HTTP: {error}"))
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed = True
+        if self._parser is not None and not self.is_complete and self._error is None:
+            if self._ends_at_close():
+                self.is_complete = True
+            else:
+                self._error = _broken(exc)
+        self._wake()
+
+    def _ends_at_close(self) -> bool:
+        """A body without length or chunks ends where the connection does."""
+        return (
+            self.has_head
+            and "content-length" not in self.headers
+            and "transfer-encoding" not in self.headers
+        )
+
+    # what the parser calls
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            raise ValueError("more than one answer")
+        self.headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= HEADERS_MAX:
+            raise ValueError("too many headers")
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        self._is_informational = 100 <= status < 200
+        if not self._is_informational:
+            self.status = status
+            self.has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._pending_bytes += len(body)
+        if self._pending_bytes > PENDING_BYTES_MAX and not self._is_paused and self._transport:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if not self._is_informational:
+            self.is_complete = True
+
+    # what the call does
+
+    def begin(self, head: bytes, body: bytes) -> None:
+        """Send a request; the answer's head is awaited with `read_head`."""
+        assert self._transport is not None
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_bytes = 0
+        self.has_head = self.is_complete = False
+        self.calls += 1
+        self._transport.write(head + body)
+
+    async def read_head(self) -> None:
+        while not self.has_head:
+            self._raise_error()
+            await self._wait()
+
+    async def read_pieces(self) -> list[bytes]:
+        """What has come of the body, at least one piece; empty at its end."""
+        while not self._pieces:
+            if self.is_complete:
+                return []
+            self._raise_error()
+            await self._wait()
+        pieces = list(self._pieces)
+        self._pieces.clear()
+        self._pending_bytes = 0
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        return pieces
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether this kept connection was closed under our feet, before any answer.
+
+        A server that closes an idle connection races with our next request on it. Nothing of an
+        answer came and the connection had served before: the request was not worked on.
+        """
+        return self.calls > 1 and self.is_closed and not self._head_bytes
+
+    @property
+    def may_be_kept(self) -> bool:
+        return (
+            self.is_complete
+            and not self._pieces
+            and not self.is_closed
+            and self._error is None
+            and self._parser is not None
+            and self._parser.should_keep_alive()
+            and not self._is_paused
+        )
+
+    def rest(self, now_s: float) -> None:
+        self._parser = None
+        self.idle_since = now_s
+
+    def destroy(self) -> None:
+        """Close at once, without ceremony. Safe to call at any time."""
+        self.is_closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, fault: Fault) -> None:
+        if self._error is None:
+            self._error = error_of(fault)
+        self.destroy()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self.is_closed and not self.is_complete:
+            raise _broken(None)
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Http1Response:
+    """An answer whose head has come. Closing it gives the connection back or destroys it."""
+
+    def __init__(self, connection: _Connection, pool: "Http1Transport", origin: Origin) -> None:
+        self._connection = connection
+        self._pool = pool
+        self._origin = origin
+        self._is_open = True
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
+
+    async def read(self) -> bytes:
+        pieces = await self._connection.read_pieces()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def finish(self) -> None:
+        if self._is_open and not self._connection.is_complete:
+            with suppress(TimeoutError, WindvaneError):
+                async with asyncio.timeout(FINISH_S):
+                    while await self._connection.read_pieces():
+                        pass
+        self.close()
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._pool.give_back(self._connection, self._origin)
+
+
+class Http1Transport:
+    """Connections to providers, kept and reused by origin, the freshest first."""
+
+    def __init__(self, *, connect_timeout_s: float) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: dict[Origin, deque[_Connection]] = {}
+        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Origin, bytes]] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    async def open(self, request: UpstreamRequest) -> Http1Response:
+        origin, head = self._head(request)
+        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
+            head,
+            request.request_id.encode("ascii"),
+            len(request.body),
+        )
+        connection = self._take(origin)
+        if connection is not None:
+            try:
+                return await self._ask(connection, origin, head, request.body)
+            except WindvaneError:
+                if not connection.is_stale:
+                    raise
+        connection = await self._connect(origin)
+        return await self._ask(connection, origin, head, request.body)
+
+    async def _ask(
+        self, connection: _Connection, origin: Origin, head: bytes, body: bytes
+    ) -> Http1Response:
+        try:
+            connection.begin(head, body)
+            await connection.read_head()
+        except BaseException:
+            connection.destroy()
+            raise
+        return Http1Response(connection, self, origin)
+
+    def _take(self, origin: Origin) -> _Connection | None:
+        kept = self._idle.get(origin)
+        now_s = asyncio.get_running_loop().time()
+        while kept:
+            connection = kept.pop()
+            if not connection.is_closed and now_s - connection.idle_since < IDLE_S:
+                return connection
+            connection.destroy()
+        return None
+
+    def give_back(self, connection: _Connection, origin: Origin) -> None:
+        """Keep a connection whose answer was read to its end; destroy any other."""
+        kept = self._idle.setdefault(origin, deque())
+        if connection.may_be_kept and len(kept) < IDLE_CONNECTIONS_MAX:
+            connection.rest(asyncio.get_running_loop().time())
+            kept.append(connection)
+        else:
+            connection.destroy()
+
+    async def _connect(self, origin: Origin) -> _Connection:
+        scheme, host, port = origin
+        loop = asyncio.get_running_loop()
+        tls = self._tls_context() if scheme == "https" else None
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(loop), host, port, ssl=tls
+                )
+        except TimeoutError as error:
+            limit = f"no connection within {self._connect_timeout_s:g} s"
+            raise error_of(_unreachable(limit)) from error
+        except (OSError, ssl.SSLError) as error:
+            raise error_of(_unreachable(_reason(error))) from error
+        return connection
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+    def _head(self, request: UpstreamRequest) -> tuple[Origin, bytes]:
+        """The request's head but for its length. One per address and credential, so it is kept."""
+        key = (request.url, request.headers)
+        found = self._heads.get(key)
+        if found is None:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
+            found = self._heads[key] = _write_head(request)
+        return found
+
+    async def aclose(self) -> None:
+        for kept in self._idle.values():
+            for connection in kept:
+                connection.destroy()
+        self._idle.clear()
+        await asyncio.sleep(0)
+
+
+def _write_head(request: UpstreamRequest) -> tuple[Origin, bytes]:
+    parts = urlsplit(request.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"not an http(s) address: {request.url}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    path = parts.path or "/"
+    target = f"{path}?{parts.query}" if parts.query else path
+    host = parts.netloc.rpartition("@")[2]
+    lines = [f"POST {target} HTTP/1.1", f"host: {host}"]
+    for name, value in request.headers:
+        if "\r" in value or "\n" in value or "\0" in value:
+            raise ValueError(f"the header {name} holds a line break")
+        lines.append(f"{name}: {value}")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
+    return (parts.scheme, parts.hostname, port), head
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return "TLS failed"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return type(error).__name__ if not str(error) else str(error)[:200]
+
+
+def _unreachable(how: str) -> Fault:
+    return Fault(
+        kind=FaultKind.CONNECT_FAILED,
+        source=Source.UPSTREAM,
+        message=f"the provider cannot be reached: {how}",
+        status=502,
+        retry=Retry.SAME,
+    )
+
+
+def _broken(error: Exception | None) -> WindvaneError:
+    """The connection ended before the answer did: what the provider received is not known."""
+    how = type(error).__name__ if error else "it was closed"
+    return error_of(
+        Fault(
+            kind=FaultKind.STREAM_BROKEN,
+            source=Source.UPSTREAM,
+            message=f"the connection to the provider broke before its answer was whole ({how})",
+            status=502,
+            retry=Retry.SAME,
+            billed=True,
+        )
+    )
+
+
+def _protocol_fault(how: str) -> Fault:
+    return Fault(
+        kind=FaultKind.UPSTREAM_ERROR,
+        source=Source.UPSTREAM,
+        message=f"the provider's answer cannot be read: {how}",
+        status=502,
+        retry=Retry.OTHER,
+        billed=True,
+    )

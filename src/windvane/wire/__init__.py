@@ -1,0 +1,1 @@
+"""Bytes to core values and back: sans-IO, incremental, one dialect a file."""

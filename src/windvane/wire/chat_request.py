@@ -1,0 +1,189 @@
+"""Decoding a chat request of the OpenAI family: OpenAI's and Mistral's spellings on one path.
+
+The two dialects differ in a few names, and callers mix them (an OpenAI client that sends
+`safe_prompt`, a Mistral one that sends `seed`), so one schema reads both. What it does not name
+stays in `ChatRequest.body` untouched.
+"""
+
+import re
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from windvane.core.chat import (
+    TOOLS_MAX,
+    ChatRequest,
+    FunctionCall,
+    JsonObject,
+    Message,
+    ResponseFormat,
+    Role,
+    Tool,
+)
+from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.wire.dialect import Dialect
+from windvane.wire.json_body import read_object
+
+MESSAGES_MAX = 20_000
+STOPS_MAX = 16
+
+_NonNegative = Annotated[int, Meta(ge=0)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+
+class _StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class _ToolChoice(msgspec.Struct, frozen=True):
+    type: str | None = None
+    function: JsonObject | None = None
+
+
+class _LegacyFunction(msgspec.Struct, frozen=True):
+    name: str
+
+
+class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The wire's schema: every field we read, with the limits both providers document.
+
+    Temperature up to 2 is OpenAI's range; Mistral's encoder lowers what is above its own.
+    """
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MESSAGES_MAX)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    max_tokens: _NonNegative | None = None
+    max_completion_tokens: _NonNegative | None = None
+    min_tokens: _NonNegative | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=STOPS_MAX)] | None = None
+    seed: int | None = None
+    random_seed: _NonNegative | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    tools: Annotated[list[Tool], Meta(max_length=TOOLS_MAX)] | None = None
+    tool_choice: str | _ToolChoice | None = None
+    functions: Annotated[list[_LegacyFunction], Meta(max_length=TOOLS_MAX)] | None = None
+    function_call: str | FunctionCall | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: JsonObject | None = None
+    user: str | None = None
+    safe_prompt: bool | None = None
+
+
+_CHOICES = ("auto", "none", "any", "required")
+
+
+def decode_chat_request(body: bytes) -> ChatRequest:
+    """Read a request. Raises BadRequestError that names the field at fault."""
+    return chat_request_of(read_object(body))
+
+
+def chat_request_of(fields: JsonObject) -> ChatRequest:
+    """The canonical request of parsed `fields`. Raises BadRequestError that names the field."""
+    try:
+        parsed = msgspec.convert(fields, ChatBody)
+    except msgspec.ValidationError as error:
+        raise invalid_field(error) from error
+    _check_messages(parsed.messages)
+    _check_tools(parsed)
+    output_tokens_max = parsed.max_completion_tokens
+    if output_tokens_max is None:
+        output_tokens_max = parsed.max_tokens
+    return ChatRequest(
+        model=parsed.model,
+        messages=parsed.messages,
+        body=fields,
+        tools=parsed.tools or [],
+        response_format=parsed.response_format,
+        output_tokens_max=output_tokens_max,
+        n=parsed.n or 1,
+        stream=bool(parsed.stream),
+        include_usage=bool(parsed.stream_options and parsed.stream_options.include_usage),
+    )
+
+
+def _check_messages(messages: list[Message]) -> None:
+    for index, message in enumerate(messages):
+        role = message.role
+        if role is Role.TOOL:
+            if not message.tool_call_id:
+                _refuse_message(index, "tool_call_id", "a tool message needs the id of its call")
+        elif role is Role.ASSISTANT:
+            continue
+        elif message.content is None:
+            _refuse_message(index, "content", f"a {role.value} message needs content")
+        elif message.tool_calls:
+            _refuse_message(index, "tool_calls", f"a {role.value} message cannot call tools")
+
+
+def _refuse_message(index: int, field: str, problem: str) -> None:
+    param = f"messages[{index}].{field}"
+    raise refuse(FaultKind.INVALID_REQUEST, f"{param}: {problem}", param=param)
+
+
+def _check_tools(parsed: ChatBody) -> None:
+    for index, tool in enumerate(parsed.tools or ()):
+        if tool.type in (None, "function") and tool.function is None:
+            param = f"tools[{index}].function"
+            raise refuse(
+                FaultKind.INVALID_REQUEST, f"{param}: a function tool needs a function", param=param
+            )
+        parameters = tool.function.parameters if tool.function else None
+        if parameters and parameters.get("type", "object") != "object":
+            param = f"tools[{index}].function.parameters"
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                f'{param}: a tool\'s parameters must be a schema of type "object"',
+                param=param,
+            )
+    choice = parsed.tool_choice
+    if isinstance(choice, str) and choice not in _CHOICES:
+        raise refuse(
+            FaultKind.INVALID_REQUEST,
+            f"tool_choice: expected one of {', '.join(_CHOICES)} or an object, got {choice[:64]!r}",
+            param="tool_choice",
+        )
+
+
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+def invalid_field(error: msgspec.ValidationError) -> WindvaneError:
+    """Turn msgspec's message, which ends in a JSON path, into ours, which begins with it."""
+    found = _PLACE.match(str(error))
+    path = ((found and found["path"]) or "").removeprefix("$").removeprefix(".")
+    what = found["what"] if found else str(error)
+    missing = re.match(r"Object missing required field `(\w+)`", what)
+    if missing:
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        what = "this field is required"
+    return refuse(
+        FaultKind.INVALID_REQUEST,
+        f"{path}: {what}" if path else what,
+        param=path or None,
+    )
+
+
+_MISTRAL_FIELDS = frozenset(("random_seed", "safe_prompt", "prompt_mode", "guardrails"))
+
+
+def dialect_of(fields: JsonObject, user_agent: str) -> Dialect:
+    """Whose answers the caller expects. It matters only where the two cannot both be served:
+    thinking is a list of parts to Mistral's clients and a string to OpenAI's."""
+    agent = user_agent.lower()
+    if "mistral" in agent:
+        return Dialect.MISTRAL
+    if "openai" in agent:
+        return Dialect.OPENAI
+    if not _MISTRAL_FIELDS.isdisjoint(fields):
+        return Dialect.MISTRAL
+    return Dialect.OPENAI

@@ -1,0 +1,93 @@
+"""Writing a chat stream for a client of the OpenAI family.
+
+What both SDKs and LangChain accept, found by trying them:
+1. A tool call comes whole, in one delta; so its pieces are held until the choice finishes.
+2. Usage comes exactly once: on the last chunk with a choice, or, when the client asked by
+   `stream_options.include_usage`, on one extra chunk without choices. So the finishing chunk is held
+   until the provider has said its usage or ended.
+3. A plain piece of text is the provider's own bytes, unchanged and at once.
+"""
+
+import msgspec
+
+from windvane.core.chat import Chunk, ChunkChoice, JsonObject, ToolCall
+from windvane.core.usage import Usage
+from windvane.wire.dialect import Dialect
+from windvane.wire.fold import Fold
+from windvane.wire.openai_chat import chunk_choice_object, chunk_object, usage_object
+from windvane.wire.sse import DONE_EVENT, data_event
+
+
+class ChatStreamWriter:
+    """Chunks in, bytes for the client out. `fold` is fed by the relay, before the writer."""
+
+    def __init__(self, dialect: Dialect, fold: Fold, *, include_usage: bool) -> None:
+        self._dialect = dialect
+        self._fold = fold
+        self._include_usage = include_usage
+        self._held: list[tuple[Chunk, list[JsonObject]]] = []
+        self._last: Chunk | None = None
+
+    def write(self, chunks: list[Chunk]) -> bytes:
+        """The bytes that `chunks` let us send now; empty when all is held."""
+        written = []
+        for chunk in chunks:
+            if chunk.is_plain and chunk.raw is not None and not self._held:
+                written.append(chunk.raw)
+                self._last = chunk
+            else:
+                written.append(self._translate(chunk))
+        return b"".join(written) if len(written) != 1 else written[0]
+
+    def _translate(self, chunk: Chunk) -> bytes:
+        self._last = chunk
+        said = [
+            chunk_choice_object(_without_calls(piece), self._dialect, [])
+            for piece in chunk.choices
+            if piece.finish_reason is None and _says_more_than_calls(piece)
+        ]
+        finished = [
+            chunk_choice_object(_without_calls(piece), self._dialect, self._calls(piece))
+            for piece in chunk.choices
+            if piece.finish_reason is not None
+        ]
+        if finished:
+            self._held.append((chunk, finished))
+        return _event(chunk_object(chunk, said)) if said else b""
+
+    def _calls(self, piece: ChunkChoice) -> list[ToolCall]:
+        return self._fold.calls_of(piece.index)
+
+    def end(self, usage: Usage, metadata: JsonObject | None) -> bytes:
+        """The held chunks, the usage in its one place, and the end-of-stream marker."""
+        written = []
+        last = len(self._held) - 1
+        for place, (chunk, choices) in enumerate(self._held):
+            envelope = chunk_object(chunk, choices)
+            if place == last and not self._include_usage:
+                self._add_usage(envelope, usage, metadata)
+            written.append(_event(envelope))
+        if (self._include_usage or not self._held) and self._last is not None:
+            extra = chunk_object(self._last, [])
+            self._add_usage(extra, usage, metadata)
+            written.append(_event(extra))
+        written.append(DONE_EVENT)
+        return b"".join(written)
+
+    @staticmethod
+    def _add_usage(envelope: JsonObject, usage: Usage, metadata: JsonObject | None) -> None:
+        envelope["usage"] = usage_object(usage)
+        if metadata is not None:
+            envelope["router_metadata"] = metadata
+
+
+def _says_more_than_calls(piece: ChunkChoice) -> bool:
+    return bool(piece.content or piece.reasoning or piece.refusal or piece.role is not None)
+
+
+def _without_calls(piece: ChunkChoice) -> ChunkChoice:
+    return piece if not piece.tool_calls else msgspec.structs.replace(piece, tool_calls=None)
+
+
+def _event(envelope: JsonObject) -> bytes:
+    return data_event(msgspec.json.encode(envelope))

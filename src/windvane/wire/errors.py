@@ -1,0 +1,129 @@
+"""Errors on the wire: rendering ours for a caller, and reading a provider's.
+
+One body serves the clients of OpenAI and of Mistral alike: Mistral's envelope with OpenAI's inside.
+"""
+
+from http import HTTPStatus
+
+import msgspec
+
+from windvane.core.chat import JsonObject
+from windvane.core.faults import Fault, FaultKind
+from windvane.wire.dialect import Dialect
+
+DETAIL_MAX = 20
+MESSAGE_CHARS_MAX = 2_000
+"""An upstream's error text is passed on no longer than this."""
+
+_TYPES: dict[FaultKind, str] = {
+    FaultKind.INVALID_REQUEST: "invalid_request_error",
+    FaultKind.CONTEXT_TOO_LONG: "invalid_request_error",
+    FaultKind.CONTENT_FILTERED: "invalid_request_error",
+    FaultKind.TOO_LARGE: "invalid_request_error",
+    FaultKind.NOT_FOUND: "invalid_request_error",
+    FaultKind.NO_ROUTE: "invalid_request_error",
+    FaultKind.UNAUTHENTICATED: "authentication_error",
+    FaultKind.FORBIDDEN: "permission_error",
+    FaultKind.PAYMENT_REQUIRED: "billing_error",
+    FaultKind.RATE_LIMITED: "rate_limited",
+    FaultKind.BUDGET_EXCEEDED: "insufficient_quota",
+    FaultKind.OVERLOADED: "overloaded_error",
+    FaultKind.TIMEOUT: "timeout_error",
+}
+
+_CODES: dict[FaultKind, str] = {
+    FaultKind.CONTEXT_TOO_LONG: "context_length_exceeded",
+    FaultKind.CONTENT_FILTERED: "content_filter",
+    FaultKind.TOO_LARGE: "request_too_large",
+    FaultKind.NOT_FOUND: "not_found",
+    FaultKind.UNAUTHENTICATED: "invalid_api_key",
+    FaultKind.RATE_LIMITED: "rate_limit_exceeded",
+    FaultKind.CONNECT_FAILED: "upstream_unreachable",
+}
+
+
+def error_object(fault: Fault, request_id: str) -> JsonObject:
+    """The four fields every dialect of the family knows, and the request id in the message."""
+    return {
+        "message": f"{fault.message} (request id {request_id})",
+        "type": _TYPES.get(fault.kind, "api_error"),
+        "param": fault.param,
+        "code": fault.code or _CODES.get(fault.kind, fault.kind.value),
+    }
+
+
+def render_error(fault: Fault, dialect: Dialect, request_id: str) -> tuple[int, bytes]:
+    """The status and body for a caller of `dialect`.
+
+    A caller of Mistral's gets 422 with a `detail` list for a wrong field, as its API answers.
+    """
+    inner = error_object(fault, request_id)
+    body: JsonObject = {"object": "error", **inner, "error": inner, "request_id": request_id}
+    status = fault.status
+    if dialect is Dialect.MISTRAL and status == HTTPStatus.BAD_REQUEST and fault.param:
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        place = ["body", *(fault.param.split(".") if fault.param else ())]
+        texts = fault.detail or (fault.message,)
+        body["detail"] = [
+            {"type": "value_error", "loc": place, "msg": text} for text in texts[:DETAIL_MAX]
+        ]
+    return int(status), msgspec.json.encode(body)
+
+
+def render_error_event(fault: Fault, request_id: str) -> bytes:
+    """The event that ends a stream which cannot go on. Both SDKs raise on it."""
+    inner = error_object(fault, request_id)
+    body = {"object": "error", **inner, "error": inner, "request_id": request_id}
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+class UpstreamError(msgspec.Struct, frozen=True):
+    """What a provider's error body says, in whatever shape it says it."""
+
+    message: str
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+
+
+def read_error(body: bytes) -> UpstreamError:
+    """Read an error body of either provider, or of the proxy in front of it; never raises."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UpstreamError("the provider's answer is not JSON")
+    if not isinstance(value, dict):
+        return UpstreamError("the provider's answer is not a JSON object")
+    nested = value.get("error")
+    inner = nested if isinstance(nested, dict) else value
+    message = _first_text(value.get("message"), inner.get("message"), value.get("detail"), nested)
+    return UpstreamError(
+        (message or "the provider gave no reason")[:MESSAGE_CHARS_MAX],
+        _text(inner.get("type")),
+        _text(inner.get("code")),
+        _text(inner.get("param")),
+    )
+
+
+def _first_text(*candidates: object) -> str | None:
+    """The first string among the candidates; lists of details are joined."""
+    for candidate in candidates:
+        if isinstance(candidate, str) and candidate:
+            return candidate
+        details = candidate.get("detail") if isinstance(candidate, dict) else candidate
+        if isinstance(details, list):
+            texts = [_detail_text(item) for item in details[:DETAIL_MAX]]
+            return "; ".join(text for text in texts if text) or None
+    return None
+
+
+def _detail_text(item: object) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    place = ".".join(str(step) for step in item.get("loc", ()) if step != "body")
+    return f"{place}: {item.get('msg', '')}" if place else str(item.get("msg", ""))
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,125 @@
+"""Folding a stream of chunks into the completion it amounts to.
+
+The law, tested by property: `fold(stream(x)) == complete(x)`.
+"""
+
+from windvane.core.chat import (
+    Choice,
+    Chunk,
+    ChunkChoice,
+    Completion,
+    FinishReason,
+    FunctionCall,
+    ReplyMessage,
+    ToolCall,
+    ToolCallDelta,
+)
+from windvane.core.usage import Usage
+
+
+class _ChoiceFold:
+    """One choice as it grows. Text is kept in pieces and joined once."""
+
+    __slots__ = ("content", "finish_reason", "reasoning", "refusal", "tool_calls")
+
+    def __init__(self) -> None:
+        self.content: list[str] = []
+        self.reasoning: list[str] = []
+        self.refusal: list[str] = []
+        self.tool_calls: dict[int, ToolCallDelta] = {}
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, piece: ChunkChoice) -> None:
+        if piece.content:
+            self.content.append(piece.content)
+        if piece.reasoning:
+            self.reasoning.append(piece.reasoning)
+        if piece.refusal:
+            self.refusal.append(piece.refusal)
+        for delta in piece.tool_calls or ():
+            self._add_tool_call(delta)
+        if piece.finish_reason is not None:
+            self.finish_reason = piece.finish_reason
+
+    def _add_tool_call(self, delta: ToolCallDelta) -> None:
+        known = self.tool_calls.get(delta.index)
+        if known is None:
+            self.tool_calls[delta.index] = ToolCallDelta(
+                index=delta.index, id=delta.id, name=delta.name, arguments=delta.arguments
+            )
+            return
+        known.id = known.id or delta.id
+        known.name = known.name or delta.name
+        known.arguments += delta.arguments
+
+    def calls(self) -> list[ToolCall]:
+        return [
+            ToolCall(
+                id=call.id,
+                index=call.index,
+                function=FunctionCall(name=call.name or "", arguments=call.arguments),
+            )
+            for _, call in sorted(self.tool_calls.items())
+        ]
+
+    def choice(self, index: int) -> Choice:
+        message = ReplyMessage(
+            content="".join(self.content) if self.content else None,
+            tool_calls=self.calls(),
+            reasoning="".join(self.reasoning) or None,
+            refusal="".join(self.refusal) or None,
+        )
+        return Choice(index=index, message=message, finish_reason=self.finish_reason)
+
+
+class Fold:
+    """Chunks in, the completion so far out."""
+
+    __slots__ = ("_choices", "chunks", "created", "id", "model", "output_chars", "usage")
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _ChoiceFold] = {}
+        self.id = ""
+        self.model = ""
+        self.created = 0
+        self.usage: Usage | None = None
+        self.chunks = 0
+        """Chunks that said something: a lower bound of the tokens delivered."""
+        self.output_chars = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next chunk."""
+        if not self.id:
+            self.id, self.model, self.created = chunk.id, chunk.model, chunk.created
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        for piece in chunk.choices:
+            grown = self._choices.get(piece.index)
+            if grown is None:
+                grown = self._choices[piece.index] = _ChoiceFold()
+            if piece.says_something:
+                self.chunks += 1
+                self.output_chars += len(piece.content or "")
+            grown.add(piece)
+
+    def calls_of(self, index: int) -> list[ToolCall]:
+        """The tool calls of choice `index` so far, whole as far as they have come."""
+        grown = self._choices.get(index)
+        return grown.calls() if grown else []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every choice seen has its finish reason, and there is one at least."""
+        return bool(self._choices) and all(
+            choice.finish_reason is not None for choice in self._choices.values()
+        )
+
+    def completion(self) -> Completion:
+        """The completion the chunks so far amount to."""
+        return Completion(
+            id=self.id,
+            model=self.model,
+            created=self.created,
+            choices=[choice.choice(index) for index, choice in sorted(self._choices.items())],
+            usage=self.usage,
+        )

@@ -1,0 +1,212 @@
+"""Writing for the OpenAI dialect: requests to such a server, answers to such a client.
+
+Answers of the family are written here for Mistral's clients as well: the two differ in how thinking
+is shown, and only there.
+"""
+
+import msgspec
+
+from windvane.core.chat import (
+    ChatRequest,
+    Chunk,
+    ChunkChoice,
+    Completion,
+    FinishReason,
+    JsonObject,
+    ReplyMessage,
+    ToolCall,
+)
+from windvane.core.usage import Usage
+from windvane.wire.dialect import Dialect
+
+_RENAMED = {"random_seed": "seed"}
+_NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
+_NOT_OPENAI_IN_MESSAGES = frozenset(("prefix",))
+
+
+def encode_chat(request: ChatRequest, model: str) -> bytes:
+    """The body for an OpenAI-compatible server: the caller's own, edited.
+
+    Unknown fields go along: such servers take extensions. Usage is always asked for in streams,
+    because an answer that is not counted cannot be accounted for.
+    """
+    written: JsonObject = {}
+    for name, value in request.body.items():
+        if name not in _NOT_OPENAI:
+            written[_RENAMED.get(name, name)] = value
+    written["model"] = model
+    written["messages"] = [_message(message) for message in _messages(request)]
+    if written.get("tool_choice") == "any":
+        written["tool_choice"] = "required"
+    if request.stream:
+        options = written.get("stream_options")
+        known = options if isinstance(options, dict) else {}
+        written["stream_options"] = {**known, "include_usage": True}
+    else:
+        written.pop("stream_options", None)
+    return msgspec.json.encode(written)
+
+
+def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
+    """The body for OpenAI itself, whose newer models refuse what older ones took.
+
+    From GPT-5 on (and the o-series) sampling parameters and `max_tokens` are refused.
+    """
+    refuses_sampling = not model.startswith(("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4"))
+    if not refuses_sampling:
+        return encode_chat(request, model)
+    body = dict(request.body)
+    for name in ("temperature", "top_p"):
+        body.pop(name, None)
+    if "max_tokens" in body:
+        limit = body.pop("max_tokens")
+        body.setdefault("max_completion_tokens", limit)
+    return encode_chat(msgspec.structs.replace(request, body=body), model)
+
+
+def _messages(request: ChatRequest) -> list[JsonObject]:
+    said = request.body["messages"]
+    assert isinstance(said, list)
+    return said
+
+
+def _message(message: JsonObject) -> JsonObject:
+    content = message.get("content")
+    is_list = isinstance(content, list)
+    if not is_list and _NOT_OPENAI_IN_MESSAGES.isdisjoint(message):
+        return message
+    written = {
+        name: value for name, value in message.items() if name not in _NOT_OPENAI_IN_MESSAGES
+    }
+    if isinstance(content, list):
+        written["content"] = [_part(part) for part in content if part.get("type") != "thinking"]
+    return written
+
+
+def _part(part: JsonObject) -> JsonObject:
+    if part.get("type") == "image_url" and isinstance(part.get("image_url"), str):
+        return {"type": "image_url", "image_url": {"url": part["image_url"]}}
+    if part.get("type") == "document_url":
+        file = {"file_data": part["document_url"], "filename": part.get("document_name")}
+        return {"type": "file", "file": {name: value for name, value in file.items() if value}}
+    return part
+
+
+def usage_object(usage: Usage) -> JsonObject:
+    """Usage as both dialects read it."""
+    written: JsonObject = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read_input_tokens},
+    }
+    if usage.reasoning_output_tokens:
+        written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_output_tokens}
+    return written
+
+
+def encode_completion(
+    completion: Completion, usage: Usage, dialect: Dialect, metadata: JsonObject | None
+) -> bytes:
+    """A whole answer for a client of `dialect`, with `router_metadata` unless it is None.
+
+    The provider's own bytes are kept, and the metadata put before their last brace, whenever they
+    are an answer by themselves; otherwise the answer is written anew.
+    """
+    raw = completion.raw
+    if raw is not None and not (dialect is Dialect.MISTRAL and _has_reasoning(completion)):
+        if metadata is None:
+            return raw
+        whole = raw.rstrip()
+        return b'%b,"router_metadata":%b}' % (whole[:-1], msgspec.json.encode(metadata))
+    written: JsonObject = {
+        "id": completion.id or "chatcmpl-windvane",
+        "object": "chat.completion",
+        "created": completion.created,
+        "model": completion.model,
+        "choices": [
+            {
+                "index": choice.index,
+                "message": message_object(choice.message, dialect),
+                "finish_reason": choice.finish_reason or FinishReason.STOP,
+            }
+            for choice in completion.choices
+        ],
+        "usage": usage_object(usage),
+    }
+    if metadata is not None:
+        written["router_metadata"] = metadata
+    return msgspec.json.encode(written)
+
+
+def _has_reasoning(completion: Completion) -> bool:
+    return any(choice.message.reasoning for choice in completion.choices)
+
+
+def message_object(message: ReplyMessage, dialect: Dialect) -> JsonObject:
+    """An assistant's message as a client of `dialect` reads it."""
+    written: JsonObject = {"role": "assistant", "content": message.content}
+    if message.content is None and dialect is Dialect.MISTRAL:
+        written["content"] = ""
+    if message.reasoning:
+        if dialect is Dialect.MISTRAL:
+            written["content"] = _thinking_parts(message.reasoning, message.content)
+        else:
+            written["reasoning_content"] = message.reasoning
+    if message.refusal:
+        written["refusal"] = message.refusal
+    if message.tool_calls:
+        written["tool_calls"] = [tool_call_object(call) for call in message.tool_calls]
+    return written
+
+
+def _thinking_parts(reasoning: str | None, content: str | None) -> list[JsonObject]:
+    parts: list[JsonObject] = []
+    if reasoning:
+        thinking: list[JsonObject] = [{"type": "text", "text": reasoning}]
+        parts.append({"type": "thinking", "thinking": thinking})
+    if content:
+        parts.append({"type": "text", "text": content})
+    return parts
+
+
+def tool_call_object(call: ToolCall) -> JsonObject:
+    """A tool call, whole: the only form that no client of either SDK trips over."""
+    return {
+        "id": call.id,
+        "type": "function",
+        "index": call.index or 0,
+        "function": {"name": call.function.name, "arguments": call.function.arguments},
+    }
+
+
+def chunk_object(chunk: Chunk, choices: list[JsonObject]) -> JsonObject:
+    """The envelope of a chunk around written choices."""
+    return {
+        "id": chunk.id or "chatcmpl-windvane",
+        "object": "chat.completion.chunk",
+        "created": chunk.created,
+        "model": chunk.model,
+        "choices": choices,
+    }
+
+
+def chunk_choice_object(piece: ChunkChoice, dialect: Dialect, calls: list[ToolCall]) -> JsonObject:
+    """One choice of a chunk; `finish_reason` is always there, as Mistral's SDK demands."""
+    delta: JsonObject = {}
+    if piece.role is not None:
+        delta["role"] = piece.role
+    if piece.reasoning and dialect is Dialect.MISTRAL:
+        delta["content"] = _thinking_parts(piece.reasoning, piece.content)
+    else:
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.content is not None:
+            delta["content"] = piece.content
+    if piece.refusal:
+        delta["refusal"] = piece.refusal
+    if calls:
+        delta["tool_calls"] = [tool_call_object(call) for call in calls]
+    if not delta:
+        delta["content"] = ""
+    return {"index": piece.index, "delta": delta, "finish_reason": piece.finish_reason}
