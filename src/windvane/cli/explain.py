@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 import msgspec
@@ -32,7 +33,7 @@ _UNINTERESTING = (0, False, None, "", "latin")
 def command(
     prompt: str | None,
     model: str,
-    file: "click.utils.LazyFile | None",
+    file: BinaryIO | None,
     path: Path | None,
     as_json: bool,
 ) -> None:

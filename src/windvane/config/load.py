@@ -60,8 +60,8 @@ def load_config(environment: Mapping[str, str], path: Path | None = None) -> Con
         chosen = Path(DEFAULT_FILE)
     source = str(chosen) if chosen else "the environment"
     problems: list[Problem] = []
-    tree = _read_file(chosen, source) if chosen else {}
-    tree = _interpolate(tree, environment, "", problems)
+    read = _read_file(chosen, source) if chosen else {}
+    tree = _interpolate(read, environment, "", problems)
     assert isinstance(tree, dict)
     _overlay(tree, environment, problems)
     config = build(tree, Config, "", problems)
@@ -96,7 +96,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def _read_file(path: Path, source: str) -> dict[str, object]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}")], source) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -169,7 +169,7 @@ def _overlay(
     tree: dict[str, object], environment: Mapping[str, str], problems: list[Problem]
 ) -> None:
     """Put the environment over the file, in place."""
-    for name in reversed(VARIABLES):
+    for name in reversed(list(VARIABLES)):
         value = read_variable(name, environment, problems)
         if value is not None:
             _put(tree, VARIABLES[name], value, name, problems)

@@ -91,14 +91,10 @@ def _upstream(
     ):
         problems.append(Problem(f"{place}.api_base", "an http(s) address is needed"))
         return None
-    if settings.api_key is None and provider.key_variable is not None:
-        if settings.api_base is None:
-            problems.append(
-                Problem(
-                    f"{place}.api_key", f"set it, or {provider.key_variable} in the environment"
-                )
-            )
-            return None
+    if not (settings.api_key or settings.api_base) and provider.key_variable is not None:
+        hint = f"set it, or {provider.key_variable} in the environment"
+        problems.append(Problem(f"{place}.api_key", hint))
+        return None
     headers = [
         ("content-type", "application/json"),
         ("accept", "application/json, text/event-stream"),
@@ -136,12 +132,12 @@ def _deployments(
     for name, model in own.items():
         spec = model or ModelConfig()
         told = spec.model or name
-        card = catalog.resolve(spec.card or told, day)
-        if spec.card and card is None:
+        known = catalog.resolve(spec.card or told, day)
+        if spec.card and known is None:
             place = f"providers.{upstream.name}.models.{name}.card"
             problems.append(Problem(place, f"the catalog has no model {spec.card!r}"))
         price = _own_price(spec.price, f"providers.{upstream.name}.models.{name}.price", problems)
-        yield name, _deployment(upstream, told, card, price, factor)
+        yield name, _deployment(upstream, told, known, price, factor)
 
 
 def _deployment(

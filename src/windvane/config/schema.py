@@ -18,10 +18,7 @@ from windvane.engine.snapshot import Timeouts
 Positive = Annotated[int, Meta(gt=0)]
 
 
-class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True): ...
-
-
-class PriceConfig(_Strict):
+class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Dollars per million tokens."""
 
     input: Decimal
@@ -30,7 +27,7 @@ class PriceConfig(_Strict):
     cache_write: Decimal | None = None
 
 
-class ModelConfig(_Strict):
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model of one provider that the catalog does not know, or knows otherwise.
 
     `model` is the name the provider is told, when it is not the public one. `card` is a catalog id
@@ -42,7 +39,7 @@ class ModelConfig(_Strict):
     price: PriceConfig | None = None
 
 
-class ProviderConfig(_Strict):
+class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A provider to use. `kind` is one of mistral, openai, compatible; the provider's own name
     serves when it is one of those. `price_factor` multiplies list prices (1.1 for Mistral's
     regional hosts)."""
@@ -55,7 +52,7 @@ class ProviderConfig(_Strict):
     price_factor: Decimal | None = None
 
 
-class RouterConfig(_Strict):
+class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`preset` gives the route `auto` when `routes` does not. `metadata` puts `router_metadata`
     into JSON answers."""
 
@@ -64,7 +61,7 @@ class RouterConfig(_Strict):
     metadata: bool = True
 
 
-class LimitsConfig(_Strict):
+class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds of one request, and of the slowness of its arrival."""
 
     body_bytes_max: Positive = 10 * 1024 * 1024
@@ -74,7 +71,7 @@ class LimitsConfig(_Strict):
     connections_max: Positive = 20_000
 
 
-class KeyConfig(_Strict):
+class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One gateway key. `name` is how reports call it."""
 
     key: str
@@ -83,19 +80,19 @@ class KeyConfig(_Strict):
     tags: tuple[str, ...] = ()
 
 
-class AuthConfig(_Strict):
+class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may call. Without any key the gateway serves loopback alone, to anyone there."""
 
     keys: tuple[KeyConfig, ...] = ()
     admin_key: str | None = None
 
 
-class LogConfig(_Strict):
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
-class Config(_Strict):
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
     host: str = "127.0.0.1"

@@ -136,7 +136,7 @@ def make_server(app: ASGIApp, *, host: str, port: int, limits: ServerLimits) -> 
     """A server of `app`, ready to `serve()`."""
     protocol = type("Protocol", (GuardedProtocol,), {"limits": limits})
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         host=host,
         port=port,
         http=protocol,

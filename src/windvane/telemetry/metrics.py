@@ -5,7 +5,7 @@ docs/reference/metrics.md lists every name.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -33,7 +33,7 @@ UNROUTED = "none"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-_Key = TypeVar("_Key")
+_Key = TypeVar("_Key", bound=tuple[str, ...] | str)
 
 
 class _Histogram:
@@ -151,13 +151,13 @@ class Metrics(Collector):
             "windvane_unpriced_attempts",
             "Attempts whose price is unknown.",
             ("model",),
-            {(model,): count for model, count in self._unpriced.items()},
+            self._unpriced,
         )
         yield _counter(
             "windvane_cache_lookups",
             "Cache look-ups, by result.",
             ("result",),
-            {(result,): count for result, count in self._cache.items()},
+            self._cache,
         )
         yield from self._collect_histograms()
         build = GaugeMetricFamily("windvane_build_info", "This version.", labels=("version",))
@@ -207,9 +207,9 @@ def _counter(
     name: str,
     text: str,
     labels: tuple[str, ...],
-    counts: dict[tuple[str, ...], int] | dict[tuple[str, str], int],
+    counts: Mapping[_Key, int],
 ) -> CounterMetricFamily:
     family = CounterMetricFamily(name, text, labels=labels)
     for values, count in counts.items():
-        family.add_metric(values, count)
+        family.add_metric((values,) if isinstance(values, str) else values, count)
     return family

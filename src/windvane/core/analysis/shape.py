@@ -37,7 +37,7 @@ def shape_of(text: str) -> Shape:
         has_code=_has_code(text, words),
         has_math=_has_math(text, words),
         reasoning_words=_reasoning_words(lowered, words),
-        is_question="?" in text or "？" in text or not words.isdisjoint(lexicon.QUESTION_WORDS),
+        is_question="?" in text or "\uff1f" in text or not words.isdisjoint(lexicon.QUESTION_WORDS),
         language=_language(words) if script == "latin" else script,
         script=script,
     )

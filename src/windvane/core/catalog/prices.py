@@ -62,7 +62,7 @@ def worst_case(
     price: Price, input_tokens_max: int, output_tokens_max: int, multiplier_permille: int = PERMILLE
 ) -> NanoUsd:
     """An upper bound for any request of at most these sizes, at the dearest rate it could meet."""
-    candidates = (price, *price.tiers)
+    candidates: tuple[Price | Tier, ...] = (price, *price.tiers)
     dearest_input = max(
         max(rate.input, rate.cache_read or 0, rate.cache_write or 0) for rate in candidates
     )

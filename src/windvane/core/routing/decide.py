@@ -35,11 +35,13 @@ def decide(
     tried. Raises NotFoundError for a name that is neither route nor model, and NoRouteError, saying
     what ruled out what, when no candidate is left.
     """
+    route: str | None = None
+    rule: int | None = None
+    reason = "asked for by name"
+    models: tuple[str, ...] = (requested,)
     if requested in routes:
-        decision = _by_rules(requested, analysis, routes, facts)
-    else:
-        decision = (None, None, "asked for by name", (requested,))
-    route, rule, reason, models = decision
+        route = requested
+        rule, reason, models = _by_rules(requested, analysis, routes, facts)
     fitting: list[Candidate] = []
     resting: list[Candidate] = []
     ruled_out: list[RuledOut] = []
@@ -72,7 +74,7 @@ def decide(
 
 def _by_rules(
     requested: str, analysis: Analysis, routes: RouteTable, facts: Facts
-) -> tuple[str, int | None, str, tuple[str, ...]]:
+) -> tuple[int | None, str, tuple[str, ...]]:
     route, rules = routes.routes[requested]
     place, reason, models = None, route.otherwise_reason, route.default_models
     for number, compiled in enumerate(rules, start=1):
@@ -81,7 +83,7 @@ def _by_rules(
             reason = compiled.rule.reason or f"rule {number}"
             break
     chain = dict.fromkeys((*models, *route.fallbacks))
-    return requested, place, reason, tuple(chain)
+    return place, reason, tuple(chain)
 
 
 def unknown_model(

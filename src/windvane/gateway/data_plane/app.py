@@ -9,7 +9,15 @@ from collections.abc import Awaitable, Callable
 
 from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
 from windvane.engine.engine import Engine
-from windvane.gateway.data_plane.asgi import JSON, HeaderList, Receive, Scope, Send, send_whole
+from windvane.gateway.data_plane.asgi import (
+    JSON,
+    HeaderList,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    send_whole,
+)
 from windvane.gateway.data_plane.chat import chat_completions
 from windvane.gateway.data_plane.door import Door
 from windvane.gateway.data_plane.incoming import ClientGoneError, Incoming, read_body
@@ -58,7 +66,7 @@ class DataPlane:
             return
         except asyncio.CancelledError:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - the surface's edge
             request_id = self._request_id(incoming, door)
             _log.exception("request %s failed inside the gateway", request_id)
             await self._send_error(sending, incoming, door, _INTERNAL)
@@ -113,7 +121,7 @@ class _Sending:
         self._send = send
         self.has_started = False
 
-    def __call__(self, message: dict[str, object]) -> Awaitable[None]:
+    def __call__(self, message: Message) -> Awaitable[None]:
         self.has_started = True
         return self._send(message)
 
