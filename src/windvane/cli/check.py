@@ -7,7 +7,8 @@ import msgspec
 
 from windvane.assembly import snapshot_of
 from windvane.cli.configuration import read_config
-from windvane.config import Config, ConfigError
+from windvane.config import ConfigError
+from windvane.config.schema import json_schema
 from windvane.gateway.data_plane.models import public_names
 
 
@@ -20,7 +21,7 @@ def command(path: Path | None, schema: bool) -> None:
     Without PATH it checks what `windvane serve` would read. The exit status is 1 with problems.
     """
     if schema:
-        click.echo(msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Config))).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode(json_schema())).decode())
         return
     config = read_config(path)
     try:

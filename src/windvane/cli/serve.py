@@ -36,5 +36,6 @@ def command(path: Path | None, host: str | None, port: int | None, insecure: boo
 def _announce(address: str, config: Config) -> None:
     click.echo(f"windvane on {address}  (docs at {address}/docs)")
     names = ", ".join(config.providers)
-    keys = f"{len(config.auth.keys)} key(s)" if config.auth.keys else "no key needed from loopback"
+    count = len(config.auth.keys) + (config.auth.admin_key is not None)
+    keys = f"{count} key(s)" if count else "no key needed from loopback"
     click.echo(f"providers: {names}; {keys}")

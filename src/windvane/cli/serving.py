@@ -22,7 +22,7 @@ Beside = Callable[[Config], AbstractAsyncContextManager[Config]]
 
 def refuse_unsafe(config: Config) -> None:
     """Exit rather than serve strangers for free."""
-    if not is_loopback(config.host) and not config.auth.keys and not config.insecure:
+    if not is_loopback(config.host) and config.auth.is_open and not config.insecure:
         raise click.ClickException(
             f"refusing to listen on {config.host} without a key: anyone who reaches it could spend."
             " Set ALLOWED_API_KEYS, or say --insecure"

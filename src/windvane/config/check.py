@@ -77,11 +77,11 @@ def _build_struct(
 def _build_dict(
     value: object, kind: typing.Any, path: str, problems: list[Problem]
 ) -> dict[str, object]:
-    if kind in (object, typing.Any):
-        return value if isinstance(value, dict) else {}
     if not isinstance(value, dict):
         problems.append(Problem(path, f"expected a mapping, got {_shown(value)}"))
         return {}
+    if kind in (object, typing.Any):
+        return value
     return {
         str(name): build(member, kind, f"{path}.{name}", problems) for name, member in value.items()
     }
@@ -106,4 +106,6 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    return "nothing" if value is None else repr(value)[:60]
+    """What kind of value it is; the value itself may be a secret in the wrong place."""
+    kinds = {dict: "a mapping", list: "a list", str: "a text", bool: "a truth value"}
+    return "nothing" if value is None else kinds.get(type(value), "a number")

@@ -6,7 +6,7 @@ Any variable may be given as `NAME_FILE`, the path of a mounted secret.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import yaml
@@ -79,6 +79,10 @@ def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[object, objec
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be a text", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} is there twice", key_node.start_mark
@@ -94,13 +98,25 @@ def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[object, objec
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_once)
 
 
+def _parse(text: str) -> object:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def _said(error: Exception) -> str:
+    """What a YAML error says, and where, without the line itself: it may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error)
+
+
 def _read_file(path: Path, source: str) -> dict[str, object]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror}")], source) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem("", f"is not valid YAML: {error}")], source) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError([Problem("", f"is not valid YAML: {_said(error)}")], source) from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -175,25 +191,53 @@ def _overlay(
             _put(tree, VARIABLES[name], value, name, problems)
     for name, value in environment.items():
         if name.startswith(_OVERLAY) and value:
-            path = tuple(part.lower() for part in name.removeprefix(_OVERLAY).split("__"))
-            _put(tree, path, yaml.safe_load(value), name, problems)
+            _overlay_one(tree, name, value, problems)
     _add_providers(tree, environment, problems)
     if keys := read_variable(KEYS_VARIABLE, environment, problems):
-        auth = tree.setdefault("auth", {})
-        if isinstance(auth, dict):
-            given = [key.strip() for key in keys.split(",") if key.strip()]
-            auth["keys"] = [
-                *(auth.get("keys") or []),
-                *({"key": key, "name": f"env-{n}"} for n, key in enumerate(given, start=1)),
-            ]
+        _add_keys(tree, keys, problems)
+
+
+def _overlay_one(tree: dict[str, object], name: str, value: str, problems: list[Problem]) -> None:
+    """One `WINDVANE__SECTION__KEY`, its value in YAML; with `_FILE` behind, a secret's path."""
+    plain = name.removesuffix("_FILE")
+    path = tuple(part.lower() for part in plain.removeprefix(_OVERLAY).split("__"))
+    if plain != name:
+        _put(tree, path, _secret_file(value, name, problems), name, problems)
+        return
+    try:
+        parsed = _parse(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problems.append(Problem(name, f"is not valid YAML: {_said(error)}"))
+        return
+    _put(tree, path, parsed, name, problems)
+
+
+def _add_keys(tree: dict[str, object], keys: str, problems: list[Problem]) -> None:
+    """The keys of `ALLOWED_API_KEYS`. Were they lost, the gateway would serve anyone."""
+    given = [key.strip() for key in keys.split(",") if key.strip()]
+    if not given:
+        problems.append(Problem(KEYS_VARIABLE, "it is set, but there is no key in it"))
+    auth = _section(tree, "auth")
+    configured = [] if auth is None else auth.get("keys") or []
+    if auth is not None and isinstance(configured, list):
+        named = ({"key": key, "name": f"env-{n}"} for n, key in enumerate(given, start=1))
+        auth["keys"] = [*configured, *named]
+
+
+def _section(tree: dict[str, object], name: str) -> dict[str, object] | None:
+    """The section `name`, made when it is not there or empty; None when it is no section."""
+    section = tree.get(name)
+    if section is None:
+        section = tree[name] = {}
+    return section if isinstance(section, dict) else None
 
 
 def _add_providers(
     tree: dict[str, object], environment: Mapping[str, str], problems: list[Problem]
 ) -> None:
     """A provider whose key is in the environment is usable without being configured."""
-    providers = tree.setdefault("providers", {})
-    if not isinstance(providers, dict):
+    providers = _section(tree, "providers")
+    if providers is None:
         return
     for kind, provider in PROVIDERS.items():
         if provider.key_variable is None:
@@ -215,11 +259,11 @@ def _put(
     name: str,
     problems: list[Problem],
 ) -> None:
-    place: object = tree
-    for step in path[:-1]:
-        assert isinstance(place, dict)
-        place = place.setdefault(step, {})
-        if not isinstance(place, dict):
-            problems.append(Problem(name, f"{'.'.join(path)} is not a section"))
+    place = tree
+    for depth, step in enumerate(path[:-1], start=1):
+        section = _section(place, step)
+        if section is None:
+            problems.append(Problem(name, f"{'.'.join(path[:depth])} is not a section"))
             return
-    place[path[-1]] = value  # type: ignore[index]
+        place = section
+    place[path[-1]] = value

@@ -11,6 +11,8 @@ from decimal import Decimal
 from importlib import resources
 from urllib.parse import urlsplit
 
+import msgspec
+
 from windvane.config.check import Problem
 from windvane.config.load import ConfigError
 from windvane.config.schema import Config, ModelConfig, PriceConfig, ProviderConfig
@@ -20,12 +22,14 @@ from windvane.core.deployment import Deployment
 from windvane.core.money import nano_per_million
 from windvane.core.principal import Principal, VirtualKey
 from windvane.core.routing.presets import PRESETS
-from windvane.core.routing.table import RouteTable
+from windvane.core.routing.table import Route, RouteTable, compile_rule
 from windvane.engine.admission import key_digest
 from windvane.engine.snapshot import Snapshot, Upstream
 from windvane.providers import PROVIDERS, Provider
 
 AUTO = "auto"
+ADMIN = "admin"
+"""What reports call the admin's key."""
 KEY_CHARS_MIN = 8
 REGIONAL_HOSTS = {"api.eu.mistral.ai": 1100, "api.us.mistral.ai": 1100}
 """Mistral's regional hosts cost a tenth more."""
@@ -211,12 +215,21 @@ def _routes(config: Config, problems: list[Problem]) -> RouteTable:
         problems.append(Problem("router.preset", f"must be one of {known}"))
     elif AUTO not in routes:
         routes = {AUTO: preset(config.router.length_threshold), **routes}
-    try:
-        return RouteTable.of(routes)
-    except ValueError as error:
-        place, _, what = str(error).partition(": ")
-        problems.append(Problem(place, what))
-        return RouteTable({})
+    wrong = list(_wrong_conditions(routes))
+    problems += wrong
+    return RouteTable({}) if wrong else RouteTable.of(routes)
+
+
+def _wrong_conditions(routes: dict[str, Route]) -> Iterable[Problem]:
+    """Each condition is tried alone, so that none hides another."""
+    for name, route in routes.items():
+        for place, rule in enumerate(route.rules):
+            for field, wanted in rule.when.items():
+                try:
+                    compile_rule(msgspec.structs.replace(rule, when={field: wanted}))
+                except ValueError as error:
+                    what = str(error).removeprefix(f"{field}: ")
+                    yield Problem(f"routes.{name}.rules[{place}].when.{field}", what)
 
 
 def _check_routes(
@@ -247,17 +260,32 @@ def _check_routes(
 
 
 def _keys(config: Config, pepper: bytes, problems: list[Problem]) -> dict[bytes, VirtualKey]:
-    keys = {}
-    for place, spec in enumerate(config.auth.keys):
-        if len(spec.key) < KEY_CHARS_MIN:
-            problems.append(
-                Problem(f"auth.keys[{place}].key", f"a key has at least {KEY_CHARS_MIN} characters")
-            )
-            continue
-        digest = key_digest(pepper, spec.key)
-        principal = Principal(
-            key_id=spec.name or f"key-{place + 1}", team=spec.team, tags=spec.tags
+    """Keys by digest. Two keys of one name would see each other's requests; one key of two names
+    would be counted under either."""
+    named = [
+        (
+            f"auth.keys[{place}]",
+            spec.key,
+            Principal(key_id=spec.name or f"key-{place + 1}", team=spec.team, tags=spec.tags),
         )
+        for place, spec in enumerate(config.auth.keys)
+    ]
+    if config.auth.admin_key is not None:
+        admin = Principal(key_id=ADMIN, is_admin=True)
+        named.append(("auth.admin_key", config.auth.admin_key, admin))
+    keys: dict[bytes, VirtualKey] = {}
+    names: set[str] = set()
+    for place, secret, principal in named:
+        digest = key_digest(pepper, secret)
+        if len(secret) < KEY_CHARS_MIN:
+            problems.append(Problem(place, f"a key has at least {KEY_CHARS_MIN} characters"))
+        elif not secret.isascii() or not secret.isprintable() or " " in secret:
+            problems.append(Problem(place, "it has a space or a character that is not ASCII"))
+        if digest in keys:
+            problems.append(Problem(place, "this key is there twice"))
+        if principal.key_id in names:
+            problems.append(Problem(place, f'another key is named "{principal.key_id}"'))
+        names.add(principal.key_id)
         keys[digest] = VirtualKey(digest=digest, principal=principal)
     return keys
 

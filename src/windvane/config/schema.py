@@ -5,7 +5,7 @@ file itself can be shown to anyone; a plain value works too.
 """
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -15,16 +15,18 @@ from windvane.core.routing.presets import LENGTH_THRESHOLD_CHARS
 from windvane.core.routing.table import Route
 from windvane.engine.snapshot import Timeouts
 
+_Number = Annotated[Decimal, Meta(extra_json_schema={"type": ["number", "string"]})]
 Positive = Annotated[int, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Dollars per million tokens."""
 
-    input: Decimal
-    output: Decimal
-    cache_read: Decimal | None = None
-    cache_write: Decimal | None = None
+    input: _Number
+    output: _Number
+    cache_read: _Number | None = None
+    cache_write: _Number | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,7 +51,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     api_key: str | None = None
     models: dict[str, ModelConfig | None] = {}
     timeouts: Timeouts | None = None
-    price_factor: Decimal | None = None
+    price_factor: _Number | None = None
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,8 +68,8 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     body_bytes_max: Positive = 10 * 1024 * 1024
     input_tokens_max: Positive | None = None
-    head_timeout_s: float = 10.0
-    body_timeout_s: float = 30.0
+    head_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 30.0
     connections_max: Positive = 20_000
 
 
@@ -81,10 +83,17 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may call. Without any key the gateway serves loopback alone, to anyone there."""
+    """Who may call. Without any key the gateway serves loopback alone, to anyone there.
+
+    `admin_key` may call too, and sees every key's requests.
+    """
 
     keys: tuple[KeyConfig, ...] = ()
     admin_key: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return not self.keys and self.admin_key is None
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,3 +116,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     retry: RetryPolicy = RetryPolicy()
     auth: AuthConfig = AuthConfig()
     log: LogConfig = LogConfig()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of `windvane.yaml`."""
+    return msgspec.json.schema(Config, schema_hook=_anything)
+
+
+def _anything(kind: type) -> dict[str, Any]:
+    """The schema of what is checked elsewhere: the conditions of rules."""
+    if kind is object:
+        return {"description": "a value, a list of values, or comparisons"}
+    raise NotImplementedError(f"no schema for {kind}")

@@ -14,6 +14,8 @@ from windvane.core.faults import Fault, FaultKind, Source
 FAILURES_TO_OPEN = 5
 OPEN_BASE_S = 1.0
 OPEN_MAX_S = 60.0
+DOUBLINGS_MAX = 6
+"""Enough to come to `OPEN_MAX_S`."""
 
 
 class BreakerState(StrEnum):
@@ -68,10 +70,12 @@ def failed(breaker: Breaker, fault: Fault, now_s: float) -> Breaker:
     """The breaker after a fault."""
     if fault.source is not Source.UPSTREAM or fault.kind not in _SICK:
         return released(breaker)
+    if breaker.state is BreakerState.OPEN:
+        return breaker  # it failed a request sent before it opened, or as a last resort
     failures = breaker.failures + 1
     if breaker.state is BreakerState.CLOSED and failures < FAILURES_TO_OPEN:
         return msgspec.structs.replace(breaker, failures=failures)
-    wait_s = min(OPEN_BASE_S * 2**breaker.opened, OPEN_MAX_S)
+    wait_s = min(OPEN_BASE_S * 2 ** min(breaker.opened, DOUBLINGS_MAX), OPEN_MAX_S)
     return Breaker(
         state=BreakerState.OPEN,
         failures=failures,

@@ -218,6 +218,14 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
     def says_something(self) -> bool:
         return bool(self.content or self.reasoning or self.refusal or self.tool_calls)
 
+    @property
+    def chars(self) -> int:
+        """All that the model wrote here: a call's arguments are billed like its prose."""
+        total = len(self.content or "") + len(self.reasoning or "") + len(self.refusal or "")
+        for call in self.tool_calls or ():
+            total += len(call.name or "") + len(call.arguments)
+        return total
+
 
 class Chunk(msgspec.Struct, kw_only=True):
     """A piece of a streamed completion.

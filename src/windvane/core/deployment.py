@@ -12,6 +12,9 @@ OUTPUT_TOKENS_ASSUMED = 1
 """What must fit beside the input when the caller does not say how long the answer may be."""
 
 
+TOO_LONG = "the request is too long"
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """One model, as one provider serves it.
 
@@ -49,7 +52,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         card = self.card
         if card is None:
             return None
-        if card.is_retired(day):
+        if card.retires_on is not None and card.is_retired(day):
             return _retired(card)
         able = card.capabilities
         if Capability.CHAT not in able:
@@ -65,7 +68,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         window = card.context_window_tokens
         needed = analysis.input_tokens + (analysis.output_tokens_max or OUTPUT_TOKENS_ASSUMED)
         if window is not None and needed > window:
-            return f"about {needed} tokens do not fit its window of {window}"
+            return f"{TOO_LONG}: about {needed} tokens, its window has {window}"
         return None
 
 

@@ -5,6 +5,7 @@ Laws:
 2. A deployment is retried only for faults that its own recovery mends, and only after a wait.
 3. Another deployment is tried at once: its health is unrelated.
 4. A wait is never longer than what is left of the exchange, nor than `wait_max_s`.
+5. With no time left nobody is asked: the question would be paid for, and its answer not awaited.
 
 Back-off is decorrelated jitter, `min(cap, uniform(base, 3 x previous))`; the provider's own
 Retry-After wins when it is longer. Source: AWS Builders' Library, "Timeouts, retries and backoff".
@@ -55,7 +56,7 @@ def next_step(
     rng: Random,
 ) -> Step:
     """Decide after `fault`. `attempts_here` counts those at the deployment that failed."""
-    if fault.retry is Retry.NEVER or attempts >= policy.attempts_max:
+    if fault.retry is Retry.NEVER or attempts >= policy.attempts_max or remaining_s <= 0:
         return Stop()
     wait_s = backoff_s(policy, fault, attempts_here, rng)
     may_wait = (

@@ -4,7 +4,7 @@
 be timed. `gate` is the seat of rates and concurrency; none are set yet.
 """
 
-import hmac
+from hashlib import blake2b
 
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import FaultKind, refuse
@@ -16,8 +16,8 @@ IN_PROCESS = Principal(key_id="in-process")
 
 
 def key_digest(pepper: bytes, secret: str) -> bytes:
-    """The digest a key is stored and found by."""
-    return hmac.digest(pepper, secret.encode(errors="surrogatepass"), "sha256")
+    """The digest a key is stored and found by: BLAKE2b, keyed with a pepper of at most 64 bytes."""
+    return blake2b(secret.encode(errors="surrogatepass"), key=pepper, digest_size=32).digest()
 
 
 def identify(credentials: Credentials, snapshot: Snapshot) -> Principal:

@@ -4,11 +4,12 @@ For a stream that is the first chunk that says anything: what comes before it (a
 piece) is kept, so that a provider that opens a stream and fails at once can still be replaced.
 """
 
-from asyncio import CancelledError
+from asyncio import CancelledError, get_running_loop
+from math import inf
 
 from windvane.core.chat import Chunk, Completion
 from windvane.core.exchange import Attempt, AttemptState, Exchange
-from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
+from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.engine.snapshot import Upstream
 from windvane.engine.watchdog import Watchdog
 from windvane.ports.clock import Clock
@@ -19,6 +20,8 @@ from windvane.wire.fold import Fold
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """A whole answer larger than this is a broken upstream; images in base64 stay well below."""
 ERROR_BYTES_MAX = 256 * 1024
+ERROR_BODY_S = 5.0
+"""How long the reason of an error status is waited for; the status alone is enough to go on by."""
 
 
 class OpenStream:
@@ -27,7 +30,7 @@ class OpenStream:
     `first` are the chunks read so far. `fold` is what they and all later ones amount to.
     """
 
-    __slots__ = ("_reader", "_response", "_upstream", "_watchdog", "first", "fold")
+    __slots__ = ("_is_ended", "_reader", "_response", "_upstream", "_watchdog", "first", "fold")
 
     def __init__(
         self, response: UpstreamResponse, upstream: Upstream, watchdog: Watchdog, now_s: int
@@ -36,36 +39,37 @@ class OpenStream:
         self._upstream = upstream
         self._watchdog = watchdog
         self._reader = ChatStreamReader(now_s)
+        self._is_ended = False
         self.fold = Fold()
         self.first: list[Chunk] = []
 
     async def read(self, what: str, within_s: float) -> list[Chunk]:
-        """The next chunks, at least one; none at the stream's good end.
+        """The next chunks, at least one; none at the stream's good end, and ever after.
 
+        Comments are not chunks: a provider that sends nothing else runs out of time all the same.
         Raises APIConnectionError when the stream ends before its answer did, and APITimeoutError
         when nothing comes in time.
         """
-        while True:
-            if self._reader.is_done:
-                self._check_end()
-                return []
-            self._watchdog.expect(what, within_s)
-            try:
-                piece = await self._response.read()
-            except CancelledError as cancelled:
-                if (timeout := self._watchdog.fault_of_cancellation()) is not None:
-                    raise timeout from cancelled
-                raise
-            finally:
-                self._watchdog.rest()
-            if not piece:
-                self._check_end()
-                return []
-            chunks = self._reader.feed(piece)
-            for chunk in chunks:
-                self.fold.add(chunk)
-            if chunks:
-                return chunks
+        if self._is_ended:
+            return []
+        if self._reader.failure is not None:
+            raise self._reader.failure
+        self._watchdog.expect(what, within_s)
+        try:
+            while not self._reader.is_done and (piece := await self._response.read()):
+                if chunks := self._reader.feed(piece):
+                    for chunk in chunks:
+                        self.fold.add(chunk)
+                    return chunks
+        except CancelledError as cancelled:
+            if (timeout := self._watchdog.fault_of_cancellation()) is not None:
+                raise timeout from cancelled
+            raise
+        finally:
+            self._watchdog.rest()
+        self._check_end()
+        self._is_ended = True
+        return []
 
     def _check_end(self) -> None:
         """A dead stream must not end like a good one, whatever marker it ends with."""
@@ -82,23 +86,27 @@ class OpenStream:
                 )
             )
 
-    async def read_first(self) -> None:
+    async def read_first(self, within_s: float) -> None:
         """Read until something is said, or the stream ends well without a word."""
-        within_s = self._upstream.timeouts.first_token_s
-        while True:
-            chunks = await self.read("the first token", within_s)
-            self.first += chunks
-            if not chunks or any(
-                piece.says_something for chunk in chunks for piece in chunk.choices
-            ):
+        loop = get_running_loop()
+        due_s = loop.time() + within_s
+        while not self.fold.chunks:
+            chunks = await self.read("the first token", due_s - loop.time())
+            if not chunks:
                 return
+            self.first += chunks
+        if self._reader.failure is not None:
+            raise self._reader.failure
 
     async def read_next(self) -> list[Chunk]:
         return await self.read("the next token", self._upstream.timeouts.inter_token_s)
 
     async def finish(self) -> None:
         """The answer is whole: give the connection back."""
-        await self._response.finish()
+        try:
+            await self._response.finish()
+        finally:
+            self._response.close()
 
     def close(self) -> None:
         """Close; a stream that is not whole takes its connection with it, at once."""
@@ -124,9 +132,9 @@ class Asking:
 
         Raises the WindvaneError its failure amounts to; `billed` says whether it may have cost.
         """
-        response = await self._open(attempt, request, upstream, watchdog)
+        response = await self._open(attempt, request, upstream, watchdog, inf)
         try:
-            body = await self._read_whole(response, watchdog, REPLY_BYTES_MAX)
+            body = await self._read_whole(response, watchdog, REPLY_BYTES_MAX, inf)
         finally:
             response.close()
         return decode_completion(body, exchange.received_at_us // 1_000_000)
@@ -140,11 +148,13 @@ class Asking:
         watchdog: Watchdog,
     ) -> OpenStream:
         """An open stream whose first words have come, or that ended well without any."""
-        response = await self._open(attempt, request, upstream, watchdog)
+        within_s = upstream.timeouts.first_token_s
+        started_s = self._clock.monotonic_s()
+        response = await self._open(attempt, request, upstream, watchdog, within_s)
         try:
             opened = OpenStream(response, upstream, watchdog, exchange.received_at_us // 1_000_000)
             _check_event_stream(response)
-            await opened.read_first()
+            await opened.read_first(within_s - (self._clock.monotonic_s() - started_s))
         except BaseException:
             response.close()
             raise
@@ -152,10 +162,15 @@ class Asking:
         return opened
 
     async def _open(
-        self, attempt: Attempt, request: UpstreamRequest, upstream: Upstream, watchdog: Watchdog
+        self,
+        attempt: Attempt,
+        request: UpstreamRequest,
+        upstream: Upstream,
+        watchdog: Watchdog,
+        within_s: float,
     ) -> UpstreamResponse:
         attempt.become(AttemptState.SENT)
-        watchdog.expect("the provider's answer", watchdog.remaining_s)
+        watchdog.expect("the provider's answer", within_s)
         try:
             response = await self._transport.open(request)
         except CancelledError as cancelled:
@@ -166,7 +181,8 @@ class Asking:
             watchdog.rest()
         attempt.status = response.status
         attempt.upstream_request_id = response.headers.get(upstream.provider.request_id_header)
-        if response.status != 200 or "content-encoding" in response.headers:
+        encoding = response.headers.get("content-encoding", "identity")
+        if response.status != 200 or encoding.lower() != "identity":
             try:
                 await self._refuse(response, upstream, watchdog)
             finally:
@@ -178,20 +194,22 @@ class Asking:
     ) -> None:
         if response.status == 200:
             encoding = response.headers["content-encoding"]
-            if encoding.lower() == "identity":
-                return
             raise error_of(_unreadable(f"it is encoded as {encoding[:40]!r}, unasked"))
-        body = await self._read_whole(response, watchdog, ERROR_BYTES_MAX)
+        try:
+            body = await self._read_whole(response, watchdog, ERROR_BYTES_MAX, ERROR_BODY_S)
+        except WindvaneError:
+            # Cut, endless or never come: the status has said that nothing will be billed.
+            body = b""
         now_s = self._clock.wall_us() / 1_000_000
         raise error_of(upstream.provider.classify(response.status, response.headers, body, now_s))
 
     async def _read_whole(
-        self, response: UpstreamResponse, watchdog: Watchdog, bytes_max: int
+        self, response: UpstreamResponse, watchdog: Watchdog, bytes_max: int, within_s: float
     ) -> bytes:
-        """The body, within what is left of the exchange's time, and bounded."""
+        """The body, within `within_s` and what is left of the exchange's time, and bounded."""
         pieces: list[bytes] = []
         size = 0
-        watchdog.expect("the provider's answer", watchdog.remaining_s)
+        watchdog.expect("the provider's answer", within_s)
         try:
             while piece := await response.read():
                 pieces.append(piece)

@@ -18,7 +18,7 @@ from windvane.engine.health import HealthBook
 from windvane.engine.relay import ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
 from windvane.engine.snapshot import Snapshot
-from windvane.engine.watchdog import Watchdog
+from windvane.engine.watchdog import Watch, Watchdog
 from windvane.ports.clock import Clock
 from windvane.ports.transport import UpstreamRequest
 
@@ -75,6 +75,7 @@ class Dispatch:
         self._clock = clock
         self._rng = rng
         self._on_end = on_end
+        self._watch = Watch()
 
     async def run(self, exchange: Exchange, snapshot: Snapshot) -> Answer:
         """The answer. Raises the WindvaneError of the last attempt when none gave one.
@@ -83,7 +84,8 @@ class Dispatch:
         """
         assert exchange.decision is not None
         plan = _Plan(exchange.decision.candidates)
-        watchdog = Watchdog(snapshot.upstreams[plan.current.deployment.provider].timeouts.total_s)
+        upstream = snapshot.upstreams[plan.current.deployment.provider]
+        watchdog = self._watch.start(upstream.timeouts.total_s)
         kept: Answer | None = None
         try:
             while True:
@@ -103,11 +105,11 @@ class Dispatch:
                     continue
                 kept = self._accept(exchange, attempt, answer, watchdog)
                 break
-        finally:
-            if not isinstance(kept, ChunkStream):
-                watchdog.stop()
-        assert kept is not None
+        except BaseException:
+            watchdog.stop()
+            raise
         if isinstance(kept, Completion):
+            watchdog.stop()
             self._on_end(exchange, 200, None)
         return kept
 

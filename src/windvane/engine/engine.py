@@ -23,11 +23,12 @@ from windvane.core.events import ExchangeEnded
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
 from windvane.core.principal import Principal
-from windvane.core.routing.decide import decide
+from windvane.core.routing.decide import Decider
 from windvane.core.routing.decision import Decision
 from windvane.engine.admission import gate, identify
 from windvane.engine.asking import Asking
 from windvane.engine.dispatch import Answer, Dispatch
+from windvane.engine.facts import Facts
 from windvane.engine.health import HealthBook
 from windvane.engine.lookup import find
 from windvane.engine.relay import CLIENT_CLOSED
@@ -62,6 +63,8 @@ class Engine:
         self._ids = ids
         self._observers = observers
         self._settlement = Settlement(journal, clock, observers)
+        self._decider: Decider | None = None
+        self._decider_of: Snapshot | None = None
         self._dispatch = Dispatch(
             asking=Asking(transport, clock),
             settlement=self._settlement,
@@ -156,15 +159,16 @@ class Engine:
 
     def _decide(self, exchange: Exchange, snapshot: Snapshot) -> Decision:
         assert exchange.analysis is not None
-        return decide(
+        day = self._settlement.day(exchange.received_at_us)
+        decider = self._decider
+        if decider is None or decider.day != day or self._decider_of is not snapshot:
+            decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
+            self._decider, self._decider_of = decider, snapshot
+        return decider.decide(
             exchange.request.model,
             exchange.analysis,
-            routes=snapshot.routes,
-            deployments=snapshot.deployments,
-            catalog=snapshot.catalog,
-            facts=_Facts(exchange),
-            day=self._settlement.day(exchange.received_at_us),
-            is_available=self.is_available,
+            Facts(exchange),
+            None if self.health.is_all_well else self.is_available,
         )
 
     def _end(self, exchange: Exchange, status: int, fault: Fault | None) -> None:
@@ -204,32 +208,3 @@ class Engine:
         """Close what the engine was given: transport and ledger."""
         await self._transport.aclose()
         await self.ledger.aclose()
-
-
-class _Facts(dict[str, object]):
-    """What rules may ask about an exchange, worked out only when one does."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__()
-        self._exchange = exchange
-
-    def get(self, key: str, default: object = None) -> object:
-        exchange = self._exchange
-        if key.startswith("header."):
-            value = exchange.headers.get(key.removeprefix("header.").lower().encode())
-            return value.decode("latin-1") if value is not None else default
-        principal = exchange.principal
-        match key:
-            case "key":
-                return principal.key_id if principal else None
-            case "team":
-                return principal.team if principal else None
-            case "tag":
-                return principal.tags if principal else ()
-            case "requested_model":
-                return exchange.request.model
-            case "hour":
-                return exchange.received_at_us // 3_600_000_000 % 24
-            case "weekday":
-                return (exchange.received_at_us // 86_400_000_000 + 3) % 7
-        return default

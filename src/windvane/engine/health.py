@@ -30,6 +30,11 @@ class HealthBook:
         self._failures: dict[str, int] = {}
         self._errors: dict[str, tuple[str, int]] = {}
 
+    @property
+    def is_all_well(self) -> bool:
+        """Whether no breaker has anything to say."""
+        return not self._breakers
+
     def is_available(self, deployment: Deployment, now_s: float) -> bool:
         known = self._breakers.get(deployment.id)
         return known is None or breaker.admits(known, now_s)
@@ -41,12 +46,11 @@ class HealthBook:
             self._breakers[deployment.id] = breaker.admitted(known, now_s)
 
     def succeeded(self, deployment: Deployment) -> None:
-        if deployment.id in self._breakers:
-            self._breakers[deployment.id] = breaker.CLOSED
+        self._breakers.pop(deployment.id, None)
 
     def failed(self, deployment: Deployment, fault: Fault, now_s: float, now_us: int) -> None:
         known = self._breakers.get(deployment.id, breaker.CLOSED)
-        self._breakers[deployment.id] = breaker.failed(known, fault, now_s)
+        self._put(deployment, breaker.failed(known, fault, now_s))
         self._failures[deployment.id] = self._failures.get(deployment.id, 0) + 1
         self._errors[deployment.id] = (f"{fault.kind}: {fault.message}"[:500], now_us)
 
@@ -54,7 +58,14 @@ class HealthBook:
         """The attempt ended without telling anything of health."""
         known = self._breakers.get(deployment.id)
         if known is not None:
-            self._breakers[deployment.id] = breaker.released(known)
+            self._put(deployment, breaker.released(known))
+
+    def _put(self, deployment: Deployment, state: Breaker) -> None:
+        """Remember a breaker that is not at rest; forget one that is."""
+        if state == breaker.CLOSED:
+            self._breakers.pop(deployment.id, None)
+        else:
+            self._breakers[deployment.id] = state
 
     def of(self, deployment: Deployment) -> Health:
         message, at_us = self._errors.get(deployment.id, (None, None))

@@ -106,9 +106,11 @@ class Settlement:
 
     def _price(self, deployment: Deployment, at_us: int) -> Price | None:
         day = self.day(at_us)
-        if deployment.id not in self._rates:
-            self._rates[deployment.id] = deployment.price_on(day)
-        return self._rates[deployment.id]
+        try:
+            return self._rates[deployment.id]
+        except KeyError:
+            price = self._rates[deployment.id] = deployment.price_on(day)
+            return price
 
     def _worst_case(
         self, exchange: Exchange, deployment: Deployment, now_us: int
@@ -169,13 +171,17 @@ class Settlement:
     def _settle_partial(
         self, exchange: Exchange, attempt: Attempt, fold: Fold | None, outcome: str
     ) -> None:
-        """Cut off on the way: exact when usage had come, estimated when words had, else assumed."""
-        if fold is None or not fold.chunks:
+        """Cut off on the way: exact when finish and usage had come, estimated when words had, else
+        assumed. Usage before the finish is a count so far, and what comes after it is not known."""
+        if fold is None or not (fold.chunks or fold.usage):
             self._settle(exchange, attempt, NOTHING_USED, Certainty.ASSUMED, outcome)
-        elif fold.usage is not None:
+        elif fold.usage is not None and fold.is_finished:
             self._settle(exchange, attempt, fold.usage, Certainty.EXACT, outcome)
         else:
             usage = self._estimate(exchange, attempt, fold.chunks, fold.output_chars)
+            if fold.usage is not None:
+                output_tokens = max(usage.output_tokens, fold.usage.output_tokens)
+                usage = msgspec.structs.replace(fold.usage, output_tokens=output_tokens)
             self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
 
     def _estimate(self, exchange: Exchange, attempt: Attempt, pieces: int, chars: int) -> Usage:

@@ -1,8 +1,8 @@
 """Deadlines that cost next to nothing.
 
-A stream has a deadline for every token; arming and disarming a timer for each would cost more than
-relaying it. So one timer stands behind each exchange: when it fires and something has happened
-meanwhile, it is set again for what is left.
+A stream has a deadline for every token; setting and cancelling a timer for each would cost more than
+relaying it. So one timer stands behind all exchanges of an engine. It is set for the earliest deadline
+there was; when it fires, whoever is still waiting and overdue is cancelled, and it is set again.
 """
 
 import asyncio
@@ -10,54 +10,115 @@ import math
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 
+LATENESS_MAX_S = 0.02
+"""Deadlines this close together are looked at together."""
+
+
+class Watch:
+    """The one timer behind the watchdogs of an engine."""
+
+    __slots__ = ("_dogs", "_due_s", "_loop", "_timer")
+
+    def __init__(self) -> None:
+        self._dogs: dict[Watchdog, None] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = math.inf
+
+    def start(self, total_s: float) -> "Watchdog":
+        """A watchdog for an exchange that must end within `total_s`. It must be stopped."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            # Another loop than before (a client used from a second `asyncio.run`): start afresh.
+            self._loop, self._timer, self._due_s, self._dogs = loop, None, math.inf, {}
+        dog = Watchdog(self, loop, loop.time() + total_s)
+        self._dogs[dog] = None
+        return dog
+
+    def forget(self, dog: "Watchdog") -> None:
+        self._dogs.pop(dog, None)
+        if not self._dogs and self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._due_s = None, math.inf
+
+    def be_there(self, due_s: float) -> None:
+        """Make sure that the timer fires at `due_s` or before."""
+        if due_s < self._due_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._set(due_s)
+
+    def _set(self, due_s: float) -> None:
+        assert self._loop is not None
+        self._due_s = due_s
+        self._timer = self._loop.call_at(due_s, self._look)
+
+    def _look(self) -> None:
+        assert self._loop is not None
+        self._timer, self._due_s = None, math.inf
+        now_s = self._loop.time()
+        next_s = math.inf
+        for dog in list(self._dogs):
+            if dog.due_s <= now_s:
+                dog.bite()
+            elif dog.due_s < next_s:
+                next_s = dog.due_s
+        if next_s is not math.inf:
+            self._set(max(next_s, now_s + LATENESS_MAX_S))
+
 
 class Watchdog:
     """Cancels the task that waits, when what it waits for does not come in time."""
 
-    __slots__ = ("_due_s", "_ends_s", "_expired", "_loop", "_task", "_timer", "_what")
+    __slots__ = (
+        "_cancelled_before",
+        "_ends_s",
+        "_expired",
+        "_loop",
+        "_task",
+        "_watch",
+        "_what",
+        "due_s",
+    )
 
-    def __init__(self, total_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ends_s = self._loop.time() + total_s
-        self._due_s = math.inf
+    def __init__(self, watch: Watch, loop: asyncio.AbstractEventLoop, ends_s: float) -> None:
+        self._watch = watch
+        self._loop = loop
+        self._ends_s = ends_s
+        self.due_s = math.inf
         self._what = ""
-        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
+        self._cancelled_before = 0
         self._expired = False
 
     @property
     def remaining_s(self) -> float:
         return self._ends_s - self._loop.time()
 
-    def expect(self, what: str, within_s: float) -> None:
+    def expect(self, what: str, within_s: float = math.inf) -> None:
         """From now, `what` must come within `within_s`, and before the exchange's own end."""
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        if task is not self._task and task is not None:
+            # Cancellations it has outlived (it is cleaning up after one) are nothing to us.
+            self._task = task
+            self._cancelled_before = task.cancelling()
         self._what = what
-        self._due_s = min(self._loop.time() + within_s, self._ends_s)
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._due_s, self._on_timer)
-        elif self._timer.when() > self._due_s:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(self._due_s, self._on_timer)
+        due_s = self._loop.time() + within_s
+        self.due_s = min(self._ends_s, due_s)
+        self._watch.be_there(self.due_s)
 
     def rest(self) -> None:
         """Nothing is waited for."""
-        self._due_s = math.inf
+        self.due_s = math.inf
 
     def stop(self) -> None:
-        self._due_s = math.inf
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.due_s = math.inf
+        self._watch.forget(self)
 
-    def _on_timer(self) -> None:
-        self._timer = None
-        if self._due_s is math.inf:
-            return
-        if self._loop.time() < self._due_s:
-            self._timer = self._loop.call_at(self._due_s, self._on_timer)
-            return
+    def bite(self) -> None:
+        """The deadline has passed: cancel the waiting task."""
         self._expired = True
+        self.due_s = math.inf
         assert self._task is not None
         self._task.cancel()
 
@@ -70,7 +131,7 @@ class Watchdog:
             return None
         self._expired = False
         self.rest()
-        if self._task.uncancel() > 0:
+        if self._task.uncancel() > self._cancelled_before:
             return None
         return error_of(
             Fault(

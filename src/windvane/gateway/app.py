@@ -2,17 +2,24 @@
 
 from windvane.config.resolve import is_loopback
 from windvane.config.schema import Config
+from windvane.core.faults import Fault, FaultKind, Source
 from windvane.engine.engine import Engine
 from windvane.gateway.control_plane.app import control_plane
 from windvane.gateway.data_plane.app import DataPlane
 from windvane.gateway.data_plane.asgi import JSON, ASGIApp, Receive, Scope, Send, send_whole
+from windvane.gateway.data_plane.incoming import Incoming
+from windvane.gateway.data_plane.outgoing import id_headers
 from windvane.system import SystemClock
 from windvane.telemetry.metrics import Metrics
+from windvane.wire.errors import render_error
 
-_LOOPBACK_HOSTS = (b"127.0.0.1", b"localhost", b"[::1]")
-_WRONG_HOST = (
-    b'{"error":{"message":"this gateway has no key, so it answers to loopback names alone; set'
-    b' ALLOWED_API_KEYS","type":"permission_error","param":"host","code":"host_not_allowed"}}'
+_WRONG_HOST = Fault(
+    kind=FaultKind.FORBIDDEN,
+    source=Source.CLIENT,
+    message="this gateway has no key, so it answers to loopback names alone; set ALLOWED_API_KEYS",
+    status=403,
+    code="host_not_allowed",
+    param="host",
 )
 
 
@@ -37,19 +44,17 @@ class Gateway:
         self._checks_host = not config.insecure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._checks_host and self._engine.snapshot.is_open and not _is_loopback_host(scope):
-            await send_whole(send, 403, [JSON], _WRONG_HOST)
-            return
+        if self._checks_host and self._engine.snapshot.is_open:
+            incoming = Incoming(scope)
+            if not incoming.names_loopback:
+                await self._refuse_host(incoming, send)
+                return
         path = scope["path"]
         assert isinstance(path, str)
         plane = self._data_plane if path.startswith("/v1/") else self._control_plane
         await plane(scope, receive, send)
 
-
-def _is_loopback_host(scope: Scope) -> bool:
-    for name, value in scope["headers"]:  # type: ignore[attr-defined]
-        if name == b"host":
-            host, _, port = value.rpartition(b":")
-            name_only = host if host and port.isdigit() else value
-            return name_only.lower() in _LOOPBACK_HOSTS
-    return False
+    async def _refuse_host(self, incoming: Incoming, send: Send) -> None:
+        request_id = incoming.request_id or self._engine.new_request_id()
+        status, body = render_error(_WRONG_HOST, incoming.dialect, request_id)
+        await send_whole(send, status, [*id_headers(request_id), JSON], body)

@@ -7,15 +7,25 @@
 
 import asyncio
 import gc
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
-from windvane.core.faults import Fault, FaultKind, Source
-from windvane.gateway.data_plane.asgi import ASGIApp
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError
+from windvane.gateway.data_plane.asgi import ASGIApp, HeaderList
 from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error
 
@@ -25,11 +35,97 @@ KEEP_ALIVE_S = 75
 """Longer than a load balancer's 60 s, so that the balancer closes first and no request is lost."""
 GRACEFUL_S = 30
 BACKLOG = 2_048
+DATA_PLANE = "/v1/"
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     head_timeout_s: float
     connections_max: int
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its answer.
+
+    The data plane's answers are written here: head and body in one piece, without the checks of
+    headers that uvicorn owes to any application and ours have passed already
+    (gateway/data_plane/outgoing.py). All other answers go uvicorn's way.
+    """
+
+    _head = b""
+
+    async def run_asgi(self, app: Any) -> None:
+        """Run the application. A caller who left is no error, and needs no answer."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._break_off()
+        except WindvaneError:
+            # A stream died after its head had gone out, and could not say so: break it off.
+            self._break_off()
+        except Exception:
+            self.logger.exception("a request failed beyond the planes")
+            self._break_off()
+        else:
+            if not self.response_complete:
+                self._break_off()
+        finally:
+            self.on_response = _nothing
+
+    def _break_off(self) -> None:
+        if not self.disconnected and not self.response_complete:
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        if self.scope["method"] == "HEAD" or not self.scope["path"].startswith(DATA_PLANE):
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self._head = self._write_head(message["status"], message["headers"])
+        else:
+            self._write_body(message["body"], message.get("more_body", False))
+
+    def _write_head(self, status: int, headers: HeaderList) -> bytes:
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.chunked_encoding = True
+        written = [STATUS_LINE[status]]
+        for name, value in self.default_headers:
+            written += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            written += (name, b": ", value, b"\r\n")
+            if name == b"content-length":
+                self.chunked_encoding = False
+            elif name == b"connection" and value == b"close":
+                self.keep_alive = False
+        if self.chunked_encoding:
+            written.append(b"transfer-encoding: chunked\r\n")
+        written.append(b"\r\n")
+        return b"".join(written)
+
+    def _write_body(self, body: bytes, is_more: bool) -> None:
+        if self.chunked_encoding:
+            data = b"%b%x\r\n%b\r\n" % (self._head, len(body), body) if body else self._head
+            if not is_more:
+                data += b"0\r\n\r\n"
+        else:
+            data = self._head + body
+        self._head = b""
+        if data:
+            self.transport.write(data)
+        if not is_more:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+
+def _nothing() -> None:
+    return None
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -43,7 +139,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._is_in_head = False
         self._running: asyncio.Task[None] | None = None
-        self.is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -69,6 +164,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        """As uvicorn's own, with our cycle, and without upgrades: nothing here is a web socket."""
         self._is_in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -76,16 +172,49 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX:
             self._refuse(431, f"there are more than {HEADERS_MAX} headers", "too_many_headers")
             return
-        self.scope["windvane.connection"] = self  # type: ignore[typeddict-unknown-key]
-        super().on_headers_complete()
+        scope = self.scope
+        http_version = self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = http_version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        running = self.cycle
+        self.cycle = _Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=http_version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if running is None or running.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        if self.cycle is not None:
-            super().on_body(body)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        if self.cycle is not None:
-            super().on_message_complete()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         task = self.loop.create_task(cycle.run_asgi(app))
@@ -94,7 +223,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._running = task
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -132,6 +260,29 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which returns when it was told to stop.
+
+    uvicorn raises the signal again once it has stopped serving; the process would end there, before
+    the ledger has been written and closed.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
 def make_server(app: ASGIApp, *, host: str, port: int, limits: ServerLimits) -> uvicorn.Server:
     """A server of `app`, ready to `serve()`."""
     protocol = type("Protocol", (GuardedProtocol,), {"limits": limits})
@@ -145,11 +296,12 @@ def make_server(app: ASGIApp, *, host: str, port: int, limits: ServerLimits) -> 
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACEFUL_S,
         backlog=BACKLOG,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
 def settle_memory() -> None:

@@ -5,6 +5,7 @@ An error status is never billed by either.
 """
 
 import math
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source
@@ -99,9 +100,12 @@ def retry_after_s(headers: Headers, now_s: float) -> float | None:
     if seconds is not None:
         return _sane(seconds)
     try:
-        return _sane(parsedate_to_datetime(text).timestamp() - now_s)
+        day = parsedate_to_datetime(text)
     except (ValueError, OverflowError, TypeError):
         return None
+    if day.tzinfo is None:  # RFC 9110: a date without a zone is UTC
+        day = day.replace(tzinfo=UTC)
+    return _sane(day.timestamp() - now_s)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -1,12 +1,13 @@
 """Mistral: `api.mistral.ai` and its regional hosts.
 
 Quirks: it refuses unknown fields (wire/mistral_chat.py translates), says a key's zero allowance and
-an exhausted month in its rate headers alone, and both are final.
+an exhausted month in its rate headers alone, and both are final. What a guardrail blocks answers 403
+like a missing permission, but is the caller's: another provider must not be asked to say it.
 """
 
 import msgspec
 
-from windvane.core.faults import Fault, FaultKind, Retry
+from windvane.core.faults import Fault, FaultKind, Retry, Source
 from windvane.providers import fault_map
 from windvane.providers.provider import Headers, Provider
 from windvane.wire import mistral_chat
@@ -14,8 +15,12 @@ from windvane.wire.dialect import Dialect
 
 
 def classify(status: int, headers: Headers, body: bytes, now_s: float) -> Fault:
-    """The shared table, and the two 429s that no wait mends."""
+    """The shared table, blocks by a guardrail, and the two 429s that no wait mends."""
     fault = fault_map.classify(status, headers, body, now_s)
+    if status == 403 and b"guardrail" in body:
+        return msgspec.structs.replace(
+            fault, kind=FaultKind.CONTENT_FILTERED, source=Source.CLIENT, retry=Retry.NEVER
+        )
     if fault.kind is not FaultKind.RATE_LIMITED:
         return fault
     final = None

@@ -1,13 +1,17 @@
 """The journal: a local file, only ever appended to, that outlives the death of the process.
 
-A record is one plain `write`, so once the call returns the kernel has it and SIGKILL cannot take it
-back. `sync` makes it outlive power loss as well; the ledger's writer calls it with every group.
+A record is copied into a shared memory map of the file, so once the call returns the kernel has it and
+SIGKILL cannot take it back; no system call is made for it. `sync` makes it outlive power loss as well;
+the ledger's writer calls it with every group.
 
-Format: segments `NNNNNN.journal`, each a row of records `length, crc32, MessagePack([kind, entry])`.
-A torn last record (the machine died while writing) ends the segment. A segment is deleted when each
-of its holds is settled and each of its settlements is in the ledger.
+Format: segments `NNNNNN.journal`, each a row of records `length, crc32, MessagePack([kind, entry])`,
+then zeros. A segment's room is taken from the disk when it is made, so a full disk is met there, as an
+error, and never in the middle of a record. A torn record (the machine died while writing) ends the
+segment. A segment is deleted when each of its holds is settled and each of its settlements is in the
+ledger.
 """
 
+import mmap
 import os
 import struct
 import zlib
@@ -20,7 +24,8 @@ import msgspec
 from windvane.core.faults import Fault, FaultKind, Source, error_of
 from windvane.core.ledger import LedgerEntry
 
-SEGMENT_BYTES_MAX = 16 * 1024 * 1024
+SEGMENT_BYTES = 8 * 1024 * 1024
+"""About 10,000 attempts."""
 RECORD_BYTES_MAX = 1024 * 1024
 
 _HOLD = 0
@@ -45,8 +50,10 @@ class FileJournal:
         self._holds: dict[str, int] = {}
         self._busy: dict[int, int] = {}
         self._committed: deque[int] = deque()
-        self._file = self._open_segment()
-        self._size = 0
+        self._full: deque[int] = deque()
+        self._file = -1
+        self._map: mmap.mmap | None = None
+        self._end = 0
 
     def replay(self) -> Iterator[LedgerEntry]:
         """What earlier processes left: every settlement, and each hold that never met its own.
@@ -72,7 +79,7 @@ class FileJournal:
     def hold(self, entry: LedgerEntry) -> None:
         """Write a hold. Raises InternalServerError (503) when it cannot be written."""
         try:
-            self._append(_HOLD, entry)
+            number = self._append(_HOLD, entry)
         except OSError as error:
             raise error_of(
                 Fault(
@@ -84,22 +91,23 @@ class FileJournal:
                     retry_after_s=1.0,
                 )
             ) from error
-        self._holds[entry.attempt_id] = self._number
-        self._count(self._number, 1)
+        self._holds[entry.attempt_id] = number
+        self._count(number, 1)
 
     def settle(self, entry: LedgerEntry) -> None:
         """Write a settlement, and hand it to the ledger.
 
         A disk that takes no more must not lose what was spent: the ledger gets it all the same, and
-        should that fail too, the hold on disk stands for it.
+        until it has it, the hold on disk stands for it.
         """
         segment = self._holds.pop(entry.attempt_id, None)
         try:
-            self._append(_SETTLEMENT, entry)
-            self._count(self._number, 1)
-            self._sink(entry, self._number)
+            number = self._append(_SETTLEMENT, entry)
         except OSError:
-            self._sink(entry, 0)
+            self._sink(entry, segment or 0)
+            return
+        self._count(number, 1)
+        self._sink(entry, number)
         if segment is not None:
             self._count(segment, -1)
 
@@ -108,34 +116,62 @@ class FileJournal:
         self._committed.extend(segments)
 
     def sync(self) -> None:
-        """Make all that was appended outlive power loss. May be called from another thread."""
-        os.fdatasync(self._file)
+        """Make all that was appended outlive power loss. May be called from another thread.
+
+        Only here are files closed, so that none is closed while it is being synced.
+        """
+        while self._full:
+            file = self._full.popleft()
+            os.fdatasync(file)
+            os.close(file)
+        if self._file >= 0:
+            os.fdatasync(self._file)
 
     def close(self) -> None:
-        """Close; what the ledger has confirmed is deleted."""
+        """Close; what the ledger has confirmed is deleted. `sync` must not be running."""
         self._collect()
-        os.close(self._file)
+        self._retire_segment()
+        self.sync()
         if not self._busy.get(self._number):
             self._path(self._number).unlink(missing_ok=True)
 
-    def _append(self, kind: int, entry: LedgerEntry) -> None:
+    def _append(self, kind: int, entry: LedgerEntry) -> int:
+        """Add a record, and return the number of its segment.
+
+        Raises OSError when a new segment is needed and the disk has no room for one.
+        """
         payload = _encode((kind, entry))
-        record = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
-        written = os.write(self._file, record)
-        if written != len(record):
-            # A short write means a full disk. The torn record would hide all that follow it.
-            os.ftruncate(self._file, self._size)
-            raise OSError(28, "No space left on device")
-        self._size += written
-        if self._size >= SEGMENT_BYTES_MAX:
+        size = _HEADER.size + len(payload)
+        if self._map is None or self._end + size > SEGMENT_BYTES:
             self._rotate()
+        assert self._map is not None
+        # The payload goes first: a record without its length is no record.
+        start, end = self._end, self._end + size
+        self._map[start + _HEADER.size : end] = payload
+        self._map[start : start + _HEADER.size] = _HEADER.pack(len(payload), zlib.crc32(payload))
+        self._end = end
+        return self._number
 
     def _rotate(self) -> None:
         self._collect()
-        os.close(self._file)
-        self._number += 1
-        self._file = self._open_segment()
-        self._size = 0
+        number = self._number if self._map is None else self._number + 1
+        file = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, SEGMENT_BYTES)
+            fresh = mmap.mmap(file, SEGMENT_BYTES)
+        except OSError:
+            os.close(file)
+            self._path(number).unlink(missing_ok=True)
+            raise
+        self._retire_segment()
+        self._file, self._map, self._number, self._end = file, fresh, number, 0
+
+    def _retire_segment(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+            file, self._file = self._file, -1
+            self._full.append(file)
 
     def _collect(self) -> None:
         """Count what the ledger has confirmed, and delete the segments nobody needs."""
@@ -152,10 +188,6 @@ class FileJournal:
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.journal"
 
-    def _open_segment(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return os.open(self._path(self._number), flags, 0o600)
-
 
 def read_segment(path: Path) -> Iterator[tuple[int, LedgerEntry]]:
     """The records of a segment, up to its end or its first torn record."""
@@ -163,6 +195,8 @@ def read_segment(path: Path) -> Iterator[tuple[int, LedgerEntry]]:
     place = 0
     while place + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, place)
+        if length == 0:
+            return
         place += _HEADER.size
         payload = data[place : place + length]
         place += length

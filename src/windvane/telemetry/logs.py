@@ -14,12 +14,15 @@ _log = logging.getLogger("windvane.requests")
 
 
 class RequestLog:
-    """Observes the engine, and logs each request that ended: failures as warnings."""
+    """Observes the engine: logs failures as warnings, and, at level debug, every request.
+
+    A line for each good request would cost more than relaying it; the ledger has them all.
+    """
 
     def on(self, event: Event) -> None:
         if not isinstance(event, ExchangeEnded):
             return
-        level = logging.INFO if event.status < 500 and event.fault is None else logging.WARNING
+        level = logging.DEBUG if event.status < 500 and event.fault is None else logging.WARNING
         if _log.isEnabledFor(level):
             _log.log(level, "request", extra={"event": event})
 

@@ -6,6 +6,7 @@ docs/reference/metrics.md lists every name.
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -65,7 +66,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str], int] = {}
         self._fallbacks: dict[tuple[str, str], int] = {}
-        self._attempts: dict[tuple[str, str], int] = {}
+        self._attempts: dict[tuple[str, str, str], int] = {}
         self._tokens: dict[tuple[str, str], int] = {}
         self._cost: dict[tuple[str, str], int] = {}
         self._unpriced: dict[str, int] = {}
@@ -85,10 +86,11 @@ class Metrics(Collector):
     def _on_end(self, event: ExchangeEnded) -> None:
         model = event.model or UNROUTED
         _add(self._requests, (model, str(event.status)), 1)
-        tried = event.models_tried
-        for place in range(1, len(tried)):
-            if tried[place] != tried[place - 1]:
-                _add(self._fallbacks, (tried[place - 1], tried[place]), 1)
+        if event.attempts > 1:
+            tried = event.models_tried
+            for before, after in pairwise(tried):
+                if before != after:
+                    _add(self._fallbacks, (before, after), 1)
         _add(self._cache, event.cache_status, 1)
         _histogram(self._durations, model, DURATION_BUCKETS_S).observe(event.duration_s)
         self._overhead.observe(event.overhead_s)
@@ -97,11 +99,14 @@ class Metrics(Collector):
 
     def _on_settled(self, event: AttemptSettled) -> None:
         entry = event.entry
-        _add(self._attempts, (f"{entry.provider}/{entry.model}", entry.outcome), 1)
         model = entry.model
-        _add(self._tokens, (model, "input"), entry.input_tokens)
-        _add(self._tokens, (model, "output"), entry.output_tokens)
-        _add(self._tokens, (model, "cache_read"), entry.cache_read_input_tokens)
+        _add(self._attempts, (entry.provider, model, entry.outcome), 1)
+        if entry.input_tokens:
+            _add(self._tokens, (model, "input"), entry.input_tokens)
+        if entry.output_tokens:
+            _add(self._tokens, (model, "output"), entry.output_tokens)
+        if entry.cache_read_input_tokens:
+            _add(self._tokens, (model, "cache_read"), entry.cache_read_input_tokens)
         if entry.cost_nano_usd is None:
             _add(self._unpriced, model, 1)
         else:
@@ -137,7 +142,7 @@ class Metrics(Collector):
         yield _counter(
             "windvane_upstream_attempts",
             "Attempts at a deployment, by how they ended.",
-            ("deployment", "outcome"),
+            ("provider", "model", "outcome"),
             self._attempts,
         )
         yield _counter("windvane_tokens", "Tokens, by kind.", ("model", "type"), self._tokens)

@@ -58,9 +58,11 @@ class _Connection(asyncio.Protocol):
         self._pieces: deque[bytes] = deque()
         self._pending_bytes = 0
         self._head_bytes = 0
+        self._header_bytes = 0
         self._is_paused = False
         self._error: WindvaneError | None = None
         self._is_informational = False
+        self._keeps_alive = False
         self.is_closed = False
         self.has_head = False
         self.is_complete = False
@@ -83,15 +85,15 @@ class _Connection(asyncio.Protocol):
             return
         if not self.has_head:
             self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._fail(_protocol_fault("the head of its answer is too large"))
-                return
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail(_protocol_fault("it switched protocols unasked"))
         except (httptools.HttpParserError, ValueError) as error:
             self._fail(_protocol_fault(f"its answer is not HTTP: {error}"))
+        # Only a head still unfinished is measured so: the read that ends it may hold body as well.
+        if not self.has_head and self._head_bytes > HEAD_BYTES_MAX:
+            self._fail(_protocol_fault("the head of its answer is too large"))
         self._wake()
 
     def eof_received(self) -> bool:
@@ -100,7 +102,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
         if self._parser is not None and not self.is_complete and self._error is None:
-            if self._ends_at_close():
+            if exc is None and self._ends_at_close():
                 self.is_complete = True
             else:
                 self._error = _broken(exc)
@@ -122,7 +124,8 @@ class _Connection(asyncio.Protocol):
         self.headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= HEADERS_MAX:
+        self._header_bytes += len(name) + len(value)
+        if len(self.headers) >= HEADERS_MAX or self._header_bytes > HEAD_BYTES_MAX:
             raise ValueError("too many headers")
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1")
@@ -144,8 +147,11 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
+        assert self._parser is not None
         if not self._is_informational:
             self.is_complete = True
+            # To be asked here and now: the parser forgets the answer's framing when it is over.
+            self._keeps_alive = self._parser.should_keep_alive()
 
     # what the call does
 
@@ -153,8 +159,8 @@ class _Connection(asyncio.Protocol):
         """Send a request; the answer's head is awaited with `read_head`."""
         assert self._transport is not None
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes = 0
-        self.has_head = self.is_complete = False
+        self._head_bytes = self._header_bytes = 0
+        self.has_head = self.is_complete = self._keeps_alive = False
         self.calls += 1
         self._transport.write(head + body)
 
@@ -190,13 +196,14 @@ class _Connection(asyncio.Protocol):
     @property
     def may_be_kept(self) -> bool:
         return (
-            self.is_complete
+            self._keeps_alive
             and not self._pieces
             and not self.is_closed
             and self._error is None
-            and self._parser is not None
-            and self._parser.should_keep_alive()
             and not self._is_paused
+            and self._transport is not None
+            # An answer may come before the request has left: what is left of it would go first.
+            and not self._transport.get_write_buffer_size()
         )
 
     def rest(self, now_s: float) -> None:
@@ -244,16 +251,21 @@ class Http1Response:
         self.headers: Mapping[str, str] = connection.headers
 
     async def read(self) -> bytes:
+        if not self._is_open:
+            # The connection may be serving another call by now.
+            return b""
         pieces = await self._connection.read_pieces()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def finish(self) -> None:
-        if self._is_open and not self._connection.is_complete:
-            with suppress(TimeoutError, WindvaneError):
-                async with asyncio.timeout(FINISH_S):
-                    while await self._connection.read_pieces():
-                        pass
-        self.close()
+        try:
+            if self._is_open and not self._connection.is_complete:
+                with suppress(TimeoutError, WindvaneError):
+                    async with asyncio.timeout(FINISH_S):
+                        while await self._connection.read_pieces():
+                            pass
+        finally:
+            self.close()
 
     def close(self) -> None:
         if self._is_open:
@@ -309,10 +321,16 @@ class Http1Transport:
         return None
 
     def give_back(self, connection: _Connection, origin: Origin) -> None:
-        """Keep a connection whose answer was read to its end; destroy any other."""
+        """Keep a connection whose answer was read to its end; destroy any other.
+
+        Those that nobody took for too long are dropped on the way: they stand first.
+        """
         kept = self._idle.setdefault(origin, deque())
+        now_s = asyncio.get_running_loop().time()
+        while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
+            kept.popleft().destroy()
         if connection.may_be_kept and len(kept) < IDLE_CONNECTIONS_MAX:
-            connection.rest(asyncio.get_running_loop().time())
+            connection.rest(now_s)
             kept.append(connection)
         else:
             connection.destroy()

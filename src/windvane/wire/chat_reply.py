@@ -19,7 +19,7 @@ from windvane.core.chat import (
     ToolCall,
     ToolCallDelta,
 )
-from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
+from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.core.usage import Usage
 from windvane.wire.errors import read_error
 from windvane.wire.sse import DONE, Event, EventReader
@@ -106,7 +106,7 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
     """A provider's usage object, or None when there is none that can be believed."""
     try:
         said = _usage_decoder.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if said is None:
         return None
@@ -114,8 +114,9 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
     cached = (details.cached_tokens if details else said.num_cached_tokens) or 0
     written = (details.cache_write_tokens if details else None) or 0
     output = said.completion_tokens or 0
-    reasoning = said.completion_tokens_details
-    counts = (said.prompt_tokens, output, cached, written)
+    thought = said.completion_tokens_details
+    reasoning = (thought.reasoning_tokens if thought else None) or 0
+    counts = (said.prompt_tokens, output, cached, written, reasoning)
     if min(counts) < 0 or max(counts) > TOKENS_MAX or cached + written > said.prompt_tokens:
         return None
     return Usage(
@@ -123,7 +124,7 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
         output_tokens=output,
         cache_read_input_tokens=cached,
         cache_creation_input_tokens=written,
-        reasoning_output_tokens=(reasoning.reasoning_tokens or 0) if reasoning else 0,
+        reasoning_output_tokens=reasoning,
         service_tier=said.service_tier or service_tier,
     )
 
@@ -238,21 +239,30 @@ class ChatStreamReader:
         self._now_s = now_s
         self.is_done = False
         """Whether the end-of-stream marker has come."""
+        self.failure: WindvaneError | None = None
+        """What is wrong behind the chunks that `feed` returned last: the stream ends with them."""
 
     def feed(self, piece: bytes) -> list[Chunk]:
         """Take the next bytes; return the chunks they complete.
 
         Raises the provider's own error when it says one mid-stream, and APIConnectionError when an
-        event cannot be read.
+        event cannot be read. What came before it in the same bytes is returned first, and the error
+        left in `failure`.
         """
-        chunks = []
+        chunks: list[Chunk] = []
         for event in self._events.feed(piece):
             if self.is_done:
                 break
             if event.data == DONE:
                 self.is_done = True
             else:
-                chunks.append(self._chunk(event))
+                try:
+                    chunks.append(self._chunk(event))
+                except WindvaneError as error:
+                    if not chunks:
+                        raise
+                    self.failure = error
+                    break
         return chunks
 
     def _chunk(self, event: Event) -> Chunk:
@@ -284,6 +294,7 @@ def _is_plain(reply: _Reply, event: Event) -> bool:
         delta is not None
         and choice.finish_reason is None
         and type(delta.content) is str
+        and not delta.reasoning_content
         and not delta.tool_calls
         and b'"finish_reason"' in event.data
     )

@@ -6,7 +6,7 @@ stays in `ChatRequest.body` untouched.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,7 @@ from windvane.core.chat import (
     ResponseFormat,
     Role,
     Tool,
+    ToolName,
 )
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.wire.dialect import Dialect
@@ -42,7 +43,8 @@ class _ToolChoice(msgspec.Struct, frozen=True):
 
 
 class _LegacyFunction(msgspec.Struct, frozen=True):
-    name: str
+    name: ToolName
+    parameters: JsonObject | None = None
 
 
 class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +78,10 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     prompt_cache_key: str | None = None
     metadata: JsonObject | None = None
     user: str | None = None
+    prediction: JsonObject | None = None
     safe_prompt: bool | None = None
+    prompt_mode: Literal["reasoning"] | None = None
+    guardrails: list[JsonObject] | None = None
 
 
 _CHOICES = ("auto", "none", "any", "required")

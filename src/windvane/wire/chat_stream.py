@@ -1,7 +1,9 @@
 """Writing a chat stream for a client of the OpenAI family.
 
 What both SDKs and LangChain accept, found by trying them:
-1. A tool call comes whole, in one delta; so its pieces are held until the choice finishes.
+1. A tool call comes whole, in one delta; so its pieces are held until the choice finishes. The
+   finish reason follows in a chunk of its own: on the same chunk, OpenAI's stream helper never
+   reports the last call as done.
 2. Usage comes exactly once: on the last chunk with a choice, or, when the client asked by
    `stream_options.include_usage`, on one extra chunk without choices. So the finishing chunk is held
    until the provider has said its usage or ended.
@@ -10,7 +12,7 @@ What both SDKs and LangChain accept, found by trying them:
 
 import msgspec
 
-from windvane.core.chat import Chunk, ChunkChoice, JsonObject, ToolCall
+from windvane.core.chat import Chunk, ChunkChoice, JsonObject
 from windvane.core.usage import Usage
 from windvane.wire.dialect import Dialect
 from windvane.wire.fold import Fold
@@ -41,22 +43,22 @@ class ChatStreamWriter:
 
     def _translate(self, chunk: Chunk) -> bytes:
         self._last = chunk
-        said = [
-            chunk_choice_object(_without_calls(piece), self._dialect, [])
-            for piece in chunk.choices
-            if piece.finish_reason is None and _says_more_than_calls(piece)
-        ]
-        finished = [
-            chunk_choice_object(_without_calls(piece), self._dialect, self._calls(piece))
-            for piece in chunk.choices
-            if piece.finish_reason is not None
-        ]
+        said: list[JsonObject] = []
+        finished: list[JsonObject] = []
+        for piece in chunk.choices:
+            plain = _without_calls(piece)
+            if piece.finish_reason is None:
+                if _says_more_than_calls(piece):
+                    said.append(chunk_choice_object(plain, self._dialect, []))
+                continue
+            if calls := self._fold.calls_of(piece.index):
+                before = msgspec.structs.replace(plain, finish_reason=None)
+                said.append(chunk_choice_object(before, self._dialect, calls))
+                plain = ChunkChoice(index=piece.index, finish_reason=piece.finish_reason)
+            finished.append(chunk_choice_object(plain, self._dialect, []))
         if finished:
             self._held.append((chunk, finished))
         return _event(chunk_object(chunk, said)) if said else b""
-
-    def _calls(self, piece: ChunkChoice) -> list[ToolCall]:
-        return self._fold.calls_of(piece.index)
 
     def end(self, usage: Usage, metadata: JsonObject | None) -> bytes:
         """The held chunks, the usage in its one place, and the end-of-stream marker."""

@@ -3,6 +3,7 @@
 One body serves the clients of OpenAI and of Mistral alike: Mistral's envelope with OpenAI's inside.
 """
 
+import re
 from http import HTTPStatus
 
 import msgspec
@@ -14,6 +15,8 @@ from windvane.wire.dialect import Dialect
 DETAIL_MAX = 20
 MESSAGE_CHARS_MAX = 2_000
 """An upstream's error text is passed on no longer than this."""
+
+_STEP = re.compile(r"[^.\[\]]+")
 
 _TYPES: dict[FaultKind, str] = {
     FaultKind.INVALID_REQUEST: "invalid_request_error",
@@ -63,12 +66,17 @@ def render_error(fault: Fault, dialect: Dialect, request_id: str) -> tuple[int, 
     if dialect is Dialect.MISTRAL and status == HTTPStatus.BAD_REQUEST and fault.param:
         status = HTTPStatus.UNPROCESSABLE_ENTITY
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        place = ["body", *(fault.param.split(".") if fault.param else ())]
+        place = ["body", *_steps(fault.param or "")]
         texts = fault.detail or (fault.message,)
         body["detail"] = [
             {"type": "value_error", "loc": place, "msg": text} for text in texts[:DETAIL_MAX]
         ]
     return int(status), msgspec.json.encode(body)
+
+
+def _steps(param: str) -> list[str | int]:
+    """`messages[0].content` as the steps that a `loc` is made of."""
+    return [int(step) if step.isdecimal() else step for step in _STEP.findall(param)]
 
 
 def render_error_event(fault: Fault, request_id: str) -> bytes:
@@ -114,15 +122,18 @@ def _first_text(*candidates: object) -> str | None:
         details = candidate.get("detail") if isinstance(candidate, dict) else candidate
         if isinstance(details, list):
             texts = [_detail_text(item) for item in details[:DETAIL_MAX]]
-            return "; ".join(text for text in texts if text) or None
+            if said := "; ".join(text for text in texts if text):
+                return said
     return None
 
 
 def _detail_text(item: object) -> str:
     if not isinstance(item, dict):
         return str(item)
-    place = ".".join(str(step) for step in item.get("loc", ()) if step != "body")
-    return f"{place}: {item.get('msg', '')}" if place else str(item.get("msg", ""))
+    said = str(item.get("msg") or "")
+    steps = item.get("loc")
+    place = ".".join(str(step) for step in steps if step != "body") if type(steps) is list else ""
+    return f"{place}: {said}" if place else said
 
 
 def _text(value: object) -> str | None:

@@ -99,7 +99,7 @@ class Fold:
                 grown = self._choices[piece.index] = _ChoiceFold()
             if piece.says_something:
                 self.chunks += 1
-                self.output_chars += len(piece.content or "")
+                self.output_chars += piece.chars
             grown.add(piece)
 
     def calls_of(self, index: int) -> list[ToolCall]:

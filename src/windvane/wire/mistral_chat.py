@@ -18,7 +18,7 @@ TEMPERATURE_MAX = 1.5
 TOP_P_MIN = 1e-6
 """Mistral wants top_p above zero; OpenAI allows zero."""
 
-_TOOL_CALL_ID = re.compile(r"^[a-zA-Z0-9]{9}$")
+_TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -98,17 +98,24 @@ def _tool(tool: JsonObject, place: str) -> JsonObject:
     return {"type": "function", "function": written}
 
 
+_FORMATS = ("text", "json_object", "json_schema")
+
+
 def _response_format(value: object) -> object:
     if not isinstance(value, dict) or value.get("type") is None:
         return None
-    schema = value.get("json_schema")
-    if not isinstance(schema, dict):
-        return {"type": value["type"]}
+    kind, schema = value["type"], value.get("json_schema")
+    if kind not in _FORMATS:
+        raise _refuse("response_format.type", f"expected one of {', '.join(_FORMATS)}")
+    if kind != "json_schema":
+        return {"type": kind}
+    if not isinstance(schema, dict) or not schema.get("name"):
+        raise _refuse("response_format.json_schema", "a schema needs a name")
     kept = ("name", "description", "schema", "strict")
-    return {
-        "type": value["type"],
-        "json_schema": {name: schema[name] for name in kept if schema.get(name) is not None},
-    }
+    told: JsonObject = {name: schema[name] for name in kept if schema.get(name) is not None}
+    # OpenAI's callers may leave the schema out; Mistral's must not.
+    told.setdefault("schema", {"type": "object"})
+    return {"type": kind, "json_schema": told}
 
 
 def _prediction(value: object) -> object:
@@ -152,6 +159,8 @@ change nothing in the answer or Mistral has no such thing: user, store, safety_i
 logprobs, verbosity, web_search_options, prompt_cache_retention, prompt_cache_options, moderation,
 stream_options."""
 
+_ROW = {name: row for row, name in enumerate(FIELDS)}
+
 _REFUSED = {
     "audio": "Mistral's chat cannot answer in audio",
     "modalities": "Mistral's chat answers in text only",
@@ -165,23 +174,26 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     Raises BadRequestError that names the field when the request cannot be said to Mistral.
     """
     written: JsonObject = {"model": model, "messages": encode_messages(request)}
-    for name, value in request.body.items():
-        row = FIELDS.get(name)
-        if row is not None and value is not None:
-            told, translate = row
-            translated = translate(value)
-            if translated is not None:
-                written[told] = translated
-        elif name in _REFUSED and value not in (None, ["text"]):
+    body = request.body
+    # In the table's order, not the caller's: later rows win.
+    for name in sorted(FIELDS.keys() & body, key=_ROW.__getitem__):
+        told, translate = FIELDS[name]
+        value = body[name]
+        if value is not None and (translated := translate(value)) is not None:
+            written[told] = translated
+    for name in _REFUSED.keys() & body:
+        if body[name] not in (None, ["text"]):
             raise _refuse(name, _REFUSED[name])
     if "tool_choice" in written and "tools" not in written:
         del written["tool_choice"]
+    if written.get("n", 1) != 1:
+        # Mistral takes a prediction for one choice alone, and it only speeds the answer up.
+        written.pop("prediction", None)
     if request.stream:
         written["stream"] = True
     return msgspec.json.encode(written)
 
 
-_PLAIN_KEYS = frozenset(("role", "content"))
 _PLAIN_ROLES = frozenset(("system", "user", "assistant"))
 
 
@@ -193,9 +205,10 @@ def encode_messages(request: ChatRequest) -> list[JsonObject]:
     written = []
     for place, message in enumerate(said):
         if (
-            message.keys() <= _PLAIN_KEYS
+            len(message) == 2
             and message["role"] in _PLAIN_ROLES
-            and type(message.get("content")) is str
+            and type(content := message.get("content")) is str
+            and (content or message["role"] != "assistant")
         ):
             written.append(message)
         else:
@@ -317,7 +330,7 @@ class _ToolCallIds:
 
     def of(self, said: str) -> str:
         if said not in self._told:
-            told = said if _TOOL_CALL_ID.match(said) else nine_characters(said)
+            told = said if _TOOL_CALL_ID.fullmatch(said) else nine_characters(said)
             while told in self._taken:
                 told = nine_characters(f"{said}/{told}")
             self._told[said] = told
@@ -368,6 +381,8 @@ def _check_order(messages: list[JsonObject]) -> None:
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             open_calls = {call["id"] for call in calls}
+            if len(open_calls) != len(calls):
+                raise _refuse(f"messages[{place}].tool_calls", "two calls have the same id")
         previous = role
     if open_calls:
         raise _refuse("messages", f"{len(open_calls)} tool call(s) have no answer")

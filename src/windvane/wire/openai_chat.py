@@ -38,6 +38,8 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     written["messages"] = [_message(message) for message in _messages(request)]
     if written.get("tool_choice") == "any":
         written["tool_choice"] = "required"
+    if written.get("service_tier") == "standard_only":
+        written["service_tier"] = "default"
     if request.stream:
         options = written.get("stream_options")
         known = options if isinstance(options, dict) else {}
@@ -72,15 +74,30 @@ def _messages(request: ChatRequest) -> list[JsonObject]:
 
 def _message(message: JsonObject) -> JsonObject:
     content = message.get("content")
-    is_list = isinstance(content, list)
-    if not is_list and _NOT_OPENAI_IN_MESSAGES.isdisjoint(message):
+    calls = message.get("tool_calls")
+    is_plain = not isinstance(content, list) and not calls
+    if is_plain and _NOT_OPENAI_IN_MESSAGES.isdisjoint(message):
         return message
     written = {
         name: value for name, value in message.items() if name not in _NOT_OPENAI_IN_MESSAGES
     }
     if isinstance(content, list):
-        written["content"] = [_part(part) for part in content if part.get("type") != "thinking"]
+        parts = [_part(part) for part in content if part.get("type") != "thinking"]
+        written["content"] = parts or ""
+    if isinstance(calls, list) and calls:
+        written["tool_calls"] = [_tool_call(call) for call in calls]
     return written
+
+
+def _tool_call(call: JsonObject) -> JsonObject:
+    """A call from history: OpenAI wants its type and text for arguments, and no index."""
+    function = call["function"]
+    assert isinstance(function, dict)
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        function = {**function, "arguments": msgspec.json.encode(arguments or {}).decode()}
+    kept = {name: value for name, value in call.items() if name != "index"}
+    return {**kept, "type": call.get("type") or "function", "function": function}
 
 
 def _part(part: JsonObject) -> JsonObject:
@@ -89,6 +106,8 @@ def _part(part: JsonObject) -> JsonObject:
     if part.get("type") == "document_url":
         file = {"file_data": part["document_url"], "filename": part.get("document_name")}
         return {"type": "file", "file": {name: value for name, value in file.items() if value}}
+    if part.get("type") == "file" and part.get("file_id"):
+        return {"type": "file", "file": {"file_id": part["file_id"]}}
     return part
 
 

@@ -39,6 +39,8 @@ class EventReader:
 
         Raises APIConnectionError when one event grows beyond `EVENT_BYTES_MAX`.
         """
+        if not piece:
+            return []
         if b"\r" in piece or self._skip_line_feed:
             piece = self._normalize(piece)
         data = self._pending + piece if self._pending else piece
@@ -50,7 +52,7 @@ class EventReader:
             raise error_of(_too_large())
         events = []
         for frame in frames:
-            if frame.startswith(b"data: ") and b"\n" not in frame:
+            if frame.startswith(b"data: ") and b"\n" not in frame and len(frame) > 6:
                 events.append(Event(frame[6:], frame + b"\n\n"))
             elif event := _parse(frame):
                 events.append(event)
@@ -77,7 +79,7 @@ class EventReader:
 
 
 def _parse(frame: bytes) -> Event | None:
-    """Read a frame line by line; None when it has no data (comments, blank lines)."""
+    """Read a frame line by line; None when it has no data (comments, blank or empty lines)."""
     lines: list[bytes] = []
     name = None
     for line in frame.split(b"\n"):
@@ -87,7 +89,7 @@ def _parse(frame: bytes) -> Event | None:
             lines.append(value)
         elif field == b"event":
             name = value
-    if not lines:
+    if not any(lines):
         return None
     return Event(b"\n".join(lines), frame.strip(b"\n") + b"\n\n", name)
 

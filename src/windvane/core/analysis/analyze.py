@@ -15,9 +15,6 @@ from windvane.core.analysis.tokens import (
 )
 from windvane.core.chat import AudioPart, ChatRequest, ImagePart, Message, Role, TextPart
 
-EXAMINED_MESSAGES_MAX = 1_000
-"""Beyond this many messages the older ones count by length alone."""
-
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request without asking anyone.
@@ -50,20 +47,18 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
 
 def analyze(request: ChatRequest) -> Analysis:
     """Read a request; pure, linear in its size, and cheap for the usual one."""
-    tokens = float(REPLY_OVERHEAD_TOKENS)
-    input_chars = turns = images = audio = 0
+    texts: list[str] = []
+    tokens = float(REPLY_OVERHEAD_TOKENS + MESSAGE_OVERHEAD_TOKENS * len(request.messages))
+    turns = images = audio = 0
     asked: Message | None = None
     for message in request.messages:
         content = message.content
         if type(content) is str:
-            input_chars += len(content)
-            tokens += estimate_tokens(content) + MESSAGE_OVERHEAD_TOKENS
+            texts.append(content)
         else:
-            tokens += MESSAGE_OVERHEAD_TOKENS
             for part in content or ():
                 if isinstance(part, TextPart):
-                    input_chars += len(part.text)
-                    tokens += estimate_tokens(part.text)
+                    texts.append(part.text)
                 elif isinstance(part, ImagePart):
                     images += 1
                 elif isinstance(part, AudioPart):
@@ -73,6 +68,8 @@ def analyze(request: ChatRequest) -> Analysis:
             asked = message
         elif message.tool_calls:
             tokens += _tool_call_tokens(message)
+    everything = "\n".join(texts)
+    tokens += estimate_tokens(everything)
     tokens += images * IMAGE_TOKENS + _tool_tokens(request)
     question = _asked_text(asked)
     shape = shape_of(question)
@@ -82,7 +79,7 @@ def analyze(request: ChatRequest) -> Analysis:
     return Analysis(
         input_tokens=int(tokens) + 1,
         chars=len(question),
-        input_chars=input_chars,
+        input_chars=len(everything) - max(len(texts) - 1, 0),
         turns=turns,
         messages=len(request.messages),
         tools=len(request.tools),

@@ -17,18 +17,24 @@ REASONING_WORDS = frozenset(
     """.split()
 )
 
-REASONING_PHRASES = (
-    "step by step",
-    "step-by-step",
-    "think through",
-    "chain of thought",
-    "pros and cons",
-    "étape par étape",
-    "schritt für schritt",
-    "paso a paso",
-    "passo a passo",
-    "passo dopo passo",
+REASONING_PHRASES = tuple(
+    phrase.encode()
+    for phrase in (
+        "step by step",
+        "step-by-step",
+        "think through",
+        "chain of thought",
+        "pros and cons",
+        "étape par étape",
+        "schritt für schritt",
+        "paso a paso",
+        "passo a passo",
+        "passo dopo passo",
+    )
 )
+
+PHRASE_WORDS = frozenset("step think chain pros étape schritt paso passo step-by-step".split())
+"""One word of each phrase: without any of them there is no need to look."""
 
 MATH_WORDS = frozenset(
     """
@@ -57,31 +63,29 @@ CODE_WORDS = frozenset(
 CODE_WORDS_STRONG = frozenset(
     """
     python javascript typescript c++ c# golang sql regex refactor traceback stacktrace pytest
-    dataframe segfault
+    dataframe segfault cout stdout println
     """.split()
 )
 
 CODE_SIGNS = (
-    "def ",
-    "class ",
     "#include",
-    "import ",
     "();",
     ") {",
     "){",
     "=> ",
     "</",
-    "console.log",
+    "console.log(",
     "print(",
-    "return ",
-    "SELECT ",
-    "public static",
-    "fn ",
     "#!/",
-    "const ",
-    "func ",
+    "::",
+    "<<",
 )
-"""Two different signs make code; a fence or a strong word with one sign does too."""
+"""Signs that stand as they are, each beside a bracket, an angle or a hash."""
+
+CODE_SIGN_WORDS = frozenset(
+    "def class import return select fn const func void elif printf struct".split()
+)
+"""Words that code is made of: two of them, or one with another sign, make code."""
 
 QUESTION_WORDS = frozenset(
     """
@@ -132,3 +136,45 @@ LANGUAGE_WORDS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
 )
 """Common short words, by ISO 639-1 code; the language with the most hits wins."""
+
+
+class Meaning:
+    """What a word may mean; a word may mean several things. Plain bits: flags of `enum` are slow."""
+
+    REASONING = 1
+    PHRASE = 2
+    MATH = 4
+    CODE = 8
+    CODE_STRONG = 16
+    CODE_SIGN = 32
+    QUESTION = 64
+
+
+_LANGUAGES_FROM = 128
+LANGUAGE_BITS = tuple(
+    (language, _LANGUAGES_FROM << place) for place, (language, _) in enumerate(LANGUAGE_WORDS)
+)
+"""Each language's own bit in a word's meaning."""
+
+
+def _meanings() -> dict[bytes, int]:
+    tables: list[tuple[frozenset[str], int]] = [
+        (REASONING_WORDS, Meaning.REASONING),
+        (PHRASE_WORDS, Meaning.PHRASE),
+        (MATH_WORDS, Meaning.MATH),
+        (CODE_WORDS, Meaning.CODE),
+        (CODE_WORDS_STRONG, Meaning.CODE_STRONG),
+        (CODE_SIGN_WORDS, Meaning.CODE_SIGN),
+        (QUESTION_WORDS, Meaning.QUESTION),
+    ]
+    for (_, words), (_, bit) in zip(LANGUAGE_WORDS, LANGUAGE_BITS, strict=True):
+        tables.append((words, bit))
+    meanings: dict[bytes, int] = {}
+    for words, bit in tables:
+        for word in words:
+            meanings[word.encode()] = meanings.get(word.encode(), 0) | bit
+    return meanings
+
+
+MEANINGS = _meanings()
+"""Every word of every table, with all it may mean: a text's words are looked up once."""

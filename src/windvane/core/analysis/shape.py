@@ -1,17 +1,25 @@
 """The text of one message, looked at for code, mathematics, reasoning and language.
 
-Every look is a set operation or a substring search: no regular expression runs over the prompt,
-so the cost is a few microseconds a kilobyte and linear.
+No regular expression runs over the prompt. Its words are looked up once, against all tables together,
+and each table is then counted over the few words that were found; signs that only make sense beside
+certain characters are looked for only when those are there. So the cost is a few microseconds a
+kilobyte, and linear.
 """
 
 import msgspec
 
 from windvane.core.analysis import lexicon
+from windvane.core.analysis.lexicon import Meaning
 
 EXAMINED_CHARS = 8_000
 """Only the beginning and the end of a longer text are looked at: what is asked stands there."""
 
-_PUNCTUATION = str.maketrans(dict.fromkeys(".,;:!?()[]{}\"'`*<>/\\|=\n\t\r", " "))
+_SEPARATORS = b".,;:!?()[]{}\"'`*<>/\\|=\n\t\r"
+_WORDS_ONLY = bytes(
+    ord(" ") if code in _SEPARATORS else ord(chr(code).lower()) if code < 128 else code
+    for code in range(256)
+)
+"""Each byte as it stands in a word: lower case, and a space for what separates words."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,53 +38,67 @@ def shape_of(text: str) -> Shape:
     if len(text) > EXAMINED_CHARS:
         half = EXAMINED_CHARS // 2
         text = f"{text[:half]}\n{text[-half:]}"
-    lowered = text.lower()
-    words = set(lowered.translate(_PUNCTUATION).split())
-    script = _script(text)
+    is_ascii = text.isascii()
+    encoded = (text if is_ascii else text.lower()).encode(errors="replace").translate(_WORDS_ONLY)
+    meanings = [lexicon.MEANINGS[word] for word in lexicon.MEANINGS.keys() & encoded.split()]
+    seen = 0
+    for meaning in meanings:
+        seen |= meaning
+    script = "latin" if is_ascii else _script(text)
     return Shape(
-        has_code=_has_code(text, words),
-        has_math=_has_math(text, words),
-        reasoning_words=_reasoning_words(lowered, words),
-        is_question="?" in text or "\uff1f" in text or not words.isdisjoint(lexicon.QUESTION_WORDS),
-        language=_language(words) if script == "latin" else script,
+        has_code=_has_code(text, meanings, seen),
+        has_math=_has_math(text, meanings, seen),
+        reasoning_words=_reasoning_words(encoded, meanings, seen),
+        is_question=bool(seen & Meaning.QUESTION) or "?" in text or "\uff1f" in text,
+        language=_language(meanings, seen) if script == "latin" else script,
         script=script,
     )
 
 
-def _has_code(text: str, words: set[str]) -> bool:
-    if "```" in text:
+def _count(meanings: list[int], wanted: int) -> int:
+    return sum([1 for meaning in meanings if meaning & wanted])
+
+
+def _has_code(text: str, meanings: list[int], seen: int) -> bool:
+    """Two different signs make code, and so does a fence, SQL, a strong word with a sign or another
+    word of the field, or such a word beside something in back quotes. Words that code is made of
+    (`class`, `import`) stand in prose too: all together they are one sign."""
+    if "```" in text or ("SELECT " in text and "FROM " in text):
         return True
-    signs = 0
-    for sign in lexicon.CODE_SIGNS:
-        if sign in text:
-            signs += 1
-    has_strong_word = not words.isdisjoint(lexicon.CODE_WORDS_STRONG)
-    if signs >= 2 or (signs and has_strong_word):
+    signs = 1 if seen & Meaning.CODE_SIGN else 0
+    if "(" in text or "<" in text or "#" in text or "=>" in text:
+        signs += sum([sign in text for sign in lexicon.CODE_SIGNS])
+    is_strong = bool(seen & Meaning.CODE_STRONG)
+    if signs >= 2 or (signs and is_strong):
         return True
-    named = len(words & lexicon.CODE_WORDS)
-    return (has_strong_word and named >= 2) or (named >= 1 and text.count("`") >= 2)
+    if not seen & Meaning.CODE:
+        return False
+    return (is_strong and _count(meanings, Meaning.CODE) >= 2) or text.count("`") >= 2
 
 
-def _has_math(text: str, words: set[str]) -> bool:
-    if any(sign in text for sign in lexicon.MATH_SIGNS):
-        return True
-    return len(words & lexicon.MATH_WORDS) >= 2
+def _has_math(text: str, meanings: list[int], seen: int) -> bool:
+    if "\\" in text or "^" in text or "$$" in text or not text.isascii():
+        for sign in lexicon.MATH_SIGNS:
+            if sign in text:
+                return True
+    return bool(seen & Meaning.MATH) and _count(meanings, Meaning.MATH) >= 2
 
 
-def _reasoning_words(lowered: str, words: set[str]) -> int:
-    found = len(words & lexicon.REASONING_WORDS)
-    for phrase in lexicon.REASONING_PHRASES:
-        if phrase in lowered:
-            found += 1
+def _reasoning_words(encoded: bytes, meanings: list[int], seen: int) -> int:
+    found = _count(meanings, Meaning.REASONING) if seen & Meaning.REASONING else 0
+    if seen & Meaning.PHRASE:
+        found += sum([phrase in encoded for phrase in lexicon.REASONING_PHRASES])
     return found
 
 
-def _language(words: set[str]) -> str | None:
+def _language(meanings: list[int], seen: int) -> str | None:
+    """The language with the most common words, when there are two at least."""
     best, most = None, 1
-    for language, common in lexicon.LANGUAGE_WORDS:
-        hits = len(words & common)
-        if hits > most:
-            best, most = language, hits
+    for language, bit in lexicon.LANGUAGE_BITS:
+        if seen & bit:
+            hits = _count(meanings, bit)
+            if hits > most:
+                best, most = language, hits
     return best
 
 
@@ -95,8 +117,6 @@ SCRIPT_SAMPLE_CHARS = 256
 
 
 def _script(text: str) -> str:
-    if text.isascii():
-        return "latin"
     counts: dict[str, int] = {}
     for character in text[:SCRIPT_SAMPLE_CHARS]:
         point = ord(character)

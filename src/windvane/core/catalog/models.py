@@ -67,9 +67,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prices: tuple[Price, ...] = ()
 
     def is_retired(self, day: date) -> bool:
-        return self.status is Status.RETIRED or (
-            self.retires_on is not None and self.retires_on <= day
-        )
+        return self.retires_on is not None and self.retires_on <= day
 
     def price_on(self, day: date) -> Price | None:
         """The price in force on `day`, or None when none is known."""

@@ -62,6 +62,10 @@ def worst_case(
     price: Price, input_tokens_max: int, output_tokens_max: int, multiplier_permille: int = PERMILLE
 ) -> NanoUsd:
     """An upper bound for any request of at most these sizes, at the dearest rate it could meet."""
+    if not price.tiers:
+        dearest = max(price.input, price.cache_read or 0, price.cache_write or 0)
+        amount = input_tokens_max * dearest + output_tokens_max * price.output
+        return round_up(amount * multiplier_permille, 1_000_000 * PERMILLE)
     candidates: tuple[Price | Tier, ...] = (price, *price.tiers)
     dearest_input = max(
         max(rate.input, rate.cache_read or 0, rate.cache_write or 0) for rate in candidates
@@ -73,9 +77,10 @@ def worst_case(
 
 def _rates(price: Price, input_tokens: int) -> Price | Tier:
     current: Price | Tier = price
+    passed = -1
     for tier in price.tiers:
-        if input_tokens > tier.above_input_tokens:
-            current = tier
+        if input_tokens > tier.above_input_tokens > passed:
+            current, passed = tier, tier.above_input_tokens
     return current
 
 

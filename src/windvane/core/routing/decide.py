@@ -9,13 +9,111 @@ from datetime import date
 
 from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Catalog
-from windvane.core.deployment import Deployment
+from windvane.core.deployment import TOO_LONG, Deployment
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.routing.decision import Candidate, Decision, RuledOut
 from windvane.core.routing.table import Facts, RouteTable
 
 Deployments = Mapping[str, tuple[Deployment, ...]]
 """Public model name -> the deployments that serve it, in order of preference."""
+
+
+class Decider:
+    """Decides, by the routes and deployments of one snapshot, on one day.
+
+    Most requests ask for nothing a model could lack: what each rule leads to is worked out for such
+    a request once, and kept.
+    """
+
+    def __init__(
+        self, routes: RouteTable, deployments: Deployments, catalog: Catalog, day: date
+    ) -> None:
+        self._routes = routes
+        self._deployments = deployments
+        self._catalog = catalog
+        self.day = day
+        self._plain: dict[tuple[str, int | None], tuple[int, Decision]] = {}
+
+    def decide(
+        self,
+        requested: str,
+        analysis: Analysis,
+        facts: Facts,
+        is_available: Callable[[Deployment], bool] | None = None,
+    ) -> Decision:
+        """The plan for a request that asks for `requested`.
+
+        Deployments that are not available (their breaker is open) go last, rather than away: when
+        all are sick one is still tried. `is_available` None says that all are. Raises NotFoundError
+        for a name that is neither route nor model, and NoRouteError, saying what ruled out what,
+        when no candidate is left.
+        """
+        route: str | None = None
+        rule: int | None = None
+        if requested in self._routes:
+            route = requested
+            rule = matching_rule(requested, analysis, self._routes, facts)
+        needed = analysis.input_tokens + (analysis.output_tokens_max or 0)
+        is_plain = is_available is None and _asks_for_nothing_special(analysis)
+        if is_plain and (known := self._plain.get((requested, rule))) and needed < known[0]:
+            return known[1]
+        decision = self._work_out(requested, route, rule, analysis, is_available)
+        if is_plain and not any(item.why.startswith(TOO_LONG) for item in decision.ruled_out):
+            self._plain[requested, rule] = (_smallest_window(decision), decision)
+        return decision
+
+    def _work_out(
+        self,
+        requested: str,
+        route: str | None,
+        rule: int | None,
+        analysis: Analysis,
+        is_available: Callable[[Deployment], bool] | None,
+    ) -> Decision:
+        reason, models = self._plan_of(requested, route, rule)
+        fitting: list[Candidate] = []
+        resting: list[Candidate] = []
+        ruled_out: list[RuledOut] = []
+        for model in models:
+            serving = self._deployments.get(model)
+            if not serving:
+                if route is None:
+                    raise unknown_model(requested, self._deployments, self._catalog, self.day)
+                ruled_out.append(RuledOut(model=model, why="no configured provider serves it"))
+                continue
+            for deployment in serving:
+                candidate = Candidate(model=model, deployment=deployment)
+                why_not = deployment.why_not(analysis, self.day)
+                if why_not is not None:
+                    ruled_out.append(RuledOut(model=model, why=why_not))
+                elif is_available is None or is_available(deployment):
+                    fitting.append(candidate)
+                else:
+                    resting.append(candidate)
+                    ruled_out.append(RuledOut(model=model, why="its circuit breaker is open"))
+        if not fitting and not resting:
+            raise _no_route(requested, ruled_out)
+        return Decision(
+            route=route,
+            rule=rule,
+            reason=reason,
+            candidates=tuple(fitting + resting),
+            ruled_out=tuple(ruled_out),
+        )
+
+    def _plan_of(
+        self, requested: str, route: str | None, rule: int | None
+    ) -> tuple[str, tuple[str, ...]]:
+        """The reason, and the names of the models to ask, in order."""
+        if route is None:
+            return "asked for by name", (requested,)
+        known, rules = self._routes.routes[route]
+        if rule is None:
+            reason, models = known.otherwise_reason, known.default_models
+        else:
+            matched = rules[rule - 1].rule
+            reason, models = matched.reason or f"rule {rule}", matched.models
+        return reason, tuple(dict.fromkeys((*models, *known.fallbacks)))
 
 
 def decide(
@@ -27,63 +125,35 @@ def decide(
     catalog: Catalog,
     facts: Facts,
     day: date,
-    is_available: Callable[[Deployment], bool],
+    is_available: Callable[[Deployment], bool] | None = None,
 ) -> Decision:
-    """The plan for a request that asks for `requested`.
-
-    Deployments whose breaker is open go last, rather than away: when all are sick one is still
-    tried. Raises NotFoundError for a name that is neither route nor model, and NoRouteError, saying
-    what ruled out what, when no candidate is left.
-    """
-    route: str | None = None
-    rule: int | None = None
-    reason = "asked for by name"
-    models: tuple[str, ...] = (requested,)
-    if requested in routes:
-        route = requested
-        rule, reason, models = _by_rules(requested, analysis, routes, facts)
-    fitting: list[Candidate] = []
-    resting: list[Candidate] = []
-    ruled_out: list[RuledOut] = []
-    for model in models:
-        serving = deployments.get(model)
-        if not serving:
-            if route is None:
-                raise unknown_model(requested, deployments, catalog, day)
-            ruled_out.append(RuledOut(model=model, why="no configured provider serves it"))
-            continue
-        for deployment in serving:
-            why_not = deployment.why_not(analysis, day)
-            if why_not is not None:
-                ruled_out.append(RuledOut(model=model, why=why_not))
-            elif is_available(deployment):
-                fitting.append(Candidate(model=model, deployment=deployment))
-            else:
-                resting.append(Candidate(model=model, deployment=deployment))
-                ruled_out.append(RuledOut(model=model, why="its circuit breaker is open"))
-    if not fitting and not resting:
-        raise _no_route(requested, ruled_out)
-    return Decision(
-        route=route,
-        rule=rule,
-        reason=reason,
-        candidates=tuple(fitting + resting),
-        ruled_out=tuple(ruled_out),
+    """`Decider.decide`, for a single decision."""
+    return Decider(routes, deployments, catalog, day).decide(
+        requested, analysis, facts, is_available
     )
 
 
-def _by_rules(
+def _asks_for_nothing_special(analysis: Analysis) -> bool:
+    return not (analysis.tools or analysis.images or analysis.audio or analysis.json_schema)
+
+
+def _smallest_window(decision: Decision) -> int:
+    windows = [
+        candidate.deployment.card.context_window_tokens
+        for candidate in decision.candidates
+        if candidate.deployment.card is not None
+    ]
+    return min((window for window in windows if window is not None), default=1 << 62)
+
+
+def matching_rule(
     requested: str, analysis: Analysis, routes: RouteTable, facts: Facts
-) -> tuple[int | None, str, tuple[str, ...]]:
-    route, rules = routes.routes[requested]
-    place, reason, models = None, route.otherwise_reason, route.default_models
-    for number, compiled in enumerate(rules, start=1):
+) -> int | None:
+    """The first rule of the route that matches, counted from 1; None for the route's default."""
+    for number, compiled in enumerate(routes.routes[requested][1], start=1):
         if compiled.matches(analysis, facts):
-            place, models = number, compiled.rule.models
-            reason = compiled.rule.reason or f"rule {number}"
-            break
-    chain = dict.fromkeys((*models, *route.fallbacks))
-    return place, reason, tuple(chain)
+            return number
+    return None
 
 
 def unknown_model(

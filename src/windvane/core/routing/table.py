@@ -17,6 +17,7 @@ for counts), a list (one of), or a mapping of `gt, gte, lt, lte, in, not, contai
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from typing import Protocol
 
 import msgspec
 
@@ -26,9 +27,13 @@ ANALYSIS_FIELDS = tuple(field.name for field in msgspec.structs.fields(Analysis)
 FACT_FIELDS = ("key", "team", "tag", "hour", "weekday", "requested_model")
 HEADER_PREFIX = "header."
 
-Facts = Mapping[str, object]
-"""What rules may ask about besides the analysis: key, team, tag (all tags), hour, weekday,
-requested_model and `header.<name>`, as of one exchange."""
+
+class Facts(Protocol):
+    """What rules may ask about besides the analysis: key, team, tag (all tags), hour (UTC), weekday
+    (Monday is 0), requested_model and `header.<name>`, as of one exchange. A dict is one."""
+
+    def get(self, name: str, /) -> object: ...
+
 
 _Test = Callable[[object], bool]
 

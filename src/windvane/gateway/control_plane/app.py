@@ -1,8 +1,8 @@
 """The control plane's application.
 
-Who may ask: `/livez`, `/readyz` and the documentation answer to anyone; what tells of traffic answers
-to anyone on a gateway that listens on loopback, and elsewhere to a holder of a key; what belongs to a
-key answers to that key, or to the admin's.
+Who may ask: `/health`, `/livez`, `/readyz` and the documentation answer to anyone; what tells of
+traffic answers to anyone on a gateway that listens on loopback and is called by loopback's name, and
+otherwise to a holder of a key; what belongs to a key answers to that key, or to the admin's.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from windvane._version import __version__
 from windvane.core.exchange import Credentials
-from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
 from windvane.core.ledger import LedgerEntry, Totals
 from windvane.core.money import usd_text
 from windvane.core.principal import Principal
@@ -26,7 +26,9 @@ from windvane.gateway.control_plane import schemas
 from windvane.gateway.control_plane.openapi import merge_data_plane
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.data_plane.models import public_names
+from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
 from windvane.telemetry.metrics import CONTENT_TYPE, Metrics
+from windvane.wire.errors import error_object
 
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
@@ -49,7 +51,7 @@ def control_plane(engine: Engine, metrics: Metrics, *, is_local: bool) -> FastAP
         openapi_url=None,
         responses={401: {"model": schemas.ErrorAnswer}},
     )
-    _add_errors(app)
+    _add_errors(app, engine)
     _add_health(app, engine)
     _add_traffic(app, engine, metrics, _Access(engine, is_local))
     _add_usage(app, engine, _Access(engine, is_local))
@@ -70,31 +72,48 @@ class _Access:
         return self._engine.identify(credentials)
 
     async def viewer(self, request: Request) -> None:
-        """Anyone on loopback; elsewhere the holder of a key."""
-        if not self._is_local:
+        """Anyone on loopback; elsewhere the holder of a key.
+
+        A proxy on this machine also calls from loopback, but by the name that its own callers used.
+        """
+        if not (self._is_local and Incoming(request.scope).names_loopback):
             await self.caller(request)
 
 
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, engine: Engine) -> None:
+    """Errors as the data plane tells them: the same body, the same headers."""
+
+    def answer(request: Request, fault: Fault) -> JSONResponse:
+        incoming = Incoming(request.scope)
+        request_id = incoming.request_id or engine.new_request_id()
+        inner = error_object(fault, request_id)
+        body = {"object": "error", **inner, "error": inner, "request_id": request_id}
+        headers = {
+            name.decode(): value.decode() for name, value in error_headers(fault, None, request_id)
+        }
+        return JSONResponse(body, status_code=fault.status, headers=headers)
+
     @app.exception_handler(WindvaneError)
     async def on_fault(request: Request, error: WindvaneError) -> JSONResponse:
-        fault = error.fault
-        return _error(fault.status, fault.message, fault.code or fault.kind.value)
+        return answer(request, error.fault)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         phrase = HTTPStatus(error.status_code).phrase
-        code = phrase.lower().replace(" ", "_")
-        answer = _error(error.status_code, f"{phrase}: {request.url.path[:100]}", code)
-        for name, value in (error.headers or {}).items():
-            answer.headers[name] = value
-        return answer
+        fault = Fault(
+            kind=FaultKind.NOT_FOUND if error.status_code == 404 else FaultKind.INVALID_REQUEST,
+            source=Source.CLIENT,
+            message=f"{phrase}: {request.url.path[:100]!r}",
+            status=error.status_code,
+            code=phrase.lower().replace(" ", "_"),
+        )
+        answered = answer(request, fault)
+        answered.headers.update(error.headers or {})
+        return answered
 
-
-def _error(status: int, message: str, code: str) -> JSONResponse:
-    kind = "authentication_error" if status == HTTPStatus.UNAUTHORIZED else "invalid_request_error"
-    body = {"message": message, "type": kind, "param": None, "code": code}
-    return JSONResponse({"object": "error", **body, "error": body}, status_code=status)
+    @app.exception_handler(Exception)
+    async def on_failure(request: Request, error: Exception) -> JSONResponse:
+        return answer(request, INTERNAL)
 
 
 def _add_health(app: FastAPI, engine: Engine) -> None:
@@ -208,7 +227,9 @@ def _add_usage(app: FastAPI, engine: Engine, access: _Access) -> None:
             raise refuse(
                 FaultKind.NOT_FOUND, f"no request {request_id[:64]!r} is on the ledger", status=404
             )
-        return _record(entries)
+        # A caller's own id may stand for several requests: the last of them is meant.
+        meant = entries[-1].request_id
+        return _record([entry for entry in entries if entry.request_id == meant])
 
 
 def _sums(totals: Totals) -> dict[str, Any]:

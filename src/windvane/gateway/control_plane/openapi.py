@@ -72,7 +72,7 @@ def merge_data_plane(document: dict[str, Any]) -> dict[str, Any]:
 def _anything(kind: type) -> dict[str, Any]:
     """The schema of a value that is carried, not read."""
     if kind is object:
-        return {}
+        return {"description": "any JSON value"}
     raise NotImplementedError(f"no schema for {kind}")
 
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
+from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
 from windvane.engine.engine import Engine
 from windvane.gateway.data_plane.asgi import (
     JSON,
@@ -22,7 +22,7 @@ from windvane.gateway.data_plane.chat import chat_completions
 from windvane.gateway.data_plane.door import Door
 from windvane.gateway.data_plane.incoming import ClientGoneError, Incoming, read_body
 from windvane.gateway.data_plane.models import get_model, list_models
-from windvane.gateway.data_plane.outgoing import error_headers
+from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
 from windvane.gateway.data_plane.route import explain_route
 from windvane.ports.clock import Clock
 from windvane.wire.errors import render_error
@@ -69,7 +69,7 @@ class DataPlane:
         except Exception:  # noqa: BLE001 - the surface's edge
             request_id = self._request_id(incoming, door)
             _log.exception("request %s failed inside the gateway", request_id)
-            await self._send_error(sending, incoming, door, _INTERNAL)
+            await self._send_error(sending, incoming, door, INTERNAL)
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: "_Sending", incoming: Incoming, door: Door
@@ -88,6 +88,8 @@ class DataPlane:
         body = b""
         if method == "POST":
             incoming.check_is_json()
+            # A stranger is refused before the gateway holds its body in memory.
+            self._engine.identify(incoming.credentials())
             body = await read_body(receive, incoming, self._body_bytes_max, self._body_timeout_s)
         await serve(door, incoming, body, send)
 
@@ -124,14 +126,6 @@ class _Sending:
     def __call__(self, message: Message) -> Awaitable[None]:
         self.has_started = True
         return self._send(message)
-
-
-_INTERNAL = Fault(
-    kind=FaultKind.INTERNAL,
-    source=Source.GATEWAY,
-    message="the gateway failed; its log has this request's id",
-    status=500,
-)
 
 
 def _check_method(scope: Scope, method: str) -> None:

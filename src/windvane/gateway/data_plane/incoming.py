@@ -8,8 +8,9 @@ from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.gateway.data_plane.asgi import Receive, Scope
 from windvane.wire.dialect import Dialect
 
-_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,128}$")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _OWN_VIA = b"windvane"
+_LOOPBACK_NAMES = (b"127.0.0.1", b"localhost", b"[::1]")
 
 
 class ClientGoneError(Exception):
@@ -30,7 +31,7 @@ class Incoming:
     def request_id(self) -> str | None:
         """The caller's own id for this request, when it sent one that is safe to show."""
         said = self.headers.get(b"x-request-id")
-        return said.decode() if said and _REQUEST_ID.match(said) else None
+        return said.decode() if said and _REQUEST_ID.fullmatch(said) else None
 
     @property
     def user_agent(self) -> str:
@@ -69,10 +70,27 @@ class Incoming:
             )
         return Credentials(bearer=shown.pop() if shown else None)
 
+    @property
+    def names_loopback(self) -> bool:
+        """Whether the caller calls us by a name that only this machine has.
+
+        A web page that rebinds its own name to 127.0.0.1 does not, nor does a proxy that passes on
+        the name it was called by.
+        """
+        value = self.headers.get(b"host", b"")
+        host, _, port = value.rpartition(b":")
+        name = host if host and port.isdigit() else value
+        return name.lower() in _LOOPBACK_NAMES
+
     def check_is_json(self) -> None:
-        """Refuse what a web page can send across origins without asking, and encoded bodies."""
-        kind = self.headers.get(b"content-type")
-        if kind is not None and b"json" not in kind.lower():
+        """Refuse what a web page can send across origins without asking, and encoded bodies.
+
+        Browsers look at the type alone, not its parameters, and let a body without one through: so
+        without one, a request that tells of an origin is refused.
+        """
+        kind = self.headers.get(b"content-type", b"")
+        is_json = b"json" in kind.partition(b";")[0].lower()
+        if not is_json and (kind or b"origin" in self.headers):
             raise refuse(
                 FaultKind.INVALID_REQUEST,
                 f"content-type must be application/json, not {kind.decode('latin-1')[:80]!r}",
@@ -86,7 +104,8 @@ class Incoming:
 
     def check_is_no_loop(self) -> None:
         """Refuse a request that has been through us: somebody's upstream address is our own."""
-        if _OWN_VIA in self.headers.get(b"via", b""):
+        said = (value for name, value in self._scope["headers"] if name == b"via")  # type: ignore[attr-defined]
+        if any(_OWN_VIA in value for value in said):
             raise refuse(
                 FaultKind.INVALID_REQUEST,
                 "this request has already been through windvane: a provider's api_base is this"

@@ -4,11 +4,12 @@ import math
 import re
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
+from functools import lru_cache
 
 from windvane.core.catalog.models import ModelCard
 from windvane.core.chat import JsonObject
 from windvane.core.exchange import Exchange
-from windvane.core.faults import Fault, FaultKind
+from windvane.core.faults import Fault, FaultKind, Source
 from windvane.core.money import NANO_PER_USD, usd_text
 from windvane.gateway.data_plane.asgi import HeaderList
 
@@ -18,6 +19,14 @@ NAME_CHARS_MAX = 128
 TEXT_CHARS_MAX = 200
 
 SECONDS_BEFORE_RETRY = 1
+
+INTERNAL = Fault(
+    kind=FaultKind.INTERNAL,
+    source=Source.GATEWAY,
+    message="the gateway failed; its log has the reason",
+    status=500,
+)
+"""A failure of our own, as a caller is told of it."""
 
 
 def safe_name(name: str) -> bytes:
@@ -47,29 +56,41 @@ def answer_headers(exchange: Exchange, now_s: float, *, has_cost: bool) -> Heade
     elapsed_ms = (now_s - exchange.received_s) * 1000
     upstream_ms = exchange.upstream_s * 1000
     if not has_cost:
-        upstream_ms = (now_s - attempt.started_s) * 1000 + upstream_ms
-    headers = id_headers(exchange.public_id)
-    headers += (
-        (b"x-router-model", safe_name(attempt.deployment.model)),
-        (b"x-router-provider", safe_name(attempt.deployment.provider)),
+        upstream_ms += (now_s - attempt.started_s) * 1000
+    own_ms = elapsed_ms - upstream_ms
+    deployment = attempt.deployment
+    shown = exchange.public_id.encode()
+    headers = [
+        (b"x-request-id", shown),
+        (b"request-id", shown),
+        (b"mistral-correlation-id", shown),
+        *_choice_headers(deployment.model, deployment.provider, decision.reason),
         (b"x-router-latency-ms", b"%.1f" % elapsed_ms),
-        (b"x-router-reason", safe_text(decision.reason)),
         (b"x-router-attempts", b"%d" % len(exchange.attempts)),
         (b"cache-status", _CACHE_STATUS[exchange.cache_status]),
         (
             b"server-timing",
-            b"upstream;dur=%.2f, gateway;dur=%.2f"
-            % (upstream_ms, max(elapsed_ms - upstream_ms, 0.0)),
+            b"upstream;dur=%.2f, gateway;dur=%.2f" % (upstream_ms, own_ms if own_ms > 0 else 0.0),
         ),
-    )
+    ]
     if has_cost:
         cost = exchange.cost_nano_usd
-        shown = "unknown" if cost is None else usd_text(cost)
-        headers.append((b"x-router-cost-usd", shown.encode()))
-    card = attempt.deployment.card
-    if card is not None and card.deprecated_on is not None:
-        headers += deprecation_headers(card)
+        headers.append(
+            (b"x-router-cost-usd", b"unknown" if cost is None else usd_text(cost).encode())
+        )
+    if deployment.card is not None and deployment.card.deprecated_on is not None:
+        headers += deprecation_headers(deployment.card)
     return headers
+
+
+@lru_cache(maxsize=1024)
+def _choice_headers(model: str, provider: str, reason: str) -> HeaderList:
+    """The headers that are the same for every answer of a deployment for a reason."""
+    return [
+        (b"x-router-model", safe_name(model)),
+        (b"x-router-provider", safe_name(provider)),
+        (b"x-router-reason", safe_text(reason)),
+    ]
 
 
 _CACHE_STATUS = {

@@ -1,3 +1,5 @@
+-- An attempt's id begins with its request's, and ids sort by time: the primary key finds a request's
+-- attempts without an index of its own, and new rows go to its end.
 CREATE TABLE ledger (
   attempt_id TEXT PRIMARY KEY,
   request_id TEXT NOT NULL,
@@ -28,9 +30,8 @@ CREATE TABLE ledger (
   first_chunk_us INTEGER,
   client_request_id TEXT,
   upstream_request_id TEXT
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
-CREATE INDEX ledger_by_request ON ledger (request_id);
 CREATE INDEX ledger_by_client_request ON ledger (client_request_id)
   WHERE client_request_id IS NOT NULL;
 CREATE INDEX ledger_by_key_and_time ON ledger (key_id, started_at_us);

@@ -121,11 +121,12 @@ class SqliteLedger:
     async def entries_of(self, request_id: str) -> Sequence[LedgerEntry]:
         query = (
             f"SELECT {', '.join(_FIELDS)} FROM ledger "
-            "WHERE request_id = ? OR client_request_id = ? ORDER BY started_at_us, number LIMIT ?"
+            "WHERE attempt_id BETWEEN ? || '-' AND ? || '.' OR client_request_id = ?"
+            " ORDER BY started_at_us, number LIMIT ?"
         )
         rows = await self._ask(
             lambda connection: connection.execute(
-                query, (request_id, request_id, ROWS_OF_REQUEST_MAX)
+                query, (request_id, request_id, request_id, ROWS_OF_REQUEST_MAX)
             ).fetchall()
         )
         return [_entry(row) for row in rows]

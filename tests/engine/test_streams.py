@@ -1,0 +1,460 @@
+"""Answers that come in pieces: commitment, silence, ends good and bad."""
+
+import pytest
+
+from windvane.testing.answers import chunk, error_body
+from windvane.testing.playbook import (
+    Failed,
+    Finished,
+    HungUp,
+    Left,
+    Playbook,
+    Said,
+    Sent,
+    Settled,
+    Slept,
+    answer,
+    ask,
+    breaks,
+    done,
+    ends,
+    finishes,
+    head,
+    leaves,
+    opens,
+    passes,
+    refuses,
+    says,
+    sends,
+    status,
+)
+
+STREAM = {"stream": True}
+
+
+def test_a_plain_stream() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("", "Hel")
+        << Said("Hel")
+        >> passes(1.0)
+        >> says("lo")
+        << Said("lo")
+        >> finishes(output_tokens=3)
+        >> done()
+        >> ends()
+        << Settled("exact", "ok", cost=9 * 150 + 3 * 600)
+        << Finished()
+    ).run()
+
+
+def test_retry_after_holds_for_streams() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> status(429, retry_after=2)
+        << Settled("exact", "rate_limited", cost=0)
+        << Slept(2.0)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes(output_tokens=1)
+        >> done()
+        << Settled("exact", "ok")
+        << Finished()
+    ).run()
+
+
+def test_a_refused_connection_is_hidden_from_a_stream_too() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> refuses()
+        << Settled("exact", "connect_failed", cost=0)
+        << Slept(0.1, 0.3)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes(output_tokens=1)
+        >> done()
+        << Settled("exact", "ok")
+        << Finished()
+    ).run()
+
+
+def test_usage_and_finish_without_the_marker_are_a_good_end() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes(output_tokens=1)
+        >> ends()
+        << Settled("exact", "ok")
+        << Finished()
+    ).run()
+
+
+def test_a_marker_without_a_finish_is_no_good_end() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> done()
+        << HungUp("one/small")
+        << Settled("estimated", "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_a_body_that_ends_early_is_no_good_end() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> ends()
+        << Settled("estimated", "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_a_finish_that_nobody_counted_needs_the_marker() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes()
+        >> ends()
+        << Settled("estimated", "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_a_stream_without_usage_is_estimated() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("one ", "two ", "three")
+        << Said("one two three")
+        >> finishes()
+        >> done()
+        << Settled("estimated", "ok")
+        << Finished()
+    ).run()
+
+
+def test_no_first_token_in_time() -> None:
+    """The head and a role are not words: only words end the wait."""
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> passes(50.0)
+        >> opens()
+        >> passes(50.0)
+        >> sends(chunk("", role="assistant"))
+        << Slept(20.0)
+        << HungUp("one/small")
+        << Settled("assumed", "timeout")
+        << Sent("two/large")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes(output_tokens=1)
+        >> done()
+        << Settled("exact", "ok")
+        << Finished()
+    ).run()
+
+
+def test_a_stream_whose_head_never_comes_waits_no_longer_than_for_a_first_token() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        << Slept(120.0)
+        << HungUp("one/small")
+        << Settled("assumed", "timeout")
+        << Failed("timeout", 504)
+    ).run()
+
+
+def test_comments_are_not_a_first_token() -> None:
+    book = Playbook() >> ask("small", stream=True) << Sent("one/small") >> opens()
+    for _ in range(11):
+        book >> passes(10.0) >> sends(b": processing\n\n")
+    book << Slept(10.0) << HungUp("one/small") << Settled("assumed", "timeout")
+    (book << Failed("timeout")).run()
+
+
+def test_no_next_token_in_time() -> None:
+    """Once words were given, a silence is an error for the caller; nobody else is asked."""
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> passes(30.0)
+        >> sends(b": still here\n\n")
+        << Slept(30.0)
+        << HungUp("one/small")
+        << Settled("estimated", "timeout")
+        << Failed("timeout")
+    ).run()
+
+
+def test_an_empty_stream_goes_to_a_stronger_model_once() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("", role="assistant"))
+        >> finishes(output_tokens=0)
+        >> done()
+        << Settled("exact", "low_quality", cost=9 * 150)
+        << Sent("two/large")
+        >> opens()
+        >> says("better")
+        << Said("better")
+        >> finishes(output_tokens=1)
+        >> done()
+        << Settled("exact", "ok")
+        << Finished()
+    ).run()
+
+
+@pytest.mark.parametrize("has_marker", [True, False])
+def test_the_empty_stream_stands_when_the_stronger_model_fails(has_marker: bool) -> None:
+    """Its connection was given back meanwhile, and must not be read again."""
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> finishes(output_tokens=0)
+        >> (done() if has_marker else ends())
+        << Settled("exact", "low_quality")
+        << Sent("two/large")
+        >> status(503)
+        << Settled("exact", "overloaded")
+        << Finished()
+    ).run()
+
+
+def test_an_error_before_the_first_word_is_hidden_by_another_model() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("", role="assistant"))
+        >> sends(b"data: " + error_body("overloaded") + b"\n\n")
+        << HungUp("one/small")
+        << Settled("assumed", "stream_broken")
+        << Sent("two/large")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes(output_tokens=1)
+        >> done()
+        << Settled("exact", "ok")
+        << Finished()
+    ).run()
+
+
+def test_an_error_that_comes_with_the_first_word_is_hidden_as_well() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("hel") + b"data: " + error_body("overloaded") + b"\n\n")
+        << HungUp("one/small")
+        << Settled("assumed", "stream_broken")
+        << Sent("two/large")
+        >> refuses()
+        << Settled("exact", "connect_failed")
+        << Slept(0.1, 0.3)
+        << Sent("two/large")
+        >> refuses()
+        << Settled("exact", "connect_failed")
+        << Failed("connect_failed")
+    ).run()
+
+
+def test_after_the_first_word_an_error_is_told_and_not_hidden() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> sends(b"data: " + error_body("overloaded") + b"\n\n")
+        << HungUp("one/small")
+        << Settled("estimated", "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_words_that_come_with_an_error_are_given_and_counted_before_it() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("one ")
+        << Said("one ")
+        >> sends(chunk("two ") + chunk("three ") + b"data: {nonsense\n\n")
+        << Said("two three ")
+        << HungUp("one/small")
+        << Settled("estimated", "stream_broken", output_tokens=5)
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_a_connection_that_breaks_after_the_first_word() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> breaks()
+        << HungUp("one/small")
+        << Settled("estimated", "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_an_answer_that_is_no_stream_is_not_a_stream() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> answer("hello")
+        << HungUp("one/small")
+        << Settled("assumed", "upstream_error")
+        << Sent("two/large")
+        >> head(content_type="text/html")
+        << HungUp("two/large")
+        << Settled("assumed", "upstream_error")
+        << Failed("upstream_error", 502)
+    ).run()
+
+
+def test_a_caller_who_leaves_before_the_first_word() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> passes(3.0)
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("assumed", "cancelled")
+        << Left()
+    ).run()
+
+
+def test_a_caller_who_leaves_midway_pays_for_what_came() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("one ", "two ")
+        << Said("one two ")
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled", output_tokens=3)
+        << Left()
+    ).run()
+
+
+def test_a_caller_who_leaves_after_the_usage_pays_exactly() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("one ", "two ")
+        << Said("one two ")
+        >> finishes(output_tokens=2)
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("exact", "cancelled", cost=9 * 150 + 2 * 600)
+        << Left()
+    ).run()
+
+
+def test_usage_so_far_is_not_the_usage() -> None:
+    """Some servers count in every chunk; what they made after the last one is not known."""
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("one ", usage=(9, 40)))
+        << Said("one ")
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled", output_tokens=40)
+        << Left()
+    ).run()
+
+
+def test_the_arguments_of_a_call_are_counted_like_prose() -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "x" * 299}}
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk(tool_calls=[call]))
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled", output_tokens=101)
+        << Left()
+    ).run()
+
+
+def test_the_last_bytes_are_waited_for_only_briefly() -> None:
+    """The answer is whole at its marker; a body that does not end takes its connection with it."""
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes(output_tokens=1)
+        >> done()
+        << Settled("exact", "ok")
+        << HungUp("one/small")
+        << Finished()
+    ).run()

@@ -1,0 +1,178 @@
+"""The auditor catches what it is there for. A check that cannot fail proves nothing."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from windvane.core.ledger import LedgerEntry
+from windvane.core.money import NanoUsd
+from windvane.core.usage import Certainty
+from windvane.ports.stores import Journal
+from windvane.testing import Stage, World, run_virtual
+from windvane.testing.answers import Ends, Piece, completion, json_head
+from windvane.testing.upstream import Call
+
+
+class Bent:
+    """A journal that does not do as it is told, once in a while."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.settled = 0
+
+    def hold(self, entry: LedgerEntry) -> None:
+        self.journal.hold(entry)
+
+    def settle(self, entry: LedgerEntry) -> None:
+        self.settled += 1
+        if self.settled == 7:
+            self.bend(entry)
+        else:
+            self.journal.settle(entry)
+
+    def bend(self, entry: LedgerEntry) -> None:
+        raise NotImplementedError
+
+
+class Drops(Bent):
+    def bend(self, entry: LedgerEntry) -> None:
+        pass
+
+
+class Doubles(Bent):
+    def bend(self, entry: LedgerEntry) -> None:
+        self.journal.settle(entry)
+        self.journal.settle(entry)
+
+
+class Overcharges(Bent):
+    def bend(self, entry: LedgerEntry) -> None:
+        over = NanoUsd((entry.hold_nano_usd or 0) + 1)
+        entry = msgspec.structs.replace(
+            entry, certainty=Certainty.ASSUMED, cost_nano_usd=over, hold_nano_usd=NanoUsd(over - 1)
+        )
+        self.journal.settle(entry)
+
+
+class Miscounts(Bent):
+    """Every exact settlement says one token less than the provider billed."""
+
+    def settle(self, entry: LedgerEntry) -> None:
+        if entry.certainty is Certainty.EXACT and entry.output_tokens:
+            entry = msgspec.structs.replace(entry, output_tokens=entry.output_tokens - 1)
+        self.journal.settle(entry)
+
+
+class ForgetsHolds(Bent):
+    def hold(self, entry: LedgerEntry) -> None:
+        pass
+
+    def settle(self, entry: LedgerEntry) -> None:
+        self.journal.settle(entry)
+
+
+class HoldsTwice(Bent):
+    def hold(self, entry: LedgerEntry) -> None:
+        self.journal.hold(entry)
+        self.journal.hold(entry)
+
+
+@pytest.mark.parametrize(
+    ("bent", "found"),
+    [
+        (Drops, "is still open"),
+        (Doubles, "is settled twice"),
+        (Overcharges, "is over its hold"),
+        (Miscounts, "billed"),
+        (ForgetsHolds, "is sent without a hold"),
+        (HoldsTwice, "is held twice"),
+    ],
+)
+def test_an_engine_that_does_not_do_as_it_should(bent: type[Bent], found: str) -> None:
+    with pytest.raises(AssertionError, match=found):
+        World(1, before_audit=bent).run()
+
+
+def test_a_ledger_that_loses_a_settlement() -> None:
+    with pytest.raises(AssertionError, match="the ledger has"):
+        World(1, after_audit=Drops).run()
+
+
+def answered(call: Call) -> None:
+    call.input_tokens = 9
+    call.play([(1.0, json_head()), (0.0, Piece(data=completion("hi", (9, 0)))), (0.0, Ends())])
+
+
+CRIMES: dict[str, tuple[Callable[[Stage, str], None], str]] = {
+    "an exchange that ends twice": (
+        lambda stage, name: stage.auditor.on(stage.auditor.ended[name]),
+        "ended twice",
+    ),
+    "an attempt after the caller got words": (
+        lambda stage, name: (
+            stage.auditor.delivered(name),
+            stage.auditor.on_sent(stage.transport.calls[0]),
+        )[0],
+        "after the caller got words",
+    ),
+    "an attempt sent twice": (
+        lambda stage, _: stage.auditor.on_sent(stage.transport.calls[0]),
+        "is sent twice",
+    ),
+    "an exchange that never ends": (
+        lambda stage, _: stage.auditor.begun("req_other"),
+        "never ended",
+    ),
+    "a connection left open": (
+        lambda stage, _: setattr(stage.transport.calls[0], "is_closed", False),
+        "is still open",
+    ),
+}
+
+
+@pytest.mark.parametrize("crime", CRIMES)
+def test_a_crime_is_found(crime: str) -> None:
+    commit, found = CRIMES[crime]
+
+    async def main() -> None:
+        stage = Stage(on_sent=answered)
+        exchange = stage.accept("small", "Hello?")
+        await stage.engine.handle(exchange)
+        commit(stage, exchange.id)
+        await stage.close()
+
+    with pytest.raises(AssertionError, match=found):
+        run_virtual(main())
+
+
+def test_a_breach_is_counted_and_is_no_mistake_of_ours() -> None:
+    """A provider that counts more than was asked for is believed: the money is gone."""
+
+    def dear(call: Call) -> None:
+        call.input_tokens = 9
+        body = Piece(data=completion("hi", (9, 900_000)), output_tokens=900_000)
+        call.play([(0.0, json_head()), (0.0, body), (0.0, Ends())])
+
+    async def main() -> int:
+        stage = Stage(on_sent=dear)
+        await stage.engine.handle(stage.accept("small", "Hello?", max_tokens=10))
+        await stage.close()
+        return stage.auditor.breaches
+
+    assert run_virtual(main()) == 1
+
+
+def test_a_task_left_behind_is_found() -> None:
+    import asyncio
+
+    async def main() -> None:
+        stage = Stage()
+        left = asyncio.get_running_loop().create_task(asyncio.sleep(1))
+        try:
+            await stage.close()
+        finally:
+            await left
+
+    with pytest.raises(AssertionError, match="tasks are left"):
+        run_virtual(main())

@@ -1,0 +1,107 @@
+"""Conditions of rules: what matches, and what is refused with its place."""
+
+import pytest
+
+from windvane.core.analysis import Analysis
+from windvane.core.routing.table import Route, RouteTable, Rule, compile_rule
+
+ASKED = Analysis(
+    chars=150, tools=2, images=0, code=True, language="fr", input_tokens=900, difficulty=0.5, output_tokens_max=None
+)
+FACTS = {
+    "key": "k1",
+    "team": None,
+    "tag": ("prod", "eu"),
+    "hour": 14,
+    "weekday": "mon",
+    "requested_model": "auto",
+    "header.x-tier": "gold",
+}
+
+CASES: list[tuple[dict[str, object], bool]] = [
+    ({}, True),
+    ({"tools": True}, True),
+    ({"tools": False}, False),
+    ({"images": True}, False),
+    ({"images": False}, True),
+    ({"tools": 2}, True),
+    ({"tools": 3}, False),
+    ({"code": True}, True),
+    ({"language": "fr"}, True),
+    ({"language": "de"}, False),
+    ({"language": ["de", "fr"]}, True),
+    ({"language": []}, False),
+    ({"language": {"in": ["fr"]}}, True),
+    ({"language": {"not": "fr"}}, False),
+    ({"language": {"not": ["de", "es"]}}, True),
+    ({"language": {"contains": "f"}}, True),
+    ({"chars": {"gt": 149}}, True),
+    ({"chars": {"gt": 150}}, False),
+    ({"chars": {"gte": 150}}, True),
+    ({"chars": {"lt": 150}}, False),
+    ({"chars": {"lte": 150}}, True),
+    ({"chars": {"gt": 100, "lt": 200}}, True),
+    ({"chars": {"gt": 100, "lt": 120}}, False),
+    ({"chars": {"not": {"gt": 100}}}, False),
+    ({"difficulty": {"gte": 0.5}}, True),
+    ({"output_tokens_max": {"gt": 0}}, False),
+    ({"output_tokens_max": {"lt": 10}}, False),
+    ({"output_tokens_max": False}, True),
+    ({"key": "k1"}, True),
+    ({"team": "blue"}, False),
+    ({"tag": "eu"}, True),
+    ({"tag": "us"}, False),
+    ({"tag": ["us", "prod"]}, True),
+    ({"tag": {"not": "eu"}}, False),
+    ({"tag": {"contains": "ro"}}, True),
+    ({"hour": {"gte": 9, "lt": 17}}, True),
+    ({"weekday": ["sat", "sun"]}, False),
+    ({"header.x-tier": "gold"}, True),
+    ({"header.x-other": "gold"}, False),
+    ({"header.x-other": {"not": "gold"}}, True),
+    ({"header.x-other": {"contains": "g"}}, False),
+    ({"tools": True, "language": "fr", "tag": "prod"}, True),
+    ({"tools": True, "language": "de", "tag": "prod"}, False),
+]
+
+
+@pytest.mark.parametrize(("when", "matches"), CASES, ids=[str(case[0]) for case in CASES])
+def test_a_rule_matches_when_each_condition_holds(when: dict[str, object], matches: bool) -> None:
+    assert compile_rule(Rule(use="m", when=when)).matches(ASKED, FACTS) is matches
+
+
+REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"tool": True}, r'tool: no such field of a request; did you mean "tools"\?'),
+    ({"charz": 1}, r'charz: no such field of a request; did you mean "chars"\?'),
+    ({"zzzzzzzz": 1}, "zzzzzzzz: no such field of a request$"),
+    ({"chars": {"above": 3}}, "chars: unknown comparison 'above'; one of gt, gte, lt, lte, in, not, contains"),
+    ({"chars": {"gt": "120"}}, "chars: `gt` needs a number, not '120'"),
+    ({"chars": {"gt": True}}, "chars: `gt` needs a number, not True"),
+    ({"chars": {"lte": None}}, "chars: `lte` needs a number, not None"),
+    ({"chars": {}}, "chars: an empty condition"),
+    ({"language": {"in": "fr"}}, "language: `in` needs a list"),
+    ({"language": {"not": {}}}, "language: an empty condition"),
+    ({"hour": {"past": 3}}, "hour: unknown comparison"),
+]
+
+
+@pytest.mark.parametrize(("when", "problem"), REFUSED, ids=[str(case[0]) for case in REFUSED])
+def test_a_condition_without_meaning_is_refused_with_its_place(when: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        compile_rule(Rule(use="m", when=when))
+    routes = {"auto": Route(rules=(Rule(use="a"), Rule(use="b", when=when)))}
+    with pytest.raises(ValueError, match=rf"^routes\.auto\.rules\[1\]\.when\.{next(iter(when))}: "):
+        RouteTable.of(routes)
+
+
+def test_a_table_knows_its_routes() -> None:
+    table = RouteTable.of({"auto": Route(otherwise="m")})
+    assert "auto" in table
+    assert "m" not in table
+
+
+def test_use_is_one_model_or_several() -> None:
+    assert Rule(use="a").models == ("a",)
+    assert Rule(use=("a", "b")).models == ("a", "b")
+    assert Route(otherwise="a").default_models == ("a",)
+    assert Route().default_models == ()

@@ -1,0 +1,105 @@
+"""The laws an exchange keeps by itself."""
+
+import msgspec
+import pytest
+
+from windvane.core.chat import ChatRequest
+from windvane.core.deployment import Deployment
+from windvane.core.exchange import Attempt, AttemptState, Credentials, Exchange
+from windvane.core.ledger import LedgerEntry
+from windvane.core.usage import Certainty
+
+HELD, SENT, SETTLED = AttemptState
+
+
+def entry(cost: int | None) -> LedgerEntry:
+    return LedgerEntry(
+        attempt_id="a",
+        request_id="r",
+        number=1,
+        started_at_us=0,
+        key_id="k",
+        team=None,
+        tags=(),
+        route=None,
+        requested_model="m",
+        provider="p",
+        model="m",
+        resolved_model="m",
+        reason="",
+        dialect="openai",
+        is_stream=False,
+        certainty=Certainty.EXACT,
+        cost_nano_usd=cost,  # type: ignore[arg-type]
+        hold_nano_usd=None,
+    )
+
+
+def attempt(cost: int | None = 0, state: AttemptState = HELD, *, is_settled: bool = True) -> Attempt:
+    return Attempt(
+        id="a",
+        number=1,
+        deployment=Deployment(id="d", provider="p", model="m"),
+        hold=entry(9),
+        started_s=0.0,
+        state=state,
+        entry=entry(cost) if is_settled else None,
+    )
+
+
+def exchange(*attempts: Attempt) -> Exchange:
+    return Exchange(
+        id="own",
+        dialect="openai",
+        request=ChatRequest(model="m", messages=[], body={}),
+        credentials=Credentials(bearer="secret"),
+        received_s=0.0,
+        received_at_us=0,
+        attempts=list(attempts),
+    )
+
+
+@pytest.mark.parametrize("before", list(AttemptState))
+@pytest.mark.parametrize("after", list(AttemptState))
+def test_an_attempt_only_moves_forward(before: AttemptState, after: AttemptState) -> None:
+    moves = {(HELD, SENT), (HELD, SETTLED), (SENT, SETTLED)}
+    one = attempt(state=before)
+    if (before, after) in moves:
+        one.become(after)
+        assert one.state is after
+    else:
+        with pytest.raises(AssertionError, match="cannot become"):
+            one.become(after)
+
+
+def test_an_exchange_ends_once() -> None:
+    one = exchange()
+    one.end(1.0)
+    with pytest.raises(AssertionError, match="ended twice"):
+        one.end(2.0)
+
+
+def test_the_cost_is_the_sum_of_settled_attempts_and_unknown_if_one_is() -> None:
+    assert exchange().cost_nano_usd == 0
+    assert exchange(attempt(3), attempt(4), attempt(99, is_settled=False)).cost_nano_usd == 7
+    assert exchange(attempt(3), attempt(None)).cost_nano_usd is None
+
+
+def test_the_final_attempt_is_the_one_that_answered_else_the_last() -> None:
+    first, second = attempt(1), attempt(2)
+    one = exchange(first, second)
+    assert one.final_attempt is second
+    one.answered_by = first
+    assert one.final_attempt is first
+    assert exchange().final_attempt is None
+
+
+def test_the_callers_own_request_id_is_the_one_shown() -> None:
+    one = exchange()
+    assert one.public_id == "own"
+    assert msgspec.structs.replace(one, client_request_id="theirs").public_id == "theirs"
+
+
+def test_credentials_do_not_show_their_secret() -> None:
+    assert "secret" not in repr(exchange())
+    assert repr(Credentials()) == "Credentials(bearer=None)"

@@ -1,0 +1,99 @@
+"""What is done after a failed attempt, as a table."""
+
+from random import Random
+
+import pytest
+
+from windvane.core.faults import Fault, FaultKind, Retry, Source
+from windvane.core.retry import RetryPolicy, Step, Stop, TryNext, TrySame, backoff_s, next_step
+
+POLICY = RetryPolicy()
+
+
+def fault(retry: Retry, retry_after_s: float | None = None) -> Fault:
+    return Fault(
+        kind=FaultKind.UPSTREAM_ERROR,
+        source=Source.UPSTREAM,
+        message="m",
+        status=502,
+        retry=retry,
+        retry_after_s=retry_after_s,
+    )
+
+
+def ask(
+    retry: Retry,
+    *,
+    attempts: int = 1,
+    here: int = 1,
+    has_next: bool = False,
+    remaining_s: float = 600.0,
+    retry_after_s: float | None = None,
+    policy: RetryPolicy = POLICY,
+) -> Step:
+    return next_step(
+        policy,
+        fault(retry, retry_after_s),
+        attempts=attempts,
+        attempts_here=here,
+        has_next=has_next,
+        remaining_s=remaining_s,
+        rng=Random(7),
+    )
+
+
+CASES: list[tuple[str, Step | type[TrySame], dict[str, object]]] = [
+    ("a fault that nothing mends stops", Stop(), {"retry": Retry.NEVER, "has_next": True}),
+    ("a fault of this deployment goes to the next", TryNext(), {"retry": Retry.OTHER, "has_next": True}),
+    ("a fault of this deployment without a next stops", Stop(), {"retry": Retry.OTHER}),
+    ("a passing fault is tried again here", TrySame, {"retry": Retry.SAME}),
+    ("a short wait here is better than the next", TrySame, {"retry": Retry.SAME, "has_next": True}),
+    (
+        "a long wait here is worse than the next",
+        TryNext(),
+        {"retry": Retry.SAME, "has_next": True, "retry_after_s": 2.0},
+    ),
+    ("a long wait is taken when there is no next", TrySame(2.0), {"retry": Retry.SAME, "retry_after_s": 2.0}),
+    ("enough tries here: the next", TryNext(), {"retry": Retry.SAME, "here": 2, "attempts": 2, "has_next": True}),
+    ("enough tries here and no next: stop", Stop(), {"retry": Retry.SAME, "here": 2, "attempts": 2}),
+    ("enough tries in all: stop", Stop(), {"retry": Retry.SAME, "attempts": 4, "has_next": True}),
+    ("the last try but one may go on", TryNext(), {"retry": Retry.OTHER, "attempts": 3, "has_next": True}),
+    (
+        "no time left for the wait: stop",
+        Stop(),
+        {"retry": Retry.SAME, "retry_after_s": 5.0, "remaining_s": 4.9},
+    ),
+    (
+        "just time enough for the wait",
+        TrySame(5.0),
+        {"retry": Retry.SAME, "retry_after_s": 5.0, "remaining_s": 5.0},
+    ),
+    ("longer than we are willing to wait: stop", Stop(), {"retry": Retry.SAME, "retry_after_s": 61.0}),
+    ("no time left at all: nobody is asked", Stop(), {"retry": Retry.SAME, "remaining_s": 0.0, "has_next": True}),
+]
+
+
+@pytest.mark.parametrize(("expected", "given"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_the_step_after_a_fault(expected: Step | type[TrySame], given: dict[str, object]) -> None:
+    step = ask(**given)  # type: ignore[arg-type]
+    if isinstance(expected, type):
+        assert isinstance(step, expected)
+        assert POLICY.backoff_base_s <= step.wait_s <= POLICY.backoff_base_s * 3  # type: ignore[union-attr]
+    else:
+        assert step == expected
+
+
+def test_the_providers_own_wait_wins_when_it_is_longer() -> None:
+    assert backoff_s(POLICY, fault(Retry.SAME, 7.5), 1, Random(1)) == 7.5
+    assert backoff_s(POLICY, fault(Retry.SAME, 0.001), 1, Random(1)) >= POLICY.backoff_base_s
+
+
+def test_waits_widen_with_each_try_and_are_capped() -> None:
+    widest = [max(backoff_s(POLICY, fault(Retry.SAME), n, Random(s)) for s in range(200)) for n in (1, 2, 3, 40)]
+    assert widest == sorted(widest)
+    assert widest[0] <= 0.3 < widest[1] <= 0.9 < widest[2]
+    assert widest[3] == POLICY.backoff_max_s
+
+
+def test_two_dice_give_two_waits() -> None:
+    assert len({backoff_s(POLICY, fault(Retry.SAME), 1, Random(seed)) for seed in range(50)}) == 50

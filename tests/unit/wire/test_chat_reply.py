@@ -1,0 +1,299 @@
+"""Providers' answers and streams, read with each provider's habits."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from windvane.core.chat import Chunk, FinishReason
+from windvane.core.faults import APIConnectionError, FaultKind, InternalServerError, Retry, WindvaneError
+from windvane.core.usage import Usage
+from windvane.wire.chat_reply import TOKENS_MAX, ChatStreamReader, decode_completion, read_usage, split_thinking
+
+NOW_S = 1_790_000_000
+USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
+
+
+def usage_of(**fields: Any) -> Usage | None:
+    return read_usage(msgspec.json.encode(fields))
+
+
+@pytest.mark.parametrize(
+    ("said", "usage"),
+    [
+        (USAGE, Usage(input_tokens=10, output_tokens=4)),
+        (
+            {**USAGE, "prompt_tokens_details": {"cached_tokens": 8}},
+            Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=8),
+        ),
+        (
+            {**USAGE, "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 5, "audio_tokens": 0}},
+            Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=3, cache_creation_input_tokens=5),
+        ),
+        ({**USAGE, "prompt_tokens_details": None}, Usage(input_tokens=10, output_tokens=4)),
+        ({**USAGE, "num_cached_tokens": 6}, Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=6)),
+        (
+            {**USAGE, "completion_tokens_details": {"reasoning_tokens": 2}},
+            Usage(input_tokens=10, output_tokens=4, reasoning_output_tokens=2),
+        ),
+        ({**USAGE, "service_tier": "priority"}, Usage(input_tokens=10, output_tokens=4, service_tier="priority")),
+        ({**USAGE, "prompt_audio_seconds": {}, "new": [1]}, Usage(input_tokens=10, output_tokens=4)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+        # What cannot be believed is no usage.
+        ({}, None),
+        ({"prompt_tokens": None, "completion_tokens": 4}, None),
+        ({**USAGE, "prompt_tokens": -1}, None),
+        ({**USAGE, "prompt_tokens": 1.5}, None),
+        ({**USAGE, "prompt_tokens": "10"}, None),
+        ({**USAGE, "completion_tokens": -4}, None),
+        ({**USAGE, "completion_tokens": True}, None),
+        ({**USAGE, "prompt_tokens": TOKENS_MAX + 1}, None),
+        ({**USAGE, "completion_tokens": 10**30}, None),
+        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 11}}, None),
+        ({**USAGE, "prompt_tokens_details": {"cached_tokens": -1}}, None),
+        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 5}}, None),
+        ({**USAGE, "completion_tokens_details": {"reasoning_tokens": -2}}, None),
+    ],
+)
+def test_usage_is_believed_or_is_none(said: dict[str, Any], usage: Usage | None) -> None:
+    assert usage_of(**said) == usage
+
+
+@pytest.mark.parametrize("raw", [b"null", b"[]", b'"x"', b"{", b'{"prompt_tokens":1,"service_tier":"\xff"}', b"[" * 10_000])
+def test_a_usage_that_is_no_object_is_none(raw: bytes) -> None:
+    assert read_usage(raw) is None
+
+
+def reply(*choices: dict[str, Any], **more: Any) -> bytes:
+    return msgspec.json.encode(
+        {"id": "c1", "object": "chat.completion", "created": 7, "model": "m", "choices": list(choices), "usage": USAGE, **more}
+    )
+
+
+def said(finish: str | None = "stop", index: int = 0, **message: Any) -> dict[str, Any]:
+    return {"index": index, "message": {"role": "assistant", **message}, "finish_reason": finish}
+
+
+def only(body: bytes) -> Any:
+    (choice,) = decode_completion(body, NOW_S).choices
+    return choice
+
+
+CALL = {"id": "abcdefghi", "function": {"name": "f", "arguments": '{"a":1}'}}
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        ("stop", FinishReason.STOP),
+        ("length", FinishReason.LENGTH),
+        ("model_length", FinishReason.LENGTH),
+        ("tool_calls", FinishReason.TOOL_CALLS),
+        ("function_call", FinishReason.TOOL_CALLS),
+        ("content_filter", FinishReason.CONTENT_FILTER),
+        ("error", FinishReason.ERROR),
+        ("eos", FinishReason.STOP),
+        (None, None),
+    ],
+)
+def test_each_finish_reason(finish: str | None, reason: FinishReason | None) -> None:
+    assert only(reply(said(finish, content="x"))).finish_reason is reason
+
+
+@pytest.mark.parametrize(
+    ("message", "content", "reasoning"),
+    [
+        ({"content": "x"}, "x", None),
+        ({"content": None}, None, None),
+        ({"content": ""}, "", None),
+        ({"content": "x", "reasoning_content": "hm"}, "x", "hm"),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]},
+                    {"type": "text", "text": "x"},
+                    {"type": "reference", "reference_ids": [1]},
+                    {"type": "text", "text": "y"},
+                ]
+            },
+            "xy",
+            "hm",
+        ),
+        ({"content": [{"type": "thinking", "thinking": "hm"}]}, None, "hm"),
+        ({"content": []}, None, None),
+    ],
+)
+def test_text_and_thinking_in_both_families_manners(message: dict[str, Any], content: str | None, reasoning: str | None) -> None:
+    read = only(reply(said(**message))).message
+    assert (read.content, read.reasoning) == (content, reasoning)
+
+
+def test_thinking_in_an_unknown_shape_is_no_accident() -> None:
+    assert split_thinking([{"type": "thinking", "thinking": [3, None, {"text": "a"}]}, {"type": "thinking"}]) == (None, "a")
+    assert split_thinking([{"type": "text", "text": 3}, {}]) == (None, None)
+
+
+def test_mistrals_tool_calls_lack_a_type_and_may_have_an_object_for_arguments() -> None:
+    second = {"id": "b", "index": 5, "function": {"name": "g", "arguments": {"a": 1}}}
+    first, other = only(reply(said("tool_calls", content="", tool_calls=[CALL, second]))).message.tool_calls
+    assert (first.id, first.type, first.index) == ("abcdefghi", "function", 0)
+    assert (first.function.name, first.function.arguments) == ("f", '{"a":1}')
+    assert (other.index, other.function.arguments) == (5, '{"a":1}')
+
+
+def test_several_choices_and_a_refusal() -> None:
+    completion = decode_completion(reply(said(content="a"), said(index=1, refusal="no")), NOW_S)
+    assert [(one.index, one.message.content, one.message.refusal) for one in completion.choices] == [
+        (0, "a", None),
+        (1, None, "no"),
+    ]
+    assert completion.usage == Usage(input_tokens=10, output_tokens=4)
+
+
+def test_an_answer_without_a_date_is_dated_now() -> None:
+    completion = decode_completion(b'{"choices":[{"message":{"content":"x"}}]}', NOW_S)
+    assert (completion.created, completion.id, completion.model, completion.usage) == (NOW_S, "", "", None)
+
+
+def test_the_tier_is_read_where_openai_says_it() -> None:
+    usage = decode_completion(reply(said(content="x"), service_tier="flex"), NOW_S).usage
+    assert usage is not None and usage.service_tier == "flex"
+
+
+TYPED = {**CALL, "type": "function"}
+RELAYED: list[tuple[bytes, bool]] = [
+    (reply(said(content="x")), True),
+    (reply(said("tool_calls", content=None, tool_calls=[TYPED])), True),
+    (reply(said(content="x"), said(index=1, content="y"), extra=1), True),
+    (reply(said("tool_calls", content="", tool_calls=[CALL])), False),
+    (reply(said("tool_calls", tool_calls=[{**TYPED, "id": None}])), False),
+    (reply(said("tool_calls", tool_calls=[{"id": "a", "type": "function"}])), False),
+    (reply(said("tool_calls", tool_calls=[{**TYPED, "function": {"name": "f", "arguments": {}}}])), False),
+    (reply(said("model_length", content="x")), False),
+    (reply(said("eos", content="x")), False),
+    (reply(said(None, content="x")), False),
+    (reply(said(content=None)), False),
+    (reply(said(content=[{"type": "text", "text": "x"}])), False),
+    (reply({"index": 0, "finish_reason": "stop"}), False),
+    (reply(said(content="x"), usage=None), False),
+    (reply(said(content="x"), usage={"prompt_tokens": -1}), False),
+    (reply(said(content="x"), id=None), False),
+    (reply(said(content="x"), model=""), False),
+    (reply(said(content="x"), created=None), False),
+    (reply(said(content="x"), object=None), False),
+]
+
+
+@pytest.mark.parametrize(("body", "is_kept"), RELAYED)
+def test_bytes_are_kept_only_when_every_client_accepts_them(body: bytes, is_kept: bool) -> None:
+    assert decode_completion(body, NOW_S).raw == (body if is_kept else None)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"<html>", "not JSON"),
+        (b"{}", "no reason"),
+        (b'{"choices":[]}', "no choices"),
+        (b'{"choices":"x"}', "array"),
+        (b'{"choices":[{"index":0,"message":{"content":"\xff"}}]}', "utf-8"),
+        (b'{"error":{"message":"overloaded"}}', "overloaded"),
+        (b'{"x":' + b"[" * 100_000, "."),
+    ],
+)
+def test_what_is_no_answer_is_the_providers_fault_and_may_be_billed(body: bytes, words: str) -> None:
+    with pytest.raises(InternalServerError, match=words) as caught:
+        decode_completion(body, NOW_S)
+    fault = caught.value.fault
+    assert (fault.kind, fault.retry, fault.billed) == (FaultKind.UPSTREAM_ERROR, Retry.OTHER, True)
+
+
+# Streams.
+
+
+def event(*choices: dict[str, Any], **more: Any) -> bytes:
+    body = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": list(choices), **more}
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def delta(finish: str | None = None, index: int = 0, **said: Any) -> dict[str, Any]:
+    return {"index": index, "delta": said, "finish_reason": finish}
+
+
+def chunk_of(body: bytes) -> Chunk:
+    (chunk,) = ChatStreamReader(NOW_S).feed(body)
+    return chunk
+
+
+PLAIN: list[tuple[bytes, bool]] = [
+    (event(delta(content="x")), True),
+    (event(delta(role="assistant", content="")), True),
+    (event(delta(content="x"), usage=None), True),
+    (event(delta(content="x", reasoning_content=None)), True),
+    (event(delta(content="", reasoning_content="hm")), False),
+    (event(delta("stop", content="")), False),
+    (event(delta(content="x"), usage=USAGE), False),
+    (event(delta(content=None)), False),
+    (event(delta(content=[{"type": "text", "text": "x"}])), False),
+    (event(delta(content="", tool_calls=[{"index": 0}])), False),
+    (event({"index": 0, "delta": {"content": "x"}}), False),
+    (event(delta(content="x"), delta(index=1, content="y")), False),
+    (event(), False),
+    (event(delta(content="x"), id=None), False),
+    (event(delta(content="x"), model=None), False),
+    (b"event: x\n" + event(delta(content="x")), False),
+]
+
+
+@pytest.mark.parametrize(("body", "is_plain"), PLAIN)
+def test_only_a_mere_piece_of_text_is_plain(body: bytes, is_plain: bool) -> None:
+    chunk = chunk_of(body)
+    assert chunk.is_plain is is_plain
+    assert chunk.raw == body
+
+
+def test_a_thinking_delta_is_read_in_both_families_manners() -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "x"}]
+    for body in (event(delta(content=parts)), event(delta(content="x", reasoning_content="hm"))):
+        (piece,) = chunk_of(body).choices
+        assert (piece.reasoning, piece.content) == ("hm", "x")
+
+
+def test_calls_without_an_index_are_counted() -> None:
+    (piece,) = chunk_of(event(delta("tool_calls", tool_calls=[CALL, {**CALL, "id": "b"}]))).choices
+    assert piece.tool_calls is not None
+    assert [(call.index, call.id) for call in piece.tool_calls] == [(0, "abcdefghi"), (1, "b")]
+    assert piece.finish_reason is FinishReason.TOOL_CALLS
+
+
+def test_usage_is_read_with_a_choice_or_without_one() -> None:
+    for body in (event(delta("stop", content=""), usage=USAGE), event(usage=USAGE)):
+        assert chunk_of(body).usage == Usage(input_tokens=10, output_tokens=4)
+
+
+def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
+    reader = ChatStreamReader(NOW_S)
+    assert not reader.is_done
+    assert len(reader.feed(event(delta(content="x")) + b"data: [DONE]\n\n" + event(delta(content="y")))) == 1
+    assert reader.is_done
+    assert reader.feed(event(delta(content="z"))) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"error":{"message":"it broke","type":"server_error"}}', "^it broke$"),
+        (b'{"object":"error","message":"Service unavailable.","type":"x"}', "^Service unavailable.$"),
+        (b"nonsense", "an event is not a chunk"),
+        (b'{"choices":3}', "an event is not a chunk"),
+        (b'{"choices":[{"index":0,"delta":{"content":"\xff"}}]}', "an event is not a chunk"),
+    ],
+)
+def test_an_error_in_the_stream_is_raised_in_the_providers_words(data: bytes, words: str) -> None:
+    with pytest.raises(WindvaneError, match=words) as caught:
+        ChatStreamReader(NOW_S).feed(b"data: " + data + b"\n\n")
+    assert isinstance(caught.value, APIConnectionError)
+    assert caught.value.fault.billed
+
+

@@ -1,0 +1,102 @@
+"""Chunks folded into the completion they amount to."""
+
+from typing import Any
+
+from windvane.core.chat import Chunk, ChunkChoice, FinishReason, FunctionCall, ToolCall, ToolCallDelta
+from windvane.core.usage import Usage
+from windvane.wire.fold import Fold
+
+
+def chunk(*pieces: ChunkChoice, **more: Any) -> Chunk:
+    return Chunk(**{"id": "c1", "model": "m", "created": 7, "choices": list(pieces), **more})
+
+
+def folded(*chunks: Chunk) -> Fold:
+    fold = Fold()
+    for one in chunks:
+        fold.add(one)
+    return fold
+
+
+def call(index: int, id_: str | None, name: str, arguments: str) -> ToolCall:
+    return ToolCall(id=id_, index=index, function=FunctionCall(name=name, arguments=arguments))
+
+
+def test_text_thinking_and_refusal_grow_apart() -> None:
+    fold = folded(
+        chunk(ChunkChoice(role="assistant", content="")),
+        chunk(ChunkChoice(reasoning="h")),
+        chunk(ChunkChoice(reasoning="m", content="a")),
+        chunk(ChunkChoice(content="b", refusal="n")),
+        chunk(ChunkChoice(refusal="o", finish_reason=FinishReason.STOP)),
+    )
+    (choice,) = fold.completion().choices
+    message = choice.message
+    assert (message.content, message.reasoning, message.refusal) == ("ab", "hm", "no")
+    assert choice.finish_reason is FinishReason.STOP
+    assert (fold.chunks, fold.output_chars) == (4, 6)
+
+
+def test_choices_grow_apart_and_come_in_order() -> None:
+    fold = folded(
+        chunk(ChunkChoice(index=1, content="b")),
+        chunk(ChunkChoice(index=0, content="a"), ChunkChoice(index=1, content="b")),
+        chunk(ChunkChoice(index=1, finish_reason=FinishReason.LENGTH)),
+    )
+    assert not fold.is_finished
+    fold.add(chunk(ChunkChoice(index=0, finish_reason=FinishReason.STOP)))
+    assert fold.is_finished
+    assert [(one.index, one.message.content, one.finish_reason) for one in fold.completion().choices] == [
+        (0, "a", FinishReason.STOP),
+        (1, "bb", FinishReason.LENGTH),
+    ]
+
+
+def test_a_call_in_pieces_and_a_call_in_one_are_the_same_call() -> None:
+    pieces = folded(
+        chunk(ChunkChoice(tool_calls=[ToolCallDelta(index=0, id="i", name="f")])),
+        chunk(ChunkChoice(tool_calls=[ToolCallDelta(index=0, arguments='{"a"')])),
+        chunk(ChunkChoice(tool_calls=[ToolCallDelta(index=1, id="j", name="g", arguments="{}")])),
+        chunk(ChunkChoice(tool_calls=[ToolCallDelta(index=0, arguments=":1}")])),
+    )
+    whole = folded(
+        chunk(
+            ChunkChoice(
+                tool_calls=[
+                    ToolCallDelta(index=1, id="j", name="g", arguments="{}"),
+                    ToolCallDelta(index=0, id="i", name="f", arguments='{"a":1}'),
+                ]
+            )
+        )
+    )
+    expected = [call(0, "i", "f", '{"a":1}'), call(1, "j", "g", "{}")]
+    assert pieces.calls_of(0) == whole.calls_of(0) == expected
+    assert pieces.completion().choices[0].message.tool_calls == expected
+    assert pieces.calls_of(3) == []
+
+
+def test_an_id_and_a_name_said_again_are_not_said_twice() -> None:
+    again = ToolCallDelta(index=0, id="i", name="f", arguments="1")
+    fold = folded(chunk(ChunkChoice(tool_calls=[again])), chunk(ChunkChoice(tool_calls=[again])))
+    assert fold.calls_of(0) == [call(0, "i", "f", "11")]
+    assert again.arguments == "1"
+
+
+def test_the_last_usage_counts_and_the_first_id() -> None:
+    first, last = Usage(output_tokens=1), Usage(output_tokens=2)
+    fold = folded(
+        chunk(id=""),
+        chunk(ChunkChoice(content="a"), usage=first),
+        chunk(id="c2", model="n", usage=last),
+        chunk(),
+    )
+    completion = fold.completion()
+    assert (completion.id, completion.model, completion.created) == ("c1", "m", 7)
+    assert completion.usage is last
+
+
+def test_nothing_folds_into_nothing() -> None:
+    fold = Fold()
+    assert not fold.is_finished
+    assert fold.completion().choices == []
+    assert fold.completion().usage is None

@@ -1,0 +1,82 @@
+"""A caller's JSON is read in one way only, or refused."""
+
+import pytest
+
+from windvane.core.faults import BadRequestError
+from windvane.wire.json_body import DEPTH_MAX, NODES_MAX, read_object
+
+
+def nested(depth: int) -> bytes:
+    """An object `depth` levels deep."""
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b"{}", {}),
+        (b' {"a" : 1 , "b":[true,null,-0.5e1]}\r\n', {"a": 1, "b": [True, None, -5.0]}),
+        (b'{"a":{"a":1},"b":[{"a":2}]}', {"a": {"a": 1}, "b": [{"a": 2}]}),
+        (b'{"":0," ":1}', {"": 0, " ": 1}),
+        (b'{"a":"\\"b\\": \\"c\\""}', {"a": '"b": "c"'}),
+        (b'{"a":"x\\":"}', {"a": 'x":'}),
+        (b'{"\\u00e9":"\\ud83d\\ude00"}', {"é": "😀"}),
+        (b'{"big":123456789012345678901234567890}', {"big": 123456789012345678901234567890}),
+    ],
+)
+def test_an_object_is_read(body: bytes, value: object) -> None:
+    assert read_object(body) == value
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"", "the request body is empty"),
+        (b" ", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"{}{}", "not valid JSON"),
+        (b'{"a":1,}', "not valid JSON"),
+        (b"{'a':1}", "not valid JSON"),
+        (b'{"a":NaN}', "not valid JSON"),
+        (b'{"a":Infinity}', "not valid JSON"),
+        (b'{"a":1e999}', "not valid JSON"),
+        (b'{"a":01}', "not valid JSON"),
+        (b'{"a":"\xff"}', "not valid JSON"),
+        (b'{"a":"\\ud800"}', "not valid JSON"),
+        (b'{"a":"\n"}', "not valid JSON"),
+        (b"\xef\xbb\xbf{}", "not valid JSON"),
+        (b"[]", "must be a JSON object, not an array"),
+        (b'"a"', "must be a JSON object, not a string"),
+        (b"true", "must be a JSON object, not a boolean"),
+        (b"null", "must be a JSON object, not null"),
+        (b"1.5", "must be a JSON object, not a number"),
+        (b'{"a":1,"a":1}', "says the key 'a' twice"),
+        (b'{"a":1,"\\u0061":2}', "says the key 'a' twice"),
+        (b'{"x":[{"a":1 ,"b":2, "a" : 3}]}', "says the key 'a' twice"),
+        (b'{"a":"\\":","b":1,"b":2}', "says the key 'b' twice"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(body: bytes, problem: str) -> None:
+    with pytest.raises(BadRequestError, match=problem) as caught:
+        read_object(body)
+    assert caught.value.fault.status == 400
+
+
+def test_a_repeated_key_is_named() -> None:
+    with pytest.raises(BadRequestError) as caught:
+        read_object(b'{"model":"a","model":"b"}')
+    assert caught.value.fault.param == "model"
+
+
+def test_depth_is_bounded() -> None:
+    assert read_object(nested(DEPTH_MAX))
+    for depth in (DEPTH_MAX + 1, 5_000, 200_000):
+        with pytest.raises(BadRequestError, match="nested deeper than"):
+            read_object(nested(depth))
+
+
+def test_the_number_of_values_is_bounded() -> None:
+    numbers = [b"1"] * (NODES_MAX - 1)
+    assert read_object(b'{"a":[' + b",".join(numbers) + b"]}")
+    with pytest.raises(BadRequestError, match="more than"):
+        read_object(b'{"a":[' + b",".join([*numbers, b"1"]) + b"]}")
