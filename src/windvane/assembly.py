@@ -51,7 +51,7 @@ def build_engine(config: Config, observers: tuple[Observer, ...] = ()) -> Engine
         journal = ledger.journal
     return Engine(
         snapshot=snapshot,
-        transport=Http1Transport(connect_timeout_s=config.timeouts.connect_s),
+        transport=Http1Transport(),
         journal=journal,
         ledger=ledger,
         clock=clock,

@@ -14,7 +14,12 @@ from windvane.core.usage import Usage
 RATE = st.integers(0, 100 * NANO_PER_USD)
 MAYBE_RATE = st.none() | RATE
 TIER = st.builds(
-    Tier, above_input_tokens=st.integers(0, 3_000), input=RATE, output=RATE, cache_read=MAYBE_RATE, cache_write=MAYBE_RATE
+    Tier,
+    above_input_tokens=st.integers(0, 3_000),
+    input=RATE,
+    output=RATE,
+    cache_read=MAYBE_RATE,
+    cache_write=MAYBE_RATE,
 )
 PRICE = st.builds(
     Price,
@@ -56,24 +61,28 @@ def exact(price: Price, usage: Usage, permille: int) -> Fraction:
     return total * Fraction(permille, 1000)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(PRICE, usages(), PERMILLE)
 def test_a_cost_is_the_exact_one_rounded_up_once(price: Price, usage: Usage, permille: int) -> None:
     assert cost(price, usage, permille) == ceil(exact(price, usage, permille))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(PRICE, usages(), PERMILLE, st.integers(0, 100), st.integers(0, 100))
 def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(
     price: Price, usage: Usage, permille: int, more_input: int, more_output: int
 ) -> None:
-    bound = worst_case(price, usage.input_tokens + more_input, usage.output_tokens + more_output, permille)
+    bound = worst_case(
+        price, usage.input_tokens + more_input, usage.output_tokens + more_output, permille
+    )
     assert bound >= cost(price, usage, permille)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(st.integers(-(10**24), 10**24))
 def test_dollars_are_written_exactly(amount: int) -> None:
     text = usd_text(amount)
     assert Fraction(text) * NANO_PER_USD == amount
-    assert "e" not in text and not text.endswith(".") and ("." not in text or not text.endswith("0"))
+    assert (
+        "e" not in text and not text.endswith(".") and ("." not in text or not text.endswith("0"))
+    )

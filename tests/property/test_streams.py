@@ -4,13 +4,22 @@
 with usage once, every finish reason present, tool calls whole, and the marker last.
 """
 
+import itertools
 from typing import Any
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windvane.core.chat import Choice, Chunk, Completion, FinishReason, FunctionCall, ReplyMessage, ToolCall
+from windvane.core.chat import (
+    Choice,
+    Chunk,
+    Completion,
+    FinishReason,
+    FunctionCall,
+    ReplyMessage,
+    ToolCall,
+)
 from windvane.core.usage import Usage
 from windvane.wire.chat_reply import ChatStreamReader, decode_completion
 from windvane.wire.chat_stream import ChatStreamWriter
@@ -23,9 +32,13 @@ MAYBE = st.none() | TEXT
 CALL = st.builds(
     ToolCall,
     id=st.from_regex("[a-zA-Z0-9]{9}", fullmatch=True),
-    function=st.builds(FunctionCall, name=st.sampled_from(["f", "g"]), arguments=TEXT | st.just("")),
+    function=st.builds(
+        FunctionCall, name=st.sampled_from(["f", "g"]), arguments=TEXT | st.just("")
+    ),
 )
-MESSAGE = st.builds(ReplyMessage, content=MAYBE, reasoning=MAYBE, tool_calls=st.lists(CALL, max_size=3))
+MESSAGE = st.builds(
+    ReplyMessage, content=MAYBE, reasoning=MAYBE, tool_calls=st.lists(CALL, max_size=3)
+)
 FINISH = st.sampled_from(FinishReason)
 USAGE = st.integers(0, 999).flatmap(
     lambda read: st.builds(
@@ -44,7 +57,8 @@ def completions(draw: st.DrawFn) -> Completion:
     for index in range(draw(st.integers(1, 3))):
         message = draw(MESSAGE)
         message.tool_calls = [
-            msgspec.structs.replace(call, index=order) for order, call in enumerate(message.tool_calls)
+            msgspec.structs.replace(call, index=order)
+            for order, call in enumerate(message.tool_calls)
         ]
         choices.append(Choice(index=index, message=message, finish_reason=draw(FINISH)))
     return Completion(id="c1", model="m", created=7, choices=choices, usage=draw(USAGE))
@@ -61,11 +75,20 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def event(choices: list[dict[str, Any]], **more: Any) -> bytes:
-    body = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": choices, **more}
+    body = {
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "created": 7,
+        "model": "m",
+        "choices": choices,
+        **more,
+    }
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
-def one(index: int, delta: dict[str, Any], finish: FinishReason | None = None) -> list[dict[str, Any]]:
+def one(
+    index: int, delta: dict[str, Any], finish: FinishReason | None = None
+) -> list[dict[str, Any]]:
     return [{"index": index, "delta": delta, "finish_reason": finish}]
 
 
@@ -73,23 +96,39 @@ def pieces_of(draw: st.DrawFn, text: str) -> list[str]:
     """`text` in one to three pieces, some perhaps empty."""
     places = sorted(draw(st.lists(st.integers(0, len(text)), max_size=2)))
     bounds = [0, *places, len(text)]
-    return [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def openai_events(draw: st.DrawFn, choice: Choice) -> list[bytes]:
     """As OpenAI and its likes stream: calls in fragments, thinking as `reasoning_content`."""
     message, index = choice.message, choice.index
-    events = [event(one(index, {"role": "assistant", "content": draw(st.sampled_from([None, ""]))}), usage=None)]
+    events = [
+        event(
+            one(index, {"role": "assistant", "content": draw(st.sampled_from([None, ""]))}),
+            usage=None,
+        )
+    ]
     for thought in pieces_of(draw, message.reasoning or ""):
         content = draw(st.sampled_from([{}, {"content": None}, {"content": ""}]))
         events.append(event(one(index, {"reasoning_content": thought, **content})))
-    events += [event(one(index, {"content": piece})) for piece in pieces_of(draw, message.content or "")]
+    events += [
+        event(one(index, {"content": piece})) for piece in pieces_of(draw, message.content or "")
+    ]
     for order, call in enumerate(message.tool_calls):
-        head = {"index": order, "id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": ""}}
+        head = {
+            "index": order,
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.function.name, "arguments": ""},
+        }
         events.append(event(one(index, {"tool_calls": [head]})))
         assert isinstance(call.function.arguments, str)
         for piece in pieces_of(draw, call.function.arguments):
-            events.append(event(one(index, {"tool_calls": [{"index": order, "function": {"arguments": piece}}]})))
+            events.append(
+                event(
+                    one(index, {"tool_calls": [{"index": order, "function": {"arguments": piece}}]})
+                )
+            )
     return [*events, event(one(index, {}, choice.finish_reason))]
 
 
@@ -100,11 +139,17 @@ def mistral_events(draw: st.DrawFn, choice: Choice) -> list[bytes]:
     for thought in pieces_of(draw, message.reasoning or ""):
         part = {"type": "thinking", "thinking": [{"type": "text", "text": thought}]}
         events.append(event(one(index, {"content": [part]})))
-    events += [event(one(index, {"content": piece})) for piece in pieces_of(draw, message.content or "")]
+    events += [
+        event(one(index, {"content": piece})) for piece in pieces_of(draw, message.content or "")
+    ]
     last: dict[str, Any] = {"content": ""}
     if message.tool_calls:
         last["tool_calls"] = [
-            {"id": call.id, "index": order, "function": {"name": call.function.name, "arguments": call.function.arguments}}
+            {
+                "id": call.id,
+                "index": order,
+                "function": {"name": call.function.name, "arguments": call.function.arguments},
+            }
             for order, call in enumerate(message.tool_calls)
         ]
     return [*events, event(one(index, last, choice.finish_reason))]
@@ -132,7 +177,7 @@ def streams(draw: st.DrawFn) -> tuple[Completion, list[bytes]]:
     data = b"".join([*events, b"data: [DONE]\n\n"])
     places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
     bounds = [0, *places, len(data)]
-    return completion, [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return completion, [data[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def read(pieces: list[bytes]) -> tuple[Completion, list[list[Chunk]]]:
@@ -148,14 +193,14 @@ def read(pieces: list[bytes]) -> tuple[Completion, list[list[Chunk]]]:
     return fold.completion(), batches
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(streams())
 def test_a_folded_stream_is_the_completion(case: tuple[Completion, list[bytes]]) -> None:
     completion, pieces = case
     assert read(pieces)[0] == completion
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(completions(), st.sampled_from(Dialect), st.none() | st.just({"model": "m"}))
 def test_a_completion_that_is_written_is_read_again(
     completion: Completion, dialect: Dialect, metadata: dict[str, object] | None
@@ -168,10 +213,13 @@ def test_a_completion_that_is_written_is_read_again(
     assert again == completion
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=100)
 @given(streams(), st.sampled_from(Dialect), st.booleans(), st.none() | st.just({"model": "m"}))
 def test_what_a_client_is_sent_is_the_completion(
-    case: tuple[Completion, list[bytes]], dialect: Dialect, include_usage: bool, metadata: dict[str, object] | None
+    case: tuple[Completion, list[bytes]],
+    dialect: Dialect,
+    include_usage: bool,
+    metadata: dict[str, object] | None,
 ) -> None:
     completion, pieces = case
     reader, fold = ChatStreamReader(0), Fold()
@@ -195,11 +243,16 @@ def _check_shape(
     events = [part for part in data.split(b"\n\n") if part and not part.startswith(b":")]
     assert events[-1] == b"data: [DONE]"
     bodies: list[dict[str, Any]] = [msgspec.json.decode(part[6:]) for part in events[:-1]]
-    assert all(body["id"] and body["model"] and body["object"] == "chat.completion.chunk" for body in bodies)
+    assert all(
+        body["id"] and body["model"] and body["object"] == "chat.completion.chunk"
+        for body in bodies
+    )
     with_usage = [body for body in bodies if body.get("usage") is not None]
     assert with_usage == bodies[-1:]
     assert (with_usage[0]["choices"] == []) is include_usage
-    assert [body["router_metadata"] for body in bodies if "router_metadata" in body] == ([metadata] if metadata else [])
+    assert [body["router_metadata"] for body in bodies if "router_metadata" in body] == (
+        [metadata] if metadata else []
+    )
     pieces = [piece for body in bodies for piece in body["choices"]]
     assert all("finish_reason" in piece and "delta" in piece for piece in pieces)
     calls = [call for piece in pieces for call in piece["delta"].get("tool_calls") or ()]

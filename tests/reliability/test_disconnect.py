@@ -11,9 +11,14 @@ import random
 import pytest
 
 CANCELS = 200
+LANES = 4
+PACE_S = 0.02
+"""Between tokens where the phases below say so: 50 a second, as a provider has it."""
 P99_S_MAX = 0.25
 """A sanity bound for a busy machine; the measured figure is in the documentation."""
 SEEN_S = 10.0
+OUTPUT_NANO_USD = 600
+"""A token of Mistral Small."""
 
 
 def _tape_of(simulator, tag):
@@ -34,15 +39,15 @@ PHASES = {
     # what the prompt asks of the simulator, whether it streams, what must have come to the caller
     "before the answer": ("!late 20000", True, 0),
     "before the first token": ("!slow 20000 say something", True, 0),
-    "mid-stream": ("!slow 2 !loop 4000", True, 3000),
-    "at the first byte": ("!slow 2 !loop 4000", True, 1),
+    "mid-stream": ("!slow 20 !loop 4000", True, 1500),
+    "at the first byte": ("!slow 20 !loop 4000", True, 1),
     "JSON, thinking": ("!late 20000", False, 0),
     "JSON, writing": ("!slow 5 !loop 4000", False, 0),
 }
 
 
 async def _leave(simulator, call, chat, port, phase, number, rng):
-    """One call cancelled in `phase`; the seconds until the provider noticed."""
+    """One call cancelled in `phase`: its attempt, and the seconds until the provider noticed."""
     words, is_stream, leave_after_bytes = PHASES[phase]
     tag = f"caller-{number}."
     leave = asyncio.Event()
@@ -66,7 +71,7 @@ async def _leave(simulator, call, chat, port, phase, number, rng):
     )
     assert entry.disconnected_at is not None, f"{phase}: the answer went on to its end"
     assert not said.is_whole
-    return entry.disconnected_at - said.left_at
+    return entry.attempt, entry.disconnected_at - said.left_at
 
 
 async def test_the_upstream_is_closed_when_the_caller_leaves(
@@ -81,11 +86,18 @@ async def test_the_upstream_is_closed_when_the_caller_leaves(
         # What is read teaches the gateway how this provider counts, as it would anywhere.
         for number in range(5):
             assert (await call(gateway.port, chat(f"warm-up {number}"))).is_acknowledged
-        waits = []
-        for number in range(CANCELS):
-            phase = phases[number % len(phases)]
-            waits.append(await _leave(simulator, call, chat, gateway.port, phase, number, rng))
-        waits.sort()
+        late = {}
+
+        async def lane(numbers):
+            for number in numbers:
+                phase = phases[number % len(phases)]
+                attempt, wait = await _leave(
+                    simulator, call, chat, gateway.port, phase, number, rng
+                )
+                late[attempt] = wait
+
+        await asyncio.gather(*(lane(range(start, CANCELS, LANES)) for start in range(LANES)))
+        waits = sorted(late.values())
         p50, p99 = waits[len(waits) // 2], waits[int(len(waits) * 0.99) - 1]
         print(
             f"\n{len(waits)} callers left; the provider noticed after p50 {p50 * 1000:.2f} ms,"
@@ -100,10 +112,10 @@ async def test_the_upstream_is_closed_when_the_caller_leaves(
         assert json.loads(metrics.body)["attempts_total"] == CANCELS + 5
         await gateway.stop()
         await _until(lambda: not simulator._gauges()["open_connections"], "no connection is left")
-        _check_books(place.ledger(), simulator, audit)
+        _check_books(place.ledger(), simulator, audit, late)
 
 
-def _check_books(ledger, simulator, audit):
+def _check_books(ledger, simulator, audit, late):
     bill = simulator.bill.by_attempt()
     rows = {row["attempt_id"]: row for row in ledger}
     assert set(bill) == set(rows)
@@ -114,12 +126,14 @@ def _check_books(ledger, simulator, audit):
     for row in cancelled:
         assert row["certainty"] in ("estimated", "assumed"), row
         true = bill[row["attempt_id"]]
-        assert row["cost_nano_usd"] >= true.nano_usd, (row, true)
+        # What was made while the word of the leaving travelled is all that may be missing.
+        unheard = int((late[row["attempt_id"]] + PACE_S) / PACE_S)
+        missing = true.nano_usd - row["cost_nano_usd"]
+        assert missing <= unheard * OUTPUT_NANO_USD, (row, true)
     estimated = [row for row in cancelled if row["certainty"] == "estimated"]
-    assert estimated
-    over = sum(row["cost_nano_usd"] for row in estimated) / sum(
-        bill[row["attempt_id"]].nano_usd for row in estimated
-    )
+    charged = sum(bill[row["attempt_id"]].nano_usd for row in estimated)
+    over = sum(row["cost_nano_usd"] for row in estimated) / charged
+    assert over >= 1
     print(f"{len(estimated)} estimated, {over:.2f} times the bill; the rest assumed")
 
 

@@ -32,7 +32,7 @@ class Bent:
             self.journal.settle(entry)
 
     def bend(self, entry: LedgerEntry) -> None:
-        raise NotImplementedError
+        self.journal.settle(entry)
 
 
 class Drops(Bent):
@@ -92,6 +92,30 @@ class HoldsTwice(Bent):
 def test_an_engine_that_does_not_do_as_it_should(bent: type[Bent], found: str) -> None:
     with pytest.raises(AssertionError, match=found):
         World(1, before_audit=bent).run()
+
+
+class _Unsound(World):
+    """Its providers' answers were never whole, whatever the engine was made to believe."""
+
+    def _sent(self, call: Call) -> None:
+        super()._sent(call)
+        told = self._told[call.attempt_id]
+        self._told[call.attempt_id] = msgspec.structs.replace(told, is_sound=False)
+
+
+class _Otherwise(World):
+    """Its providers said something else than the callers are given."""
+
+    def _sent(self, call: Call) -> None:
+        super()._sent(call)
+        told = self._told[call.attempt_id]
+        self._told[call.attempt_id] = msgspec.structs.replace(told, text="something else")
+
+
+@pytest.mark.parametrize(("world", "found"), [(_Unsound, "ended well"), (_Otherwise, "given")])
+def test_a_caller_who_is_told_a_lie(world: type[World], found: str) -> None:
+    with pytest.raises(AssertionError, match=found):
+        world(1).run()
 
 
 def test_a_ledger_that_loses_a_settlement() -> None:

@@ -1,4 +1,4 @@
-"""A gateway and a simulated provider on real sockets, in a thread of their own, for a session.
+"""A gateway and a simulated provider on real sockets, in a thread of their own, for a whole run.
 
 The tests' clients are the vendors' own, unchanged; the simulator beside the gateway can be asked
 what it was sent and what it billed. After each test nothing may have been sent that a provider
@@ -9,12 +9,14 @@ import asyncio
 import gc
 import json
 import queue
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import uvloop
@@ -43,6 +45,8 @@ RETRY = RetryPolicy(
 )
 """Two quick tries at one model. A longer wait than `wait_max_s` is the caller's to make."""
 REFUSED = (400, 422)
+TLS = ssl.create_default_context()
+"""Shared, for speed: each SDK would read the certificates anew for every client."""
 
 
 class Ended:
@@ -103,7 +107,7 @@ class Surface:
 
 @pytest.fixture(scope="session")
 def surface() -> Iterator[Surface]:
-    """Gateway and simulator, running for the whole session."""
+    """Gateway and simulator, running until the last test is over."""
     before = gc.get_threshold()
     ready: queue.SimpleQueue[Surface | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
@@ -191,8 +195,12 @@ class OpenAICaller:
 
     def __init__(self, surface: Surface, is_async: bool, **options: Any) -> None:
         options = {"api_key": surface.key, "max_retries": 0, **options}
-        make = openai.AsyncOpenAI if is_async else openai.OpenAI
-        self.client: Any = make(base_url=f"{surface.url}/v1", **options)
+        if is_async:
+            options["http_client"] = openai.DefaultAsyncHttpxClient(verify=TLS)
+            self.client: Any = openai.AsyncOpenAI(base_url=f"{surface.url}/v1", **options)
+        else:
+            options["http_client"] = openai.DefaultHttpxClient(verify=TLS)
+            self.client = openai.OpenAI(base_url=f"{surface.url}/v1", **options)
         self.is_async = is_async
 
     async def create(self, **asked: Any) -> Any:
@@ -231,7 +239,15 @@ class MistralCaller:
     """The Mistral SDK in one of its two manners, behind one set of verbs."""
 
     def __init__(self, surface: Surface, is_async: bool, **options: Any) -> None:
-        self.client: Any = Mistral(**{"server_url": surface.url, "api_key": surface.key, **options})
+        self._sync = httpx2.Client(verify=TLS, follow_redirects=True)
+        self._async = httpx2.AsyncClient(verify=TLS, follow_redirects=True)
+        self.client: Any = Mistral(
+            server_url=surface.url,
+            api_key=surface.key,
+            client=self._sync,
+            async_client=self._async,
+            **options,
+        )
         self.is_async = is_async
 
     async def complete(self, **asked: Any) -> Any:
@@ -262,8 +278,8 @@ class MistralCaller:
         return self.client.models.retrieve(model_id=name)
 
     async def close(self) -> None:
-        await self.client.__aexit__(None, None, None)
-        self.client.__exit__(None, None, None)
+        self._sync.close()
+        await self._async.aclose()
 
 
 @pytest.fixture(params=["sync", "async"])

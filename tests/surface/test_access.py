@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from fastapi.routing import APIRoute
-
 from tests.surface.served import Reply, Served, chat, serving
-from windvane.cli.main import windvane
+
 from windvane.assembly import snapshot_of
+from windvane.cli.main import windvane
 from windvane.config import load_config
 from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.engine.snapshot import Timeouts

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.surface.served import Reply, Served, chat, raw_request, serving
+
 from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.wire.json_body import DEPTH_MAX, NODES_MAX
 

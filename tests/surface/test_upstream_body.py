@@ -404,7 +404,7 @@ def told(fields):
     return json.loads(encode_chat(chat_request_of(fields), MODEL))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(requests)
 def test_what_mistral_is_told_is_what_it_takes(fields):
     before = json.dumps(fields)

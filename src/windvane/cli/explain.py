@@ -1,6 +1,7 @@
 """`windvane explain`: the decision for a prompt, without sending it."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -8,7 +9,7 @@ import click
 import msgspec
 
 from windvane import system
-from windvane.assembly import snapshot_of, today
+from windvane.assembly import snapshot_of
 from windvane.cli.configuration import read_config
 from windvane.config import Config, ConfigError
 from windvane.config.schema import ProviderConfig
@@ -66,14 +67,15 @@ def command(
 
 def _decide(config: Config, model: str, analysis: Analysis) -> Decision:
     snapshot = snapshot_of(config)
+    now = datetime.fromtimestamp(system.SystemClock().wall_us() / 1_000_000, UTC)
     return decide(
         model,
         analysis,
         routes=snapshot.routes,
         deployments=snapshot.deployments,
         catalog=snapshot.catalog,
-        facts={"requested_model": model},
-        day=today(system.SystemClock()),
+        facts={"requested_model": model, "hour": now.hour, "weekday": now.weekday()},
+        day=now.date(),
         is_available=lambda deployment: True,
     )
 

@@ -62,27 +62,26 @@ def _show(cards: list[ModelCard], catalog: Catalog, day: date) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow to load; only for people
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(
-        title=f"Models, dollars per million tokens (catalog of {catalog.as_of})",
-        title_justify="left",
-    )
-    for heading in ("model", "also called", "provider"):
-        table.add_column(heading, overflow="fold")
+    table = Table(title=f"Dollars per million tokens (catalog of {catalog.as_of})", box=None)
+    table.add_column("model")
     for heading in ("input", "cached", "output", "window"):
         table.add_column(heading, justify="right")
-    table.add_column("note", overflow="fold")
-    for card in cards:
+    table.add_column("also called; note", overflow="fold")
+    provider = None
+    for card in sorted(cards, key=lambda card: card.provider):
+        if card.provider != provider:
+            provider = card.provider
+            table.add_row(f"[bold]{provider}[/bold]")
         price = card.price_on(day)
         cached = price.cache_read if price else None
+        notes = [", ".join(_aliases(card, catalog, day)), _note(card, day)]
         table.add_row(
             card.id,
-            ", ".join(_aliases(card, catalog, day)),
-            card.provider,
             usd_text(price.input) if price else "unknown",
             usd_text(cached) if cached is not None else "-",
             usd_text(price.output) if price else "unknown",
-            f"{card.context_window_tokens:,}" if card.context_window_tokens else "-",
-            _note(card, day),
+            _window(card.context_window_tokens),
+            "; ".join(note for note in notes if note),
         )
     Console().print(table)
 
@@ -93,3 +92,7 @@ def _note(card: ModelCard, day: date) -> str:
     if card.retires_on:
         return f"retires {card.retires_on}"
     return "" if card.status.value == "ga" else card.status.value
+
+
+def _window(tokens: int | None) -> str:
+    return "-" if tokens is None else f"{tokens // 1024}k" if tokens % 1024 == 0 else f"{tokens:,}"

@@ -46,12 +46,13 @@ def run(config: Config, announce: Announce, beside: Beside = nullcontext) -> Non
 async def _serve(config: Config, announce: Announce, beside: Beside) -> None:
     async with beside(config) as settled, _engine_of(settled) as (gateway, limits):
         server = make_server(gateway, host=settled.host, port=settled.port, limits=limits)
+        gateway.stops_when(lambda: server.should_exit)
         try:
             await serve_until_stopped(server, announce)
-        except SystemExit as error:
-            # uvicorn's way of saying that the port is taken; it has logged the reason.
+        except OSError as error:
             raise click.ClickException(
-                f"cannot listen on {settled.host}:{settled.port}; choose another with --port"
+                f"cannot listen on {settled.host}:{settled.port} ({error.strerror}); choose another"
+                " with --port or --host"
             ) from error
 
 

@@ -13,14 +13,14 @@ import msgspec
 
 from windvane import system
 from windvane.assembly import IN_MEMORY, build_engine
-from windvane.config import Config, load_config
+from windvane.config import Config, ConfigError, load_config
+from windvane.config.check import Problem
 from windvane.config.schema import ProviderConfig
 from windvane.core.chat import Completion, JsonObject
 from windvane.core.events import Event, ExchangeEnded
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import FaultKind, refuse
 from windvane.core.money import NANO_PER_USD
-from windvane.core.routing.decide import unknown_model
 from windvane.core.usage import Usage
 from windvane.engine.engine import Engine
 from windvane.wire.chat_request import chat_request_of
@@ -222,12 +222,10 @@ class MistralClient:
 
     def _running_engine(self) -> Engine:
         if self._engine is None:
+            if not self._config.providers:
+                problem = Problem("api_key", "give one, or set MISTRAL_API_KEY in the environment")
+                raise ConfigError([problem], "the client's configuration")
             self._engine = build_engine(self._config, (self._counts,))
-            if not self._engine.snapshot.upstreams:
-                snapshot = self._engine.snapshot
-                raise unknown_model(
-                    DEFAULT_MODEL, snapshot.deployments, snapshot.catalog, snapshot.catalog.as_of
-                )
         return self._engine
 
 

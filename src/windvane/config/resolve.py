@@ -214,7 +214,8 @@ def _routes(config: Config, problems: list[Problem]) -> RouteTable:
         known = ", ".join(PRESETS)
         problems.append(Problem("router.preset", f"must be one of {known}"))
     elif AUTO not in routes:
-        routes = {AUTO: preset(config.router.length_threshold), **routes}
+        threshold = config.router.length_threshold
+        routes = {AUTO: preset() if threshold is None else preset(threshold), **routes}
     wrong = list(_wrong_conditions(routes))
     problems += wrong
     return RouteTable({}) if wrong else RouteTable.of(routes)

@@ -11,11 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from windvane.core.retry import RetryPolicy
-from windvane.core.routing.presets import LENGTH_THRESHOLD_CHARS
 from windvane.core.routing.table import Route
 from windvane.engine.snapshot import Timeouts
 
-_Number = Annotated[Decimal, Meta(extra_json_schema={"type": ["number", "string"]})]
 Positive = Annotated[int, Meta(gt=0)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
@@ -23,10 +21,10 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Dollars per million tokens."""
 
-    input: _Number
-    output: _Number
-    cache_read: _Number | None = None
-    cache_write: _Number | None = None
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,15 +49,16 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     api_key: str | None = None
     models: dict[str, ModelConfig | None] = {}
     timeouts: Timeouts | None = None
-    price_factor: _Number | None = None
+    price_factor: Decimal | None = None
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`preset` gives the route `auto` when `routes` does not. `metadata` puts `router_metadata`
+    """`preset` gives the route `auto` when `routes` does not; `length_threshold` replaces the preset's
+    own (120 characters, 100 in `small-large`). `metadata` puts `router_metadata`
     into JSON answers."""
 
     preset: str = "default"
-    length_threshold: Positive = LENGTH_THRESHOLD_CHARS
+    length_threshold: Positive | None = None
     metadata: bool = True
 
 
@@ -120,7 +119,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of `windvane.yaml`."""
-    return msgspec.json.schema(Config, schema_hook=_anything)
+    schema = _with_numbers(msgspec.json.schema(Config, schema_hook=_anything))
+    assert isinstance(schema, dict)
+    return schema
+
+
+def _with_numbers(schema: object) -> object:
+    """In YAML an amount is written as a number."""
+    if isinstance(schema, list):
+        return [_with_numbers(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("format") == "decimal":
+        return schema | {"type": ["number", "string"]}
+    return {name: _with_numbers(each) for name, each in schema.items()}
 
 
 def _anything(kind: type) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 Laws:
 1. Nothing is tried again once the caller has been sent a byte (the engine does not ask then).
 2. A deployment is retried only for faults that its own recovery mends, and only after a wait.
-3. Another deployment is tried at once: its health is unrelated.
+3. Another deployment is tried at once: its health is unrelated. The first choice, which is the
+   cheapest, gets its second chance before that when the wait is short; the others do not, so that
+   all candidates are reached within `attempts_max`.
 4. A wait is never longer than what is left of the exchange, nor than `wait_max_s`.
 5. With no time left nobody is asked: the question would be paid for, and its answer not awaited.
 
@@ -16,6 +18,9 @@ from random import Random
 import msgspec
 
 from windvane.core.faults import Fault, Retry
+
+SHORT_WAIT_S = 0.5
+"""A longer wait is worth another model."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +69,8 @@ def next_step(
         and attempts_here < policy.attempts_per_deployment_max
         and wait_s <= min(policy.wait_max_s, remaining_s)
     )
-    if has_next and not (may_wait and wait_s <= policy.backoff_base_s * 3):
+    is_first_choice = attempts == attempts_here
+    if has_next and not (may_wait and is_first_choice and wait_s <= SHORT_WAIT_S):
         return TryNext()
     return TrySame(wait_s) if may_wait else Stop()
 

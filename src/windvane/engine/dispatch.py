@@ -122,7 +122,11 @@ class Dispatch:
         body = upstream.provider.encode_chat(exchange.request, deployment.model)
         attempt = self._settlement.reserve(exchange, candidate)
         request = UpstreamRequest(
-            url=upstream.chat_url, headers=upstream.headers, request_id=attempt.id, body=body
+            url=upstream.chat_url,
+            headers=upstream.headers,
+            request_id=attempt.id,
+            body=body,
+            connect_timeout_s=upstream.timeouts.connect_s,
         )
         self._health.sent(deployment, self._clock.monotonic_s())
         ask = self._asking.stream if exchange.request.stream else self._asking.complete

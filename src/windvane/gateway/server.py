@@ -8,6 +8,7 @@
 import asyncio
 import gc
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -316,15 +317,34 @@ OnReady = Callable[[str], None]
 
 async def serve_until_stopped(server: uvicorn.Server, on_ready: OnReady) -> None:
     """Serve; `on_ready` is called with the address once requests are taken."""
-    serving = asyncio.ensure_future(server.serve())
+    listening = listen(server.config.host, server.config.port)
+    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:
         settle_memory()
-        on_ready(address_of(server))
-    await serving
+        on_ready(address_of(listening))
+    try:
+        await serving
+    finally:
+        listening.close()
 
 
-def address_of(server: uvicorn.Server) -> str:
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address. Raises OSError; uvicorn would end the process instead."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def address_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

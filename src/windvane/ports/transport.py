@@ -16,6 +16,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...]
     request_id: str
     body: bytes
+    connect_timeout_s: float
 
 
 class UpstreamResponse(Protocol):

@@ -121,9 +121,8 @@ class FileJournal:
         Only here are files closed, so that none is closed while it is being synced.
         """
         while self._full:
-            file = self._full.popleft()
-            os.fdatasync(file)
-            os.close(file)
+            os.fdatasync(self._full[0])
+            os.close(self._full.popleft())
         if self._file >= 0:
             os.fdatasync(self._file)
 

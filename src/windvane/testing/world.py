@@ -243,13 +243,3 @@ class World:
             problems.append(f"{attempt.id}: given {text!r} of {told.text!r}")
         if is_whole and not (told.is_sound and told.text == text):
             problems.append(f"{attempt.id}: {told.kind} ended well, with {text!r} of {told.text!r}")
-
-
-def minimal(seed: int, *, most: int = EXCHANGES) -> int:
-    """The least number of exchanges with which the world of `seed` still goes wrong."""
-    for exchanges in range(1, most + 1):
-        try:
-            World(seed, exchanges=exchanges).run()
-        except AssertionError:
-            return exchanges
-    raise ValueError(f"the world of seed {seed} goes well")

@@ -51,7 +51,7 @@ class _Connection(asyncio.Protocol):
     """One connection, serving one call at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -228,7 +228,7 @@ class _Connection(asyncio.Protocol):
             raise _broken(None)
 
     async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
+        self._waiter = self.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -276,8 +276,7 @@ class Http1Response:
 class Http1Transport:
     """Connections to providers, kept and reused by origin, the freshest first."""
 
-    def __init__(self, *, connect_timeout_s: float) -> None:
-        self._connect_timeout_s = connect_timeout_s
+    def __init__(self) -> None:
         self._idle: dict[Origin, deque[_Connection]] = {}
         self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Origin, bytes]] = {}
         self._tls: ssl.SSLContext | None = None
@@ -296,7 +295,7 @@ class Http1Transport:
             except WindvaneError:
                 if not connection.is_stale:
                     raise
-        connection = await self._connect(origin)
+        connection = await self._connect(origin, request.connect_timeout_s)
         return await self._ask(connection, origin, head, request.body)
 
     async def _ask(
@@ -312,9 +311,12 @@ class Http1Transport:
 
     def _take(self, origin: Origin) -> _Connection | None:
         kept = self._idle.get(origin)
-        now_s = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
         while kept:
             connection = kept.pop()
+            if connection.loop is not loop:
+                continue  # of a loop that is gone, and its sockets with it
             if not connection.is_closed and now_s - connection.idle_since < IDLE_S:
                 return connection
             connection.destroy()
@@ -335,17 +337,17 @@ class Http1Transport:
         else:
             connection.destroy()
 
-    async def _connect(self, origin: Origin) -> _Connection:
+    async def _connect(self, origin: Origin, timeout_s: float) -> _Connection:
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
         tls = self._tls_context() if scheme == "https" else None
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 _, connection = await loop.create_connection(
                     lambda: _Connection(loop), host, port, ssl=tls
                 )
         except TimeoutError as error:
-            limit = f"no connection within {self._connect_timeout_s:g} s"
+            limit = f"no connection within {timeout_s:g} s"
             raise error_of(_unreachable(limit)) from error
         except (OSError, ssl.SSLError) as error:
             raise error_of(_unreachable(_reason(error))) from error

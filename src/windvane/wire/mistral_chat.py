@@ -181,9 +181,9 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
         value = body[name]
         if value is not None and (translated := translate(value)) is not None:
             written[told] = translated
-    for name in _REFUSED.keys() & body:
-        if body[name] not in (None, ["text"]):
-            raise _refuse(name, _REFUSED[name])
+    for name, why in _REFUSED.items():
+        if body.get(name) not in (None, ["text"]):
+            raise _refuse(name, why)
     if "tool_choice" in written and "tools" not in written:
         del written["tool_choice"]
     if written.get("n", 1) != 1:

@@ -12,7 +12,6 @@ EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
-KEEP_ALIVE_EVENT = b": keep-alive\n\n"
 
 
 class Event:

@@ -87,7 +87,10 @@ def test_only_a_providers_own_failures_count(kind: FaultKind) -> None:
 
 def test_a_probe_that_told_nothing_may_be_made_again() -> None:
     probing = breaker.admitted(opened(0.0), 1.0)
-    for state in (breaker.released(probing), breaker.failed(probing, fault(FaultKind.RATE_LIMITED), 1.0)):
+    for state in (
+        breaker.released(probing),
+        breaker.failed(probing, fault(FaultKind.RATE_LIMITED), 1.0),
+    ):
         assert state.state is BreakerState.OPEN
         assert breaker.admits(state, 1.0)
     assert breaker.released(CLOSED) is CLOSED

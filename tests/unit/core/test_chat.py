@@ -41,7 +41,9 @@ def test_the_texts_of_a_message(content: object, texts: list[str]) -> None:
         (ReplyMessage(tool_calls=[CALL]), False),
     ],
 )
-def test_an_empty_reply_says_nothing_and_calls_nothing(message: ReplyMessage, is_empty: bool) -> None:
+def test_an_empty_reply_says_nothing_and_calls_nothing(
+    message: ReplyMessage, is_empty: bool
+) -> None:
     assert message.is_empty is is_empty
 
 
@@ -61,7 +63,8 @@ def test_a_piece_says_something_or_not(piece: ChunkChoice, says: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_json"), [("json_object", True), ("json_schema", True), ("text", False), (None, False)]
+    ("kind", "is_json"),
+    [("json_object", True), ("json_schema", True), ("text", False), (None, False)],
 )
 def test_a_response_format_asks_for_json_or_not(kind: str | None, is_json: bool) -> None:
     assert ResponseFormat(type=kind).is_json is is_json

@@ -54,11 +54,23 @@ CASES = [
     (CHAT, Analysis(json_schema=True), "it does not follow a JSON schema"),
     (ALL, Analysis(tools=1, images=1, audio=1, json_schema=True), None),
     (CHAT, Analysis(input_tokens=99), None),
-    (CHAT, Analysis(input_tokens=100), "about 101 tokens do not fit its window of 100"),
+    (
+        CHAT,
+        Analysis(input_tokens=100),
+        "the request is too long: about 101 tokens, its window has 100",
+    ),
     (CHAT, Analysis(input_tokens=60, output_tokens_max=40), None),
-    (CHAT, Analysis(input_tokens=60, output_tokens_max=41), "about 101 tokens do not fit its window of 100"),
+    (
+        CHAT,
+        Analysis(input_tokens=60, output_tokens_max=41),
+        "the request is too long: about 101 tokens, its window has 100",
+    ),
     (NO_WINDOW, Analysis(input_tokens=10**9), None),
-    (card(*Capability, status=Status.RETIRED), Analysis(), "it was retired"),
+    (
+        card(*Capability, status=Status.RETIRED, retires_on=DAY),
+        Analysis(),
+        "it was retired on 2026-11-20",
+    ),
     (
         card(*Capability, retires_on=DAY, replacement="m-2"),
         Analysis(),
@@ -69,7 +81,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("known", "analysis", "why"), CASES)
-def test_why_a_deployment_cannot_serve(known: ModelCard | None, analysis: Analysis, why: str | None) -> None:
+def test_why_a_deployment_cannot_serve(
+    known: ModelCard | None, analysis: Analysis, why: str | None
+) -> None:
     assert of(known).why_not(analysis, DAY) == why
 
 

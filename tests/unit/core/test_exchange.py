@@ -35,7 +35,9 @@ def entry(cost: int | None) -> LedgerEntry:
     )
 
 
-def attempt(cost: int | None = 0, state: AttemptState = HELD, *, is_settled: bool = True) -> Attempt:
+def attempt(
+    cost: int | None = 0, state: AttemptState = HELD, *, is_settled: bool = True
+) -> Attempt:
     return Attempt(
         id="a",
         number=1,

@@ -9,9 +9,18 @@ from windvane.core.money import nano_per_million, round_up, usd_text
 
 @pytest.mark.parametrize(
     ("amount", "divisor", "rounded"),
-    [(0, 10, 0), (1, 10, 1), (10, 10, 1), (11, 10, 2), (999_999, 1_000_000, 1), (10**24, 7, 142857142857142857142858)],
+    [
+        (0, 10, 0),
+        (1, 10, 1),
+        (10, 10, 1),
+        (11, 10, 2),
+        (999_999, 1_000_000, 1),
+        (10**24, 7, 142857142857142857142858),
+    ],
 )
-def test_an_amount_is_rounded_up_and_only_when_it_must(amount: int, divisor: int, rounded: int) -> None:
+def test_an_amount_is_rounded_up_and_only_when_it_must(
+    amount: int, divisor: int, rounded: int
+) -> None:
     assert round_up(amount, divisor) == rounded
 
 
@@ -34,9 +43,17 @@ def test_an_amount_is_written_in_plain_exact_dollars(amount: int, text: str) -> 
 
 @pytest.mark.parametrize(
     ("price", "nano"),
-    [("0.015", 15_000_000), ("0.0125", 12_500_000), (10, 10_000_000_000), (Decimal("0.000000001"), 1), ("0", 0)],
+    [
+        ("0.015", 15_000_000),
+        ("0.0125", 12_500_000),
+        (10, 10_000_000_000),
+        (Decimal("0.000000001"), 1),
+        ("0", 0),
+    ],
 )
-def test_a_published_price_becomes_whole_nano_dollars(price: Decimal | str | int, nano: int) -> None:
+def test_a_published_price_becomes_whole_nano_dollars(
+    price: Decimal | str | int, nano: int
+) -> None:
     assert nano_per_million(price) == nano
 
 

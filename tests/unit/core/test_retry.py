@@ -44,7 +44,11 @@ def ask(
 
 CASES: list[tuple[str, Step | type[TrySame], dict[str, object]]] = [
     ("a fault that nothing mends stops", Stop(), {"retry": Retry.NEVER, "has_next": True}),
-    ("a fault of this deployment goes to the next", TryNext(), {"retry": Retry.OTHER, "has_next": True}),
+    (
+        "a fault of this deployment goes to the next",
+        TryNext(),
+        {"retry": Retry.OTHER, "has_next": True},
+    ),
     ("a fault of this deployment without a next stops", Stop(), {"retry": Retry.OTHER}),
     ("a passing fault is tried again here", TrySame, {"retry": Retry.SAME}),
     ("a short wait here is better than the next", TrySame, {"retry": Retry.SAME, "has_next": True}),
@@ -53,11 +57,27 @@ CASES: list[tuple[str, Step | type[TrySame], dict[str, object]]] = [
         TryNext(),
         {"retry": Retry.SAME, "has_next": True, "retry_after_s": 2.0},
     ),
-    ("a long wait is taken when there is no next", TrySame(2.0), {"retry": Retry.SAME, "retry_after_s": 2.0}),
-    ("enough tries here: the next", TryNext(), {"retry": Retry.SAME, "here": 2, "attempts": 2, "has_next": True}),
-    ("enough tries here and no next: stop", Stop(), {"retry": Retry.SAME, "here": 2, "attempts": 2}),
+    (
+        "a long wait is taken when there is no next",
+        TrySame(2.0),
+        {"retry": Retry.SAME, "retry_after_s": 2.0},
+    ),
+    (
+        "enough tries here: the next",
+        TryNext(),
+        {"retry": Retry.SAME, "here": 2, "attempts": 2, "has_next": True},
+    ),
+    (
+        "enough tries here and no next: stop",
+        Stop(),
+        {"retry": Retry.SAME, "here": 2, "attempts": 2},
+    ),
     ("enough tries in all: stop", Stop(), {"retry": Retry.SAME, "attempts": 4, "has_next": True}),
-    ("the last try but one may go on", TryNext(), {"retry": Retry.OTHER, "attempts": 3, "has_next": True}),
+    (
+        "the last try but one may go on",
+        TryNext(),
+        {"retry": Retry.OTHER, "attempts": 3, "has_next": True},
+    ),
     (
         "no time left for the wait: stop",
         Stop(),
@@ -68,12 +88,22 @@ CASES: list[tuple[str, Step | type[TrySame], dict[str, object]]] = [
         TrySame(5.0),
         {"retry": Retry.SAME, "retry_after_s": 5.0, "remaining_s": 5.0},
     ),
-    ("longer than we are willing to wait: stop", Stop(), {"retry": Retry.SAME, "retry_after_s": 61.0}),
-    ("no time left at all: nobody is asked", Stop(), {"retry": Retry.SAME, "remaining_s": 0.0, "has_next": True}),
+    (
+        "longer than we are willing to wait: stop",
+        Stop(),
+        {"retry": Retry.SAME, "retry_after_s": 61.0},
+    ),
+    (
+        "no time left at all: nobody is asked",
+        Stop(),
+        {"retry": Retry.SAME, "remaining_s": 0.0, "has_next": True},
+    ),
 ]
 
 
-@pytest.mark.parametrize(("expected", "given"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("expected", "given"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
 def test_the_step_after_a_fault(expected: Step | type[TrySame], given: dict[str, object]) -> None:
     step = ask(**given)  # type: ignore[arg-type]
     if isinstance(expected, type):
@@ -89,7 +119,10 @@ def test_the_providers_own_wait_wins_when_it_is_longer() -> None:
 
 
 def test_waits_widen_with_each_try_and_are_capped() -> None:
-    widest = [max(backoff_s(POLICY, fault(Retry.SAME), n, Random(s)) for s in range(200)) for n in (1, 2, 3, 40)]
+    widest = [
+        max(backoff_s(POLICY, fault(Retry.SAME), n, Random(s)) for s in range(200))
+        for n in (1, 2, 3, 40)
+    ]
     assert widest == sorted(widest)
     assert widest[0] <= 0.3 < widest[1] <= 0.9 < widest[2]
     assert widest[3] == POLICY.backoff_max_s

@@ -15,7 +15,9 @@ NOW_S = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC).timestamp()
 
 
 def fault_of(status: int, body: Any = None, headers: dict[str, str] | None = None) -> Fault:
-    return classify(status, headers or {}, b"" if body is None else msgspec.json.encode(body), NOW_S)
+    return classify(
+        status, headers or {}, b"" if body is None else msgspec.json.encode(body), NOW_S
+    )
 
 
 def summary(fault: Fault) -> tuple[str, str, str, int]:
@@ -68,13 +70,19 @@ def openai(code: str | None, type_: str = "invalid_request_error") -> dict[str, 
         (400, openai("content_filter"), ("content_filtered", "client", "never", 400)),
         (400, openai("content_policy_violation"), ("content_filtered", "client", "never", 400)),
         (429, openai("rate_limit_exceeded", "requests"), ("rate_limited", "upstream", "same", 429)),
-        (429, openai("insufficient_quota", "insufficient_quota"), ("rate_limited", "upstream", "other", 429)),
+        (
+            429,
+            openai("insufficient_quota", "insufficient_quota"),
+            ("rate_limited", "upstream", "other", 429),
+        ),
         (429, openai(None, "insufficient_quota"), ("rate_limited", "upstream", "other", 429)),
         (401, openai("invalid_api_key"), ("forbidden", "upstream", "other", 502)),
         (500, openai(None, "server_error"), ("upstream_error", "upstream", "same", 502)),
     ],
 )
-def test_a_code_says_more_than_its_status(status: int, body: Any, expected: tuple[str, str, str, int]) -> None:
+def test_a_code_says_more_than_its_status(
+    status: int, body: Any, expected: tuple[str, str, str, int]
+) -> None:
     fault = fault_of(status, body)
     assert summary(fault) == expected
     assert fault.message == f"the provider answered {status}: m"

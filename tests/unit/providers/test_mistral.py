@@ -12,8 +12,17 @@ from windvane.providers.mistral import PROVIDER
 Row = tuple[int, Any, dict[str, str], tuple[str, str, int], str]
 
 
-def error(message: Any, type_: str | None = None, code: str | int | None = None, **more: Any) -> dict[str, Any]:
-    return {"object": "error", "message": message, "type": type_, "param": None, "code": code, **more}
+def error(
+    message: Any, type_: str | None = None, code: str | int | None = None, **more: Any
+) -> dict[str, Any]:
+    return {
+        "object": "error",
+        "message": message,
+        "type": type_,
+        "param": None,
+        "code": code,
+        **more,
+    }
 
 
 UNPROCESSABLE = {
@@ -23,9 +32,14 @@ UNPROCESSABLE = {
     "input": 32000,
 }
 RATE = error("Rate limit exceeded", "rate_limited", "1300", raw_status_code=429)
-CAPACITY = error("Service tier capacity exceeded for this model.", "service_tier_capacity_exceeded", "3505")
+CAPACITY = error(
+    "Service tier capacity exceeded for this model.", "service_tier_capacity_exceeded", "3505"
+)
 SERVER = error("...", "server_error")
-GUARDRAIL = {"error": {"message": "Content blocked by guardrail", "status": 403}, "guardrails": {"results": {}}}
+GUARDRAIL = {
+    "error": {"message": "Content blocked by guardrail", "status": 403},
+    "guardrails": {"results": {}},
+}
 GUARDRAIL_BROKEN = {
     "object": "Error",
     "message": "Request blocked due to error in guardrail evaluation and block_on_error is set to True.",
@@ -37,31 +51,54 @@ NO_MONTH = {"x-ratelimit-remaining-tokens-month": "0"}
 LEFT = {"x-ratelimit-limit-req-minute": "60", "x-ratelimit-remaining-req-minute": "0"}
 
 ROWS: list[Row] = [
-    (400, error("Invalid model: X", "invalid_model", "1500"), {}, ("not_found", "other", 404), "Invalid model: X"),
     (
         400,
-        error("Prompt contains 9 tokens ..., too large for model with 8 maximum context length", "invalid_request_prompt", "3051"),
+        error("Invalid model: X", "invalid_model", "1500"),
+        {},
+        ("not_found", "other", 404),
+        "Invalid model: X",
+    ),
+    (
+        400,
+        error(
+            "Prompt contains 9 tokens ..., too large for model with 8 maximum context length",
+            "invalid_request_prompt",
+            "3051",
+        ),
         {},
         ("context_too_long", "other", 400),
         "too large for model",
     ),
     (
         400,
-        error("Tool call id was X but must be a-z, A-Z, 0-9, with a length of 9.", "invalid_function_call", "3280"),
+        error(
+            "Tool call id was X but must be a-z, A-Z, 0-9, with a length of 9.",
+            "invalid_function_call",
+            "3280",
+        ),
         {},
         ("invalid_request", "never", 400),
         "length of 9",
     ),
     (
         400,
-        error("Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant",
-              "invalid_request_message_order", "3230"),
+        error(
+            "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant",
+            "invalid_request_message_order",
+            "3230",
+        ),
         {},
         ("invalid_request", "never", 400),
         "Expected last role",
     ),
     (401, {"detail": "Unauthorized"}, {}, ("forbidden", "other", 502), "Unauthorized"),
-    (401, {"message": "Unauthorized", "request_id": "0f"}, {}, ("forbidden", "other", 502), "Unauthorized"),
+    (
+        401,
+        {"message": "Unauthorized", "request_id": "0f"},
+        {},
+        ("forbidden", "other", 502),
+        "Unauthorized",
+    ),
     (402, None, {}, ("payment_required", "other", 402), "not JSON"),
     (403, GUARDRAIL, {}, ("content_filtered", "never", 403), "Content blocked by guardrail"),
     (403, GUARDRAIL_BROKEN, {}, ("content_filtered", "never", 403), "guardrail evaluation"),
@@ -97,7 +134,13 @@ ROWS: list[Row] = [
     (429, RATE, {}, ("rate_limited", "same", 429), "Rate limit exceeded"),
     (429, RATE, LEFT, ("rate_limited", "same", 429), "Rate limit exceeded"),
     (429, RATE, NO_ALLOWANCE, ("rate_limited", "other", 429), "no allowance"),
-    (429, {"object": "error", "type": "rate_limited", "code": "1300"}, NO_MONTH, ("rate_limited", "other", 429), "month"),
+    (
+        429,
+        {"object": "error", "type": "rate_limited", "code": "1300"},
+        NO_MONTH,
+        ("rate_limited", "other", 429),
+        "month",
+    ),
     (429, CAPACITY, {}, ("overloaded", "other", 503), "capacity exceeded"),
     (503, CAPACITY, {}, ("overloaded", "other", 503), "capacity exceeded"),
     (500, SERVER, {}, ("upstream_error", "same", 502), "..."),
@@ -108,7 +151,9 @@ ROWS: list[Row] = [
 
 
 def fault_of(status: int, body: Any, headers: dict[str, str]) -> Fault:
-    return PROVIDER.classify(status, headers, b"<html>" if body is None else msgspec.json.encode(body), 0.0)
+    return PROVIDER.classify(
+        status, headers, b"<html>" if body is None else msgspec.json.encode(body), 0.0
+    )
 
 
 @pytest.mark.parametrize(("status", "body", "headers", "expected", "words"), ROWS)

@@ -37,10 +37,15 @@ def test_a_provider_that_has_a_home_has_a_key_and_a_catalog(provider: Provider) 
         (401, {Retry.OTHER}),
         (404, {Retry.OTHER}),
         (429, {Retry.SAME}),
-        *[(status, {Retry.SAME, Retry.OTHER}) for status in (500, 501, 502, 503, 504, 520, 529, 599)],
+        *[
+            (status, {Retry.SAME, Retry.OTHER})
+            for status in (500, 501, 502, 503, 504, 520, 529, 599)
+        ],
     ],
 )
-def test_every_fault_map_covers_the_statuses_that_matter(provider: Provider, status: int, retries: set[Retry]) -> None:
+def test_every_fault_map_covers_the_statuses_that_matter(
+    provider: Provider, status: int, retries: set[Retry]
+) -> None:
     fault = provider.classify(status, {}, b"<html>", 0.0)
     assert fault.retry in retries
     assert fault.upstream_status == status

@@ -6,9 +6,21 @@ import msgspec
 import pytest
 
 from windvane.core.chat import Chunk, FinishReason
-from windvane.core.faults import APIConnectionError, FaultKind, InternalServerError, Retry, WindvaneError
+from windvane.core.faults import (
+    APIConnectionError,
+    FaultKind,
+    InternalServerError,
+    Retry,
+    WindvaneError,
+)
 from windvane.core.usage import Usage
-from windvane.wire.chat_reply import TOKENS_MAX, ChatStreamReader, decode_completion, read_usage, split_thinking
+from windvane.wire.chat_reply import (
+    TOKENS_MAX,
+    ChatStreamReader,
+    decode_completion,
+    read_usage,
+    split_thinking,
+)
 
 NOW_S = 1_790_000_000
 USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
@@ -27,17 +39,38 @@ def usage_of(**fields: Any) -> Usage | None:
             Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=8),
         ),
         (
-            {**USAGE, "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 5, "audio_tokens": 0}},
-            Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=3, cache_creation_input_tokens=5),
+            {
+                **USAGE,
+                "prompt_tokens_details": {
+                    "cached_tokens": 3,
+                    "cache_write_tokens": 5,
+                    "audio_tokens": 0,
+                },
+            },
+            Usage(
+                input_tokens=10,
+                output_tokens=4,
+                cache_read_input_tokens=3,
+                cache_creation_input_tokens=5,
+            ),
         ),
         ({**USAGE, "prompt_tokens_details": None}, Usage(input_tokens=10, output_tokens=4)),
-        ({**USAGE, "num_cached_tokens": 6}, Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=6)),
+        (
+            {**USAGE, "num_cached_tokens": 6},
+            Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=6),
+        ),
         (
             {**USAGE, "completion_tokens_details": {"reasoning_tokens": 2}},
             Usage(input_tokens=10, output_tokens=4, reasoning_output_tokens=2),
         ),
-        ({**USAGE, "service_tier": "priority"}, Usage(input_tokens=10, output_tokens=4, service_tier="priority")),
-        ({**USAGE, "prompt_audio_seconds": {}, "new": [1]}, Usage(input_tokens=10, output_tokens=4)),
+        (
+            {**USAGE, "service_tier": "priority"},
+            Usage(input_tokens=10, output_tokens=4, service_tier="priority"),
+        ),
+        (
+            {**USAGE, "prompt_audio_seconds": {}, "new": [1]},
+            Usage(input_tokens=10, output_tokens=4),
+        ),
         ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
         # What cannot be believed is no usage.
         ({}, None),
@@ -59,14 +92,25 @@ def test_usage_is_believed_or_is_none(said: dict[str, Any], usage: Usage | None)
     assert usage_of(**said) == usage
 
 
-@pytest.mark.parametrize("raw", [b"null", b"[]", b'"x"', b"{", b'{"prompt_tokens":1,"service_tier":"\xff"}', b"[" * 10_000])
+@pytest.mark.parametrize(
+    "raw",
+    [b"null", b"[]", b'"x"', b"{", b'{"prompt_tokens":1,"service_tier":"\xff"}', b"[" * 10_000],
+)
 def test_a_usage_that_is_no_object_is_none(raw: bytes) -> None:
     assert read_usage(raw) is None
 
 
 def reply(*choices: dict[str, Any], **more: Any) -> bytes:
     return msgspec.json.encode(
-        {"id": "c1", "object": "chat.completion", "created": 7, "model": "m", "choices": list(choices), "usage": USAGE, **more}
+        {
+            "id": "c1",
+            "object": "chat.completion",
+            "created": 7,
+            "model": "m",
+            "choices": list(choices),
+            "usage": USAGE,
+            **more,
+        }
     )
 
 
@@ -110,7 +154,10 @@ def test_each_finish_reason(finish: str | None, reason: FinishReason | None) -> 
         (
             {
                 "content": [
-                    {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]},
+                    {
+                        "type": "thinking",
+                        "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}],
+                    },
                     {"type": "text", "text": "x"},
                     {"type": "reference", "reference_ids": [1]},
                     {"type": "text", "text": "y"},
@@ -123,19 +170,25 @@ def test_each_finish_reason(finish: str | None, reason: FinishReason | None) -> 
         ({"content": []}, None, None),
     ],
 )
-def test_text_and_thinking_in_both_families_manners(message: dict[str, Any], content: str | None, reasoning: str | None) -> None:
+def test_text_and_thinking_in_both_families_manners(
+    message: dict[str, Any], content: str | None, reasoning: str | None
+) -> None:
     read = only(reply(said(**message))).message
     assert (read.content, read.reasoning) == (content, reasoning)
 
 
 def test_thinking_in_an_unknown_shape_is_no_accident() -> None:
-    assert split_thinking([{"type": "thinking", "thinking": [3, None, {"text": "a"}]}, {"type": "thinking"}]) == (None, "a")
+    assert split_thinking(
+        [{"type": "thinking", "thinking": [3, None, {"text": "a"}]}, {"type": "thinking"}]
+    ) == (None, "a")
     assert split_thinking([{"type": "text", "text": 3}, {}]) == (None, None)
 
 
 def test_mistrals_tool_calls_lack_a_type_and_may_have_an_object_for_arguments() -> None:
     second = {"id": "b", "index": 5, "function": {"name": "g", "arguments": {"a": 1}}}
-    first, other = only(reply(said("tool_calls", content="", tool_calls=[CALL, second]))).message.tool_calls
+    first, other = only(
+        reply(said("tool_calls", content="", tool_calls=[CALL, second]))
+    ).message.tool_calls
     assert (first.id, first.type, first.index) == ("abcdefghi", "function", 0)
     assert (first.function.name, first.function.arguments) == ("f", '{"a":1}')
     assert (other.index, other.function.arguments) == (5, '{"a":1}')
@@ -143,7 +196,9 @@ def test_mistrals_tool_calls_lack_a_type_and_may_have_an_object_for_arguments() 
 
 def test_several_choices_and_a_refusal() -> None:
     completion = decode_completion(reply(said(content="a"), said(index=1, refusal="no")), NOW_S)
-    assert [(one.index, one.message.content, one.message.refusal) for one in completion.choices] == [
+    assert [
+        (one.index, one.message.content, one.message.refusal) for one in completion.choices
+    ] == [
         (0, "a", None),
         (1, None, "no"),
     ]
@@ -152,7 +207,12 @@ def test_several_choices_and_a_refusal() -> None:
 
 def test_an_answer_without_a_date_is_dated_now() -> None:
     completion = decode_completion(b'{"choices":[{"message":{"content":"x"}}]}', NOW_S)
-    assert (completion.created, completion.id, completion.model, completion.usage) == (NOW_S, "", "", None)
+    assert (completion.created, completion.id, completion.model, completion.usage) == (
+        NOW_S,
+        "",
+        "",
+        None,
+    )
 
 
 def test_the_tier_is_read_where_openai_says_it() -> None:
@@ -168,7 +228,12 @@ RELAYED: list[tuple[bytes, bool]] = [
     (reply(said("tool_calls", content="", tool_calls=[CALL])), False),
     (reply(said("tool_calls", tool_calls=[{**TYPED, "id": None}])), False),
     (reply(said("tool_calls", tool_calls=[{"id": "a", "type": "function"}])), False),
-    (reply(said("tool_calls", tool_calls=[{**TYPED, "function": {"name": "f", "arguments": {}}}])), False),
+    (
+        reply(
+            said("tool_calls", tool_calls=[{**TYPED, "function": {"name": "f", "arguments": {}}}])
+        ),
+        False,
+    ),
     (reply(said("model_length", content="x")), False),
     (reply(said("eos", content="x")), False),
     (reply(said(None, content="x")), False),
@@ -202,7 +267,9 @@ def test_bytes_are_kept_only_when_every_client_accepts_them(body: bytes, is_kept
         (b'{"x":' + b"[" * 100_000, "."),
     ],
 )
-def test_what_is_no_answer_is_the_providers_fault_and_may_be_billed(body: bytes, words: str) -> None:
+def test_what_is_no_answer_is_the_providers_fault_and_may_be_billed(
+    body: bytes, words: str
+) -> None:
     with pytest.raises(InternalServerError, match=words) as caught:
         decode_completion(body, NOW_S)
     fault = caught.value.fault
@@ -213,7 +280,14 @@ def test_what_is_no_answer_is_the_providers_fault_and_may_be_billed(body: bytes,
 
 
 def event(*choices: dict[str, Any], **more: Any) -> bytes:
-    body = {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": list(choices), **more}
+    body = {
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "created": 7,
+        "model": "m",
+        "choices": list(choices),
+        **more,
+    }
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
@@ -254,7 +328,10 @@ def test_only_a_mere_piece_of_text_is_plain(body: bytes, is_plain: bool) -> None
 
 
 def test_a_thinking_delta_is_read_in_both_families_manners() -> None:
-    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "x"}]
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "x"},
+    ]
     for body in (event(delta(content=parts)), event(delta(content="x", reasoning_content="hm"))):
         (piece,) = chunk_of(body).choices
         assert (piece.reasoning, piece.content) == ("hm", "x")
@@ -275,7 +352,12 @@ def test_usage_is_read_with_a_choice_or_without_one() -> None:
 def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
     reader = ChatStreamReader(NOW_S)
     assert not reader.is_done
-    assert len(reader.feed(event(delta(content="x")) + b"data: [DONE]\n\n" + event(delta(content="y")))) == 1
+    assert (
+        len(
+            reader.feed(event(delta(content="x")) + b"data: [DONE]\n\n" + event(delta(content="y")))
+        )
+        == 1
+    )
     assert reader.is_done
     assert reader.feed(event(delta(content="z"))) == []
 
@@ -284,7 +366,10 @@ def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
     ("data", "words"),
     [
         (b'{"error":{"message":"it broke","type":"server_error"}}', "^it broke$"),
-        (b'{"object":"error","message":"Service unavailable.","type":"x"}', "^Service unavailable.$"),
+        (
+            b'{"object":"error","message":"Service unavailable.","type":"x"}',
+            "^Service unavailable.$",
+        ),
         (b"nonsense", "an event is not a chunk"),
         (b'{"choices":3}', "an event is not a chunk"),
         (b'{"choices":[{"index":0,"delta":{"content":"\xff"}}]}', "an event is not a chunk"),
@@ -295,5 +380,3 @@ def test_an_error_in_the_stream_is_raised_in_the_providers_words(data: bytes, wo
         ChatStreamReader(NOW_S).feed(b"data: " + data + b"\n\n")
     assert isinstance(caught.value, APIConnectionError)
     assert caught.value.fault.billed
-
-

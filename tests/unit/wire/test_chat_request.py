@@ -31,7 +31,10 @@ def test_the_least_request() -> None:
         ({"stream": True}, {"stream": True, "include_usage": False}),
         ({"stream": None}, {"stream": False}),
         ({"stream_options": {"include_usage": True}}, {"include_usage": True}),
-        ({"stream_options": {"include_usage": None, "include_obfuscation": False}}, {"include_usage": False}),
+        (
+            {"stream_options": {"include_usage": None, "include_obfuscation": False}},
+            {"include_usage": False},
+        ),
         ({"max_tokens": 5}, {"output_tokens_max": 5}),
         ({"max_completion_tokens": 5}, {"output_tokens_max": 5}),
         ({"max_tokens": 9, "max_completion_tokens": 5}, {"output_tokens_max": 5}),
@@ -56,11 +59,44 @@ def test_what_the_engine_reads(fields: dict[str, Any], view: dict[str, Any]) -> 
         {"tools": [{"type": "custom", "custom": {"name": "c"}}]},
         {"tools": [{"function": {"name": "f", "parameters": {"properties": {}}}}]},
         {"messages": [{"role": "developer", "content": "be brief", "name": "x"}, HELLO]},
-        {"messages": [HELLO, {"role": "assistant", "content": None, "refusal": "no", "audio": None}, HELLO]},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "http://x"}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}]}]},
+        {
+            "messages": [
+                HELLO,
+                {"role": "assistant", "content": None, "refusal": "no", "audio": None},
+                HELLO,
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": "http://x"}]}
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://x"}}],
+                }
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+                    ],
+                }
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}],
+                }
+            ]
+        },
         {"messages": [{"role": "tool", "tool_call_id": "x", "content": "1"}, HELLO]},
     ],
 )
@@ -80,11 +116,21 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "system", "content": None}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-    ({"messages": [{"role": "user", "content": [{"type": "smell", "smell": "x"}]}]}, "messages[0].content[0].type"),
-    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "smell", "smell": "x"}]}]},
+        "messages[0].content[0].type",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text",
+    ),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
     (
-        {"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": "x", "tool_calls": [{"function": {"name": "f"}}]}
+            ]
+        },
         "messages[0].tool_calls",
     ),
     (
@@ -107,7 +153,11 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
     (
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+        {
+            "tools": [
+                {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+            ]
+        },
         "tools[0].function.parameters",
     ),
     ({"tools": [{"type": "function", "function": {"name": "f"}}] * 129}, "tools"),
@@ -154,5 +204,7 @@ def test_a_callers_own_words_cannot_pose_as_the_place() -> None:
         ({"seed": 1}, "curl/8", Dialect.OPENAI),
     ],
 )
-def test_whose_answers_the_caller_expects(fields: dict[str, object], agent: str, dialect: Dialect) -> None:
+def test_whose_answers_the_caller_expects(
+    fields: dict[str, object], agent: str, dialect: Dialect
+) -> None:
     assert dialect_of(fields, agent) is dialect

@@ -37,7 +37,9 @@ class Told:
 
 def bodies(written: bytes) -> list[Any]:
     events = [event.removeprefix(b"data: ") for event in written.split(b"\n\n") if event]
-    return [event if event in (b"[DONE]", b"raw") else msgspec.json.decode(event) for event in events]
+    return [
+        event if event in (b"[DONE]", b"raw") else msgspec.json.decode(event) for event in events
+    ]
 
 
 def delta(body: Any) -> Any:
@@ -93,7 +95,12 @@ def test_a_call_in_pieces_is_told_whole_before_the_finish() -> None:
     assert delta(first) == {"role": "assistant"}
     (whole,) = told.write(chunk(ChunkChoice(finish_reason=FinishReason.TOOL_CALLS)))
     assert delta(whole)["tool_calls"] == [
-        {"id": "i", "type": "function", "index": 0, "function": {"name": "f", "arguments": '{"a":1}'}}
+        {
+            "id": "i",
+            "type": "function",
+            "index": 0,
+            "function": {"name": "f", "arguments": '{"a":1}'},
+        }
     ]
     assert whole["choices"][0]["finish_reason"] is None
     last, _ = told.end()
@@ -132,7 +139,9 @@ def test_each_choice_has_its_finish_and_the_last_has_the_usage() -> None:
     assert said["choices"][0]["finish_reason"] is None
     told.write(chunk(ChunkChoice(index=0, finish_reason=FinishReason.STOP)))
     first, last, _ = told.end()
-    assert [(one["choices"][0]["index"], one["choices"][0]["finish_reason"]) for one in (first, last)] == [
+    assert [
+        (one["choices"][0]["index"], one["choices"][0]["finish_reason"]) for one in (first, last)
+    ] == [
         (1, "length"),
         (0, "stop"),
     ]

@@ -7,7 +7,13 @@ import pytest
 
 from windvane.core.faults import Fault, FaultKind, Source
 from windvane.wire.dialect import Dialect
-from windvane.wire.errors import DETAIL_MAX, MESSAGE_CHARS_MAX, read_error, render_error, render_error_event
+from windvane.wire.errors import (
+    DETAIL_MAX,
+    MESSAGE_CHARS_MAX,
+    read_error,
+    render_error,
+    render_error_event,
+)
 
 
 def fault(kind: FaultKind = FaultKind.INVALID_REQUEST, status: int = 400, **more: Any) -> Fault:
@@ -96,22 +102,42 @@ def detail(*items: Any) -> Any:
     return {"detail": list(items)}
 
 
-FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", "user"], "msg": "Extra inputs are not permitted"}
+FORBIDDEN = {
+    "type": "extra_forbidden",
+    "loc": ["body", "user"],
+    "msg": "Extra inputs are not permitted",
+}
 
 SHAPES: list[tuple[Any, tuple[str, str | None, str | None, str | None]]] = [
     (
-        {"object": "error", "message": "Invalid model: X", "type": "invalid_model", "param": None, "code": "1500"},
+        {
+            "object": "error",
+            "message": "Invalid model: X",
+            "type": "invalid_model",
+            "param": None,
+            "code": "1500",
+        },
         ("Invalid model: X", "invalid_model", "1500", None),
     ),
     (
-        {"error": {"message": "no", "type": "invalid_request_error", "param": "model", "code": "model_not_found"}},
+        {
+            "error": {
+                "message": "no",
+                "type": "invalid_request_error",
+                "param": "model",
+                "code": "model_not_found",
+            }
+        },
         ("no", "invalid_request_error", "model_not_found", "model"),
     ),
     ({"detail": "Unauthorized"}, ("Unauthorized", None, None, None)),
     ({"message": "Unauthorized", "request_id": "x"}, ("Unauthorized", None, None, None)),
     ({"error": "gone"}, ("gone", None, None, None)),
     (
-        {"error": {"message": "Content blocked by guardrail", "status": 403}, "guardrails": {"results": {}}},
+        {
+            "error": {"message": "Content blocked by guardrail", "status": 403},
+            "guardrails": {"results": {}},
+        },
         ("Content blocked by guardrail", None, None, None),
     ),
     (
@@ -119,11 +145,22 @@ SHAPES: list[tuple[Any, tuple[str, str | None, str | None, str | None]]] = [
         ("messages: Field required", None, None, None),
     ),
     (
-        {"object": "error", "message": detail(FORBIDDEN), "type": "invalid_request_error", "param": None, "code": None},
+        {
+            "object": "error",
+            "message": detail(FORBIDDEN),
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        },
         ("user: Extra inputs are not permitted", "invalid_request_error", None, None),
     ),
     (
-        {"message": [{"type": "extra_forbidden"}], "detail": [FORBIDDEN], "type": "invalid_request_error", "code": 3001},
+        {
+            "message": [{"type": "extra_forbidden"}],
+            "detail": [FORBIDDEN],
+            "type": "invalid_request_error",
+            "code": 3001,
+        },
         ("user: Extra inputs are not permitted", "invalid_request_error", "3001", None),
     ),
     ({"message": ["a", "b"]}, ("a; b", None, None, None)),
@@ -137,7 +174,9 @@ SHAPES: list[tuple[Any, tuple[str, str | None, str | None, str | None]]] = [
 
 
 @pytest.mark.parametrize(("body", "said"), SHAPES)
-def test_a_providers_error_is_read_in_any_shape(body: Any, said: tuple[str, str | None, str | None, str | None]) -> None:
+def test_a_providers_error_is_read_in_any_shape(
+    body: Any, said: tuple[str, str | None, str | None, str | None]
+) -> None:
     read = read_error(msgspec.json.encode(body))
     assert (read.message, read.type, read.code, read.param) == said
 
@@ -148,4 +187,6 @@ def test_what_is_not_json_says_so(body: bytes) -> None:
 
 
 def test_a_providers_words_are_passed_on_only_so_far() -> None:
-    assert len(read_error(msgspec.json.encode({"message": "x" * 10_000})).message) == MESSAGE_CHARS_MAX
+    assert (
+        len(read_error(msgspec.json.encode({"message": "x" * 10_000})).message) == MESSAGE_CHARS_MAX
+    )

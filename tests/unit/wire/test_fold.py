@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from windvane.core.chat import Chunk, ChunkChoice, FinishReason, FunctionCall, ToolCall, ToolCallDelta
+from windvane.core.chat import (
+    Chunk,
+    ChunkChoice,
+    FinishReason,
+    FunctionCall,
+    ToolCall,
+    ToolCallDelta,
+)
 from windvane.core.usage import Usage
 from windvane.wire.fold import Fold
 
@@ -46,7 +53,9 @@ def test_choices_grow_apart_and_come_in_order() -> None:
     assert not fold.is_finished
     fold.add(chunk(ChunkChoice(index=0, finish_reason=FinishReason.STOP)))
     assert fold.is_finished
-    assert [(one.index, one.message.content, one.finish_reason) for one in fold.completion().choices] == [
+    assert [
+        (one.index, one.message.content, one.finish_reason) for one in fold.completion().choices
+    ] == [
         (0, "a", FinishReason.STOP),
         (1, "bb", FinishReason.LENGTH),
     ]

@@ -32,7 +32,9 @@ def messages(*said: dict[str, Any]) -> list[dict[str, Any]]:
 
 def refusal(*said: dict[str, Any], **fields: Any) -> str | None:
     with pytest.raises(BadRequestError) as caught:
-        encode_chat(chat_request_of({"model": "m", "messages": list(said) or [HELLO], **fields}), "x")
+        encode_chat(
+            chat_request_of({"model": "m", "messages": list(said) or [HELLO], **fields}), "x"
+        )
     fault = caught.value.fault
     assert fault.param is not None
     assert fault.message.startswith(f"{fault.param}: ")
@@ -57,7 +59,10 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"stop": "a"}, {"stop": "a"}),
     ({"stop": ["a", "b"]}, {"stop": ["a", "b"]}),
     ({"metadata": {"a": "b"}}, {"metadata": {"a": "b"}}),
-    ({"presence_penalty": 1, "frequency_penalty": -1}, {"presence_penalty": 1, "frequency_penalty": -1}),
+    (
+        {"presence_penalty": 1, "frequency_penalty": -1},
+        {"presence_penalty": 1, "frequency_penalty": -1},
+    ),
     ({"n": 2}, {"n": 2}),
     ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
     ({"prompt_cache_key": "k"}, {"prompt_cache_key": "k"}),
@@ -74,16 +79,34 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"service_tier": "default"}, {}),
     ({"service_tier": "flex"}, {}),
     ({"service_tier": "scale"}, {}),
-    ({"prediction": {"type": "content", "content": "x"}}, {"prediction": {"type": "content", "content": "x"}}),
     (
-        {"prediction": {"type": "content", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"prediction": {"type": "content", "content": "x"}},
+    ),
+    (
+        {
+            "prediction": {
+                "type": "content",
+                "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}],
+            }
+        },
         {"prediction": {"type": "content", "content": "xy"}},
     ),
     ({"response_format": {"type": "text"}}, {"response_format": {"type": "text"}}),
     ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}),
     (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": {}, "x": 1}}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}, "strict": True}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "strict": True, "schema": {}, "x": 1},
+            }
+        },
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "schema": {}, "strict": True},
+            }
+        },
     ),
     ({"tools": [TOOL]}, {"tools": [TOOL]}),
     ({"tools": []}, {}),
@@ -101,7 +124,12 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
                         "description": "d",
                         "strict": True,
                         "extra": 1,
-                        "parameters": {"$schema": "s", "$id": "i", "type": "object", "properties": {"$id": {}}},
+                        "parameters": {
+                            "$schema": "s",
+                            "$id": "i",
+                            "type": "object",
+                            "properties": {"$id": {}},
+                        },
                     },
                 }
             ]
@@ -162,8 +190,12 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "expected"), TRANSLATION, ids=[str(case[0])[:70] for case in TRANSLATION])
-def test_what_a_caller_says_is_told_in_mistrals_words(said: dict[str, Any], expected: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("said", "expected"), TRANSLATION, ids=[str(case[0])[:70] for case in TRANSLATION]
+)
+def test_what_a_caller_says_is_told_in_mistrals_words(
+    said: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert told(**said) == expected
 
 
@@ -190,7 +222,14 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
     ({"role": "developer", "content": "x"}, {"role": "system", "content": "x"}),
     ({"role": "assistant", "content": "x"}, {"role": "assistant", "content": "x"}),
     (
-        {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None, "name": "bot"},
+        {
+            "role": "assistant",
+            "content": "x",
+            "refusal": None,
+            "annotations": [],
+            "audio": None,
+            "name": "bot",
+        },
         {"role": "assistant", "content": "x"},
     ),
     ({"role": "assistant", "content": None}, None),
@@ -215,11 +254,20 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
         {"role": "user", "content": [{"type": "image_url", "image_url": "http://x"}]},
     ),
     (
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u", "detail": "low", "x": 1}}]},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u", "detail": "low"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "u", "detail": "low", "x": 1}}],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "u", "detail": "low"}}],
+        },
     ),
     (
-        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}],
+        },
         {"role": "user", "content": [{"type": "input_audio", "input_audio": "QQ=="}]},
     ),
     (
@@ -227,16 +275,33 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
         {"role": "user", "content": [{"type": "file", "file_id": "f"}]},
     ),
     (
-        {"role": "user", "content": [{"type": "file", "file": {"file_data": "data:x", "filename": "a.pdf"}}]},
-        {"role": "user", "content": [{"type": "document_url", "document_url": "data:x", "document_name": "a.pdf"}]},
+        {
+            "role": "user",
+            "content": [{"type": "file", "file": {"file_data": "data:x", "filename": "a.pdf"}}],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "document_url", "document_url": "data:x", "document_name": "a.pdf"}
+            ],
+        },
     ),
     (
         {"role": "user", "content": [{"type": "document_url", "document_url": "u", "x": 1}]},
         {"role": "user", "content": [{"type": "document_url", "document_url": "u"}]},
     ),
     (
-        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, {"type": "refusal", "refusal": "no"}]},
-        {"role": "assistant", "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hm"},
+                {"type": "refusal", "refusal": "no"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}],
+        },
     ),
     (
         {"role": "assistant", "content": [{"type": "reference", "reference_ids": [1]}]},
@@ -245,14 +310,21 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "expected"), MESSAGES, ids=[str(case[0])[:80] for case in MESSAGES])
-def test_a_message_is_told_as_mistrals_schema_has_it(said: dict[str, Any], expected: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize(
+    ("said", "expected"), MESSAGES, ids=[str(case[0])[:80] for case in MESSAGES]
+)
+def test_a_message_is_told_as_mistrals_schema_has_it(
+    said: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
     written = messages(HELLO, said, HELLO)
     assert written == [HELLO, *([expected] if expected else []), HELLO]
 
 
 def test_a_file_without_an_id_or_data_is_refused() -> None:
-    said = {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "file", "file": {}}]}
+    said = {
+        "role": "user",
+        "content": [{"type": "text", "text": "x"}, {"type": "file", "file": {}}],
+    }
     assert refusal(HELLO, said) == "messages[1].content[1]"
 
 
@@ -263,7 +335,10 @@ def calls(*ids: str | None) -> dict[str, Any]:
     return {
         "role": "assistant",
         "content": None,
-        "tool_calls": [{"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids],
+        "tool_calls": [
+            {"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            for one in ids
+        ],
     }
 
 
@@ -285,7 +360,9 @@ def answer(call_id: str) -> dict[str, Any]:
         ("toolu_01A09q90qw90lq917835lq9", False),
     ],
 )
-def test_a_foreign_id_becomes_nine_characters_and_the_same_everywhere(said: str, is_kept: bool) -> None:
+def test_a_foreign_id_becomes_nine_characters_and_the_same_everywhere(
+    said: str, is_kept: bool
+) -> None:
     first = messages(HELLO, calls(said), answer(said))
     again = messages(HELLO, calls(said), answer(said), {"role": "assistant", "content": "1"}, HELLO)
     made = first[1]["tool_calls"][0]["id"]
@@ -296,7 +373,12 @@ def test_a_foreign_id_becomes_nine_characters_and_the_same_everywhere(said: str,
 
 def test_two_ids_never_become_one() -> None:
     foreign = "call_1"
-    written = messages(HELLO, calls(nine_characters(foreign), foreign), answer(foreign), answer(nine_characters(foreign)))
+    written = messages(
+        HELLO,
+        calls(nine_characters(foreign), foreign),
+        answer(foreign),
+        answer(nine_characters(foreign)),
+    )
     first, second = (call["id"] for call in written[1]["tool_calls"])
     assert first == nine_characters(foreign) != second
     assert [message["tool_call_id"] for message in written[2:]] == [second, first]
@@ -308,12 +390,21 @@ def test_nine_characters_stay_the_same_for_ever() -> None:
 
 
 def test_a_tool_call_is_told_whole_and_without_what_mistral_does_not_name() -> None:
-    said = {"role": "assistant", "tool_calls": [{"id": "abcdefghi", "index": 0, "function": {"name": "f"}}]}
+    said = {
+        "role": "assistant",
+        "tool_calls": [{"id": "abcdefghi", "index": 0, "function": {"name": "f"}}],
+    }
     assert messages(HELLO, said, {**answer("abcdefghi"), "name": "f"})[1:] == [
         {
             "role": "assistant",
             "content": "",
-            "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            "tool_calls": [
+                {
+                    "id": "abcdefghi",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": "{}"},
+                }
+            ],
         },
         {"role": "tool", "content": "1", "tool_call_id": "abcdefghi", "name": "f"},
     ]
@@ -322,7 +413,11 @@ def test_a_tool_call_is_told_whole_and_without_what_mistral_does_not_name() -> N
 def test_the_old_function_call_is_told_as_a_tool_call() -> None:
     written = messages(
         HELLO,
-        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a":1}'}},
+        {
+            "role": "assistant",
+            "content": None,
+            "function_call": {"name": "f", "arguments": '{"a":1}'},
+        },
         {"role": "function", "name": "f", "content": "1"},
     )
     made = nine_characters("f")
@@ -380,5 +475,7 @@ def test_orders_that_mistral_takes(said: list[dict[str, Any]]) -> None:
         ([{"role": "assistant", "content": None}], "messages"),
     ],
 )
-def test_orders_that_mistral_would_refuse_are_refused_here_by_name(said: list[dict[str, Any]], param: str) -> None:
+def test_orders_that_mistral_would_refuse_are_refused_here_by_name(
+    said: list[dict[str, Any]], param: str
+) -> None:
     assert refusal(*said) == param

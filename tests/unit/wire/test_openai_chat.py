@@ -5,11 +5,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from windvane.core.chat import ChatRequest, Choice, Completion, FinishReason, FunctionCall, ReplyMessage, ToolCall
+from windvane.core.chat import (
+    ChatRequest,
+    Choice,
+    Completion,
+    FinishReason,
+    FunctionCall,
+    ReplyMessage,
+    ToolCall,
+)
 from windvane.core.usage import Usage
 from windvane.wire.chat_request import chat_request_of
 from windvane.wire.dialect import Dialect
-from windvane.wire.openai_chat import encode_chat, encode_chat_for_openai, encode_completion, usage_object
+from windvane.wire.openai_chat import (
+    encode_chat,
+    encode_chat_for_openai,
+    encode_completion,
+    usage_object,
+)
 
 HELLO = {"role": "user", "content": "hello"}
 USAGE = Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=8)
@@ -40,13 +53,24 @@ def told(**fields: Any) -> dict[str, Any]:
         ({"stream": False, "stream_options": {"include_usage": True}}, {"stream": False}),
         ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
         (
-            {"stream": True, "stream_options": {"include_usage": False, "include_obfuscation": False}},
-            {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
+            {
+                "stream": True,
+                "stream_options": {"include_usage": False, "include_obfuscation": False},
+            },
+            {
+                "stream": True,
+                "stream_options": {"include_usage": True, "include_obfuscation": False},
+            },
         ),
-        ({"stream": True, "stream_options": None}, {"stream": True, "stream_options": {"include_usage": True}}),
+        (
+            {"stream": True, "stream_options": None},
+            {"stream": True, "stream_options": {"include_usage": True}},
+        ),
     ],
 )
-def test_the_callers_own_body_is_edited_and_usage_always_asked_for(said: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_the_callers_own_body_is_edited_and_usage_always_asked_for(
+    said: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert told(**said) == expected
 
 
@@ -60,15 +84,24 @@ def test_the_callers_body_is_never_changed_in_place() -> None:
 
 CALL = {"id": "abcdefghi", "function": {"name": "f", "arguments": "{}"}}
 MESSAGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"role": "user", "content": "x", "name": "ann"}, {"role": "user", "content": "x", "name": "ann"}),
+    (
+        {"role": "user", "content": "x", "name": "ann"},
+        {"role": "user", "content": "x", "name": "ann"},
+    ),
     ({"role": "assistant", "content": "x", "prefix": True}, {"role": "assistant", "content": "x"}),
     (
         {"role": "user", "content": [{"type": "image_url", "image_url": "http://x"}]},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]},
     ),
     (
-        {"role": "user", "content": [{"type": "document_url", "document_url": "u", "document_name": "n"}]},
-        {"role": "user", "content": [{"type": "file", "file": {"file_data": "u", "filename": "n"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "document_url", "document_url": "u", "document_name": "n"}],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "file", "file": {"file_data": "u", "filename": "n"}}],
+        },
     ),
     (
         {"role": "user", "content": [{"type": "document_url", "document_url": "u"}]},
@@ -79,36 +112,58 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]},
     ),
     (
-        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "x"}]},
+        {
+            "role": "assistant",
+            "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "x"}],
+        },
         {"role": "assistant", "content": [{"type": "text", "text": "x"}]},
     ),
     (
-        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}], "tool_calls": [CALL]},
-        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "function"}]},
-    ),
-    (
-        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "index": 0, "type": "function"}]},
-        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "function"}]},
-    ),
-    (
-        {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]},
         {
             "role": "assistant",
-            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}],
+            "content": [{"type": "thinking", "thinking": "hm"}],
+            "tool_calls": [CALL],
+        },
+        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "function"}]},
+    ),
+    (
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{**CALL, "index": 0, "type": "function"}],
+        },
+        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "function"}]},
+    ),
+    (
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}],
+        },
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
+            ],
         },
     ),
     (
         {"role": "assistant", "tool_calls": [{"id": "a", "type": None, "function": {"name": "f"}}]},
         {
             "role": "assistant",
-            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            ],
         },
     ),
 ]
 
 
-@pytest.mark.parametrize(("said", "expected"), MESSAGES, ids=[str(case[0])[:80] for case in MESSAGES])
-def test_mistrals_own_words_in_messages_are_told_in_openais(said: dict[str, Any], expected: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("said", "expected"), MESSAGES, ids=[str(case[0])[:80] for case in MESSAGES]
+)
+def test_mistrals_own_words_in_messages_are_told_in_openais(
+    said: dict[str, Any], expected: dict[str, Any]
+) -> None:
     body = msgspec.json.decode(encode_chat(request(messages=[HELLO, said]), "x"))
     assert body["messages"] == [HELLO, expected]
 
@@ -116,10 +171,18 @@ def test_mistrals_own_words_in_messages_are_told_in_openais(said: dict[str, Any]
 @pytest.mark.parametrize(
     ("model", "said", "expected"),
     [
-        ("gpt-6.1-sol", {"temperature": 0.5, "top_p": 0.5, "max_tokens": 7}, {"max_completion_tokens": 7}),
+        (
+            "gpt-6.1-sol",
+            {"temperature": 0.5, "top_p": 0.5, "max_tokens": 7},
+            {"max_completion_tokens": 7},
+        ),
         ("o3", {"temperature": 0.5, "max_tokens": 7}, {"max_completion_tokens": 7}),
         ("gpt-5-mini", {"max_tokens": 7, "max_completion_tokens": 3}, {"max_completion_tokens": 3}),
-        ("gpt-5-mini", {"max_completion_tokens": 3, "seed": 1}, {"max_completion_tokens": 3, "seed": 1}),
+        (
+            "gpt-5-mini",
+            {"max_completion_tokens": 3, "seed": 1},
+            {"max_completion_tokens": 3, "seed": 1},
+        ),
         ("gpt-4o", {"temperature": 0.5, "max_tokens": 7}, {"temperature": 0.5, "max_tokens": 7}),
         ("gpt-4.1-mini", {"top_p": 0.5}, {"top_p": 0.5}),
         ("ft:gpt-4o-mini:acme", {"temperature": 0.5}, {"temperature": 0.5}),
@@ -140,13 +203,19 @@ def completion(raw: bytes | None = None, **said: Any) -> Completion:
     return Completion(id="c1", model="m", created=7, choices=[choice], usage=USAGE, raw=raw)
 
 
-def answered(one: Completion, dialect: Dialect, metadata: dict[str, object] | None = None) -> dict[str, Any]:
+def answered(
+    one: Completion, dialect: Dialect, metadata: dict[str, object] | None = None
+) -> dict[str, Any]:
     body: dict[str, Any] = msgspec.json.decode(encode_completion(one, USAGE, dialect, metadata))
     return body
 
 
 def test_usage_is_written_as_both_read_it() -> None:
-    assert usage_object(Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=8, reasoning_output_tokens=3)) == {
+    assert usage_object(
+        Usage(
+            input_tokens=10, output_tokens=4, cache_read_input_tokens=8, reasoning_output_tokens=3
+        )
+    ) == {
         "prompt_tokens": 10,
         "completion_tokens": 4,
         "total_tokens": 14,
@@ -163,34 +232,61 @@ def test_an_answer_has_all_that_the_stricter_client_demands(dialect: Dialect) ->
         "object": "chat.completion",
         "created": 7,
         "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+        ],
         "usage": usage_object(USAGE),
     }
 
 
 CALL_VALUE = ToolCall(id="i", index=0, function=FunctionCall(name="f", arguments="{}"))
-CALL_OBJECT = {"id": "i", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
+CALL_OBJECT = {
+    "id": "i",
+    "type": "function",
+    "index": 0,
+    "function": {"name": "f", "arguments": "{}"},
+}
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
 
 
 @pytest.mark.parametrize(
     ("said", "dialect", "message"),
     [
-        ({"reasoning": "hm", "content": "x"}, Dialect.OPENAI, {"content": "x", "reasoning_content": "hm"}),
-        ({"reasoning": "hm", "content": "x"}, Dialect.MISTRAL, {"content": [THINKING, {"type": "text", "text": "x"}]}),
+        (
+            {"reasoning": "hm", "content": "x"},
+            Dialect.OPENAI,
+            {"content": "x", "reasoning_content": "hm"},
+        ),
+        (
+            {"reasoning": "hm", "content": "x"},
+            Dialect.MISTRAL,
+            {"content": [THINKING, {"type": "text", "text": "x"}]},
+        ),
         ({"reasoning": "hm"}, Dialect.MISTRAL, {"content": [THINKING]}),
-        ({"tool_calls": [CALL_VALUE]}, Dialect.OPENAI, {"content": None, "tool_calls": [CALL_OBJECT]}),
-        ({"tool_calls": [CALL_VALUE]}, Dialect.MISTRAL, {"content": "", "tool_calls": [CALL_OBJECT]}),
+        (
+            {"tool_calls": [CALL_VALUE]},
+            Dialect.OPENAI,
+            {"content": None, "tool_calls": [CALL_OBJECT]},
+        ),
+        (
+            {"tool_calls": [CALL_VALUE]},
+            Dialect.MISTRAL,
+            {"content": "", "tool_calls": [CALL_OBJECT]},
+        ),
         ({"refusal": "no"}, Dialect.OPENAI, {"content": None, "refusal": "no"}),
     ],
 )
-def test_a_message_is_written_as_its_client_reads_it(said: dict[str, Any], dialect: Dialect, message: Any) -> None:
+def test_a_message_is_written_as_its_client_reads_it(
+    said: dict[str, Any], dialect: Dialect, message: Any
+) -> None:
     (choice,) = answered(completion(**said), dialect)["choices"]
     assert choice["message"] == {"role": "assistant", **message}
 
 
 def test_an_answer_without_id_or_finish_reason_is_given_them() -> None:
-    one = Completion(id="", model="m", created=7, choices=[Choice(message=ReplyMessage(content="x"))])
+    one = Completion(
+        id="", model="m", created=7, choices=[Choice(message=ReplyMessage(content="x"))]
+    )
     body = answered(one, Dialect.MISTRAL)
     assert body["id"]
     assert body["choices"][0]["finish_reason"] == "stop"

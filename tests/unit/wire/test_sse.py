@@ -23,8 +23,16 @@ CASES = [
     ("other fields are skipped", b"id: 1\nretry: 5\ndata: a\nfoo\n\n", [(None, b"a")]),
     ("an event without data is none", b"event: ping\n\n", []),
     ("an event with empty data is none", b"data: \n\ndata:\n\ndata\n\ndata: a\n\n", [(None, b"a")]),
-    ("blank lines more than needed", b"\n\n\ndata: a\n\n\n\ndata: b\n\n", [(None, b"a"), (None, b"b")]),
-    ("carriage return and line feed", b"data: a\r\n\r\ndata: b\r\n\r\n", [(None, b"a"), (None, b"b")]),
+    (
+        "blank lines more than needed",
+        b"\n\n\ndata: a\n\n\n\ndata: b\n\n",
+        [(None, b"a"), (None, b"b")],
+    ),
+    (
+        "carriage return and line feed",
+        b"data: a\r\n\r\ndata: b\r\n\r\n",
+        [(None, b"a"), (None, b"b")],
+    ),
     ("carriage return alone", b"data: a\r\rdata: b\r\r", [(None, b"a"), (None, b"b")]),
     ("a byte-order mark", b"\xef\xbb\xbfdata: a\n\n", [(None, b"a")]),
     ("an unfinished event is held", b"data: a\n\ndata: b\n", [(None, b"a")]),

@@ -136,8 +136,6 @@ def _tool_call_tokens(message: Message) -> float:
 
 
 def _tool_tokens(request: ChatRequest) -> float:
-    if not request.tools and request.response_format is None:
-        return 0.0
     total = 0.0
     for field in ("tools", "functions", "response_format"):
         value = request.body.get(field)

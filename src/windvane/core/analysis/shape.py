@@ -40,7 +40,9 @@ def shape_of(text: str) -> Shape:
         text = f"{text[:half]}\n{text[-half:]}"
     is_ascii = text.isascii()
     encoded = (text if is_ascii else text.lower()).encode(errors="replace").translate(_WORDS_ONLY)
-    meanings = [lexicon.MEANINGS[word] for word in lexicon.MEANINGS.keys() & encoded.split()]
+    words = encoded.split()
+    meanings = [lexicon.MEANINGS[word] for word in lexicon.MEANINGS.keys() & set(words)]
+    opening = lexicon.MEANINGS.get(words[0], 0) if words else 0
     seen = 0
     for meaning in meanings:
         seen |= meaning
@@ -49,7 +51,7 @@ def shape_of(text: str) -> Shape:
         has_code=_has_code(text, meanings, seen),
         has_math=_has_math(text, meanings, seen),
         reasoning_words=_reasoning_words(encoded, meanings, seen),
-        is_question=bool(seen & Meaning.QUESTION) or "?" in text or "\uff1f" in text,
+        is_question=bool(opening & Meaning.QUESTION) or "?" in text or "\uff1f" in text,
         language=_language(meanings, seen) if script == "latin" else script,
         script=script,
     )
@@ -116,17 +118,27 @@ _SCRIPTS: tuple[tuple[int, int, str], ...] = (
 SCRIPT_SAMPLE_CHARS = 256
 
 
+LATIN_SHARE = 4
+"""A text is of another script when its letters of it are at least a fourth of its Latin ones: more
+than a Greek letter in a formula, and less than Chinese around names of functions."""
+
+
 def _script(text: str) -> str:
+    sample = text[:SCRIPT_SAMPLE_CHARS]
+    if max(sample) < "\u0370":
+        return "latin"
     counts: dict[str, int] = {}
-    for character in text[:SCRIPT_SAMPLE_CHARS]:
+    latin = 0
+    for character in sample:
         point = ord(character)
         if point < 0x0370:
+            latin += character.isalpha()
             continue
         for first, last, name in _SCRIPTS:
             if first <= point <= last:
                 counts[name] = counts.get(name, 0) + 1
                 break
-    if not counts:
+    if sum(counts.values()) * LATIN_SHARE < max(latin, 1):
         return "latin"
     if "japanese" in counts:
         return "japanese"

@@ -136,7 +136,7 @@ def mux(length_threshold: int = LENGTH_THRESHOLD_CHARS) -> Route:
     )
 
 
-PRESETS: Mapping[str, Callable[[int], Route]] = {
+PRESETS: Mapping[str, Callable[..., Route]] = {
     "default": default,
     "small-medium": small_medium,
     "small-large": small_large,

@@ -39,6 +39,8 @@ _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "docs.js": "text/javascript",
 }
+_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
+_KEY_OR_LOOPBACK: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
 
 def control_plane(engine: Engine, metrics: Metrics, *, is_local: bool) -> FastAPI:
@@ -141,7 +143,13 @@ def _add_traffic(app: FastAPI, engine: Engine, metrics: Metrics, access: _Access
     viewer = [Depends(access.viewer)]
 
     @app.get(
-        "/metrics", tags=["traffic"], summary="Prometheus text, or JSON totals", dependencies=viewer
+        "/metrics",
+        tags=["traffic"],
+        summary="Prometheus text, or JSON totals",
+        dependencies=viewer,
+        openapi_extra=_KEY_OR_LOOPBACK,
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
     )
     async def show_metrics(request: Request) -> Response:
         if "application/json" in request.headers.get("accept", ""):
@@ -149,7 +157,11 @@ def _add_traffic(app: FastAPI, engine: Engine, metrics: Metrics, access: _Access
         return PlainTextResponse(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get(
-        "/providers", tags=["traffic"], summary="Providers and their health", dependencies=viewer
+        "/providers",
+        tags=["traffic"],
+        summary="Providers and their health",
+        dependencies=viewer,
+        openapi_extra=_KEY_OR_LOOPBACK,
     )
     async def providers() -> list[schemas.ProviderStatus]:
         return provider_statuses(engine)
@@ -199,7 +211,12 @@ def provider_statuses(engine: Engine) -> list[schemas.ProviderStatus]:
 def _add_usage(app: FastAPI, engine: Engine, access: _Access) -> None:
     caller = Depends(access.caller)
 
-    @app.get("/user/stats", tags=["usage"], summary="What the calling key has used")
+    @app.get(
+        "/user/stats",
+        tags=["usage"],
+        summary="What the calling key has used",
+        openapi_extra=_KEY,
+    )
     async def user_stats(principal: Annotated[Principal, caller]) -> schemas.UserStats:
         totals = await engine.ledger.totals(key_id=principal.key_id)
         by_model = await engine.ledger.totals_by("resolved_model", key_id=principal.key_id)
@@ -213,6 +230,7 @@ def _add_usage(app: FastAPI, engine: Engine, access: _Access) -> None:
         "/admin/requests/{request_id}",
         tags=["usage"],
         summary="A request on the ledger",
+        openapi_extra=_KEY,
         responses={404: {"model": schemas.ErrorAnswer}},
     )
     async def request_record(

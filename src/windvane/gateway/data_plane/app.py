@@ -20,7 +20,7 @@ from windvane.gateway.data_plane.asgi import (
 )
 from windvane.gateway.data_plane.chat import chat_completions
 from windvane.gateway.data_plane.door import Door
-from windvane.gateway.data_plane.incoming import ClientGoneError, Incoming, read_body
+from windvane.gateway.data_plane.incoming import ClientGoneError, Incoming, discard_rest, read_body
 from windvane.gateway.data_plane.models import get_model, list_models
 from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
 from windvane.gateway.data_plane.route import explain_route
@@ -61,6 +61,8 @@ class DataPlane:
         try:
             await self._serve(scope, receive, sending, incoming, door)
         except WindvaneError as error:
+            if error.fault.kind is FaultKind.TOO_LARGE and door.exchange is None:
+                await discard_rest(receive)
             await self._send_error(sending, incoming, door, error.fault)
         except ClientGoneError:
             return
@@ -88,8 +90,9 @@ class DataPlane:
         body = b""
         if method == "POST":
             incoming.check_is_json()
-            # A stranger is refused before the gateway holds its body in memory.
-            self._engine.identify(incoming.credentials())
+            if incoming.may_be_large:
+                # A stranger is refused before the gateway holds its body in memory.
+                self._engine.identify(incoming.credentials())
             body = await read_body(receive, incoming, self._body_bytes_max, self._body_timeout_s)
         await serve(door, incoming, body, send)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import suppress
 
 from windvane.core.exchange import Credentials
 from windvane.core.faults import FaultKind, WindvaneError, refuse
@@ -11,6 +12,12 @@ from windvane.wire.dialect import Dialect
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _OWN_VIA = b"windvane"
 _LOOPBACK_NAMES = (b"127.0.0.1", b"localhost", b"[::1]")
+
+
+DISCARD_S = 2.0
+DISCARD_BYTES_MAX = 256 * 1024 * 1024
+"""How much, and for how long, a body that was refused is read and thrown away."""
+SMALL_BYTES = 64 * 1024
 
 
 class ClientGoneError(Exception):
@@ -32,6 +39,12 @@ class Incoming:
         """The caller's own id for this request, when it sent one that is safe to show."""
         said = self.headers.get(b"x-request-id")
         return said.decode() if said and _REQUEST_ID.fullmatch(said) else None
+
+    @property
+    def may_be_large(self) -> bool:
+        """Whether the body is announced as large, or not announced."""
+        declared = self.headers.get(b"content-length", b"")
+        return not declared.isdigit() or int(declared) > SMALL_BYTES
 
     @property
     def user_agent(self) -> str:
@@ -160,6 +173,24 @@ async def _read_rest(receive: Receive, first: bytes, bytes_max: int) -> bytes:
             raise too_large(bytes_max)
         if not message.get("more_body"):
             return b"".join(pieces)
+
+
+async def discard_rest(receive: Receive) -> None:
+    """Read what is left of a body that was refused, within bounds.
+
+    SDKs send their whole body before they read: closing over unread bytes would reset the connection,
+    and the reset would destroy the very answer that says why.
+    """
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_S):
+            while size <= DISCARD_BYTES_MAX:
+                message = await receive()
+                piece = message.get("body", b"")
+                assert isinstance(piece, bytes)
+                size += len(piece)
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
 
 
 def too_large(bytes_max: int) -> WindvaneError:

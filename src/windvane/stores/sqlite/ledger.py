@@ -52,7 +52,7 @@ class SqliteLedger:
 
         Raises RuntimeError when another process has it open.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock(folder)
         self._path = folder / "ledger.db"
         self._gathered: list[tuple[LedgerEntry, int]] = []

@@ -57,7 +57,7 @@ def test_a_name_means_what_it_meant_on_its_day(name: str, day: date, model: str 
         ("gpt-4.1-nano", True),
     ],
 )
-def test_a_model_is_retired_by_status_or_by_its_day(name: str, is_retired: bool) -> None:
+def test_a_model_is_retired_from_its_day_on(name: str, is_retired: bool) -> None:
     card = CATALOG.resolve(name, DAY)
     assert card is not None
     assert card.is_retired(DAY) is is_retired
@@ -109,7 +109,14 @@ def test_a_price_holds_from_its_day_on(day: date, input_: int | None) -> None:
 
 
 def test_an_extended_catalog_replaces_and_adds_and_leaves_the_first_alone() -> None:
-    mine = ModelCard(id="mine", provider="p", name="Mine", status=Status.GA, source="s", aliases=(Alias(name="my"),))
+    mine = ModelCard(
+        id="mine",
+        provider="p",
+        name="Mine",
+        status=Status.GA,
+        source="s",
+        aliases=(Alias(name="my"),),
+    )
     other = ModelCard(id="gpt-4o", provider="p", name="Other", status=Status.GA, source="s")
     extended = CATALOG.extended((mine, other))
     assert extended.resolve("my", DAY) is mine
@@ -135,7 +142,9 @@ def test_ids_are_unique_and_no_alias_is_an_id() -> None:
 
 def test_no_alias_begins_to_mean_two_models_on_one_day() -> None:
     starts = Counter(
-        (alias.name, alias.since or card.released) for card in CATALOG.cards for alias in card.aliases
+        (alias.name, alias.since or card.released)
+        for card in CATALOG.cards
+        for alias in card.aliases
     )
     assert [start for start, times in starts.items() if times > 1] == []
 
@@ -145,7 +154,9 @@ def is_callable_chat(card: ModelCard) -> bool:
 
 
 def test_every_callable_mistral_chat_model_has_a_price_today() -> None:
-    cards = [card for card in CATALOG.cards if card.provider == "mistral" and is_callable_chat(card)]
+    cards = [
+        card for card in CATALOG.cards if card.provider == "mistral" and is_callable_chat(card)
+    ]
     assert len(cards) >= 9
     unpriced = {card.id for card in cards if card.price_on(DAY) is None}
     assert unpriced == BILLED_BY_THE_MINUTE
@@ -180,7 +191,10 @@ def test_mistral_bills_cached_chat_input_at_a_tenth() -> None:
 
 
 def test_medium_is_dearer_than_large() -> None:
-    medium, large = CATALOG.resolve("mistral-medium-latest", DAY), CATALOG.resolve("mistral-large-latest", DAY)
+    medium, large = (
+        CATALOG.resolve("mistral-medium-latest", DAY),
+        CATALOG.resolve("mistral-large-latest", DAY),
+    )
     assert medium is not None and large is not None
     medium_price, large_price = medium.price_on(DAY), large.price_on(DAY)
     assert medium_price is not None and large_price is not None
@@ -201,5 +215,5 @@ def test_dates_are_in_order_and_qualities_are_ranks() -> None:
         assert days == sorted(days), card.id
         assert 1 <= card.quality <= 5, card.id
         assert card.released is None or card.released <= data.as_of, card.id
-        if card.status is Status.RETIRED and card.retires_on:
-            assert card.retires_on <= data.as_of, card.id
+        if card.status is Status.RETIRED:
+            assert card.retires_on is not None and card.retires_on <= data.as_of, card.id

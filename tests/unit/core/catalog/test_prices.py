@@ -14,7 +14,9 @@ USD = 1_000_000_000
 def price(
     input_: int, output: int, read: int | None = None, write: int | None = None, *tiers: Tier
 ) -> Price:
-    return Price(since=DAY, input=input_, output=output, cache_read=read, cache_write=write, tiers=tiers)  # type: ignore[arg-type]
+    return Price(
+        since=DAY, input=input_, output=output, cache_read=read, cache_write=write, tiers=tiers
+    )  # type: ignore[arg-type]
 
 
 def tier(above: int, input_: int, output: int, read: int | None = None) -> Tier:
@@ -45,9 +47,21 @@ CASES = [
     ("cached input costs a tenth", SMALL, used(1_000, 0, read=960), 1000, 40 * 150 + 960 * 15),
     ("all input cached", MEDIUM, used(640, 0, read=640), 1000, 96_000),
     ("no cached price: the full one", PLAIN, used(1_000, 0, read=1_000), 1000, 2_000_000),
-    ("cache writes have their own price", WRITES, used(1_000, 0, read=300, write=500), 1000, 200 * 4_000 + 300 * 400 + 500 * 5_000),
+    (
+        "cache writes have their own price",
+        WRITES,
+        used(1_000, 0, read=300, write=500),
+        1000,
+        200 * 4_000 + 300 * 400 + 500 * 5_000,
+    ),
     ("at the threshold the lower tier", TIERED, used(272_000), 1000, 544_000_000),
-    ("above it the whole request is dear", TIERED, used(272_001, 1), 1000, 272_001 * 4_000 + 15_000),
+    (
+        "above it the whole request is dear",
+        TIERED,
+        used(272_001, 1),
+        1000,
+        272_001 * 4_000 + 15_000,
+    ),
     ("cached input in the upper tier", TIERED, used(300_000, 0, read=300_000), 1000, 60_000_000),
     ("batch at half", SMALL, used(1_000, 200), 500, 135_000),
     ("priority at 1.75", SMALL, used(1_000, 200), 1750, 472_500),
@@ -55,7 +69,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("rates", "usage", "permille", "nano"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("rates", "usage", "permille", "nano"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_the_cost_of_usage(rates: Price, usage: Usage, permille: int, nano: int) -> None:
     assert cost(rates, usage, permille) == nano
 

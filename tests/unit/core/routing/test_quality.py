@@ -2,7 +2,14 @@
 
 import pytest
 
-from windvane.core.chat import Choice, Completion, FinishReason, FunctionCall, ReplyMessage, ToolCall
+from windvane.core.chat import (
+    Choice,
+    Completion,
+    FinishReason,
+    FunctionCall,
+    ReplyMessage,
+    ToolCall,
+)
 from windvane.core.routing.quality import gate
 
 
@@ -29,6 +36,8 @@ CALL = ToolCall(function=FunctionCall(name="f"))
         ([reply(FinishReason.LENGTH)], False),
     ],
 )
-def test_an_answer_says_something_calls_something_or_was_filtered(choices: list[Choice], passes: bool) -> None:
+def test_an_answer_says_something_calls_something_or_was_filtered(
+    choices: list[Choice], passes: bool
+) -> None:
     found = gate(Completion(id="i", model="m", created=1, choices=choices))
     assert found == (None if passes else "empty answer")

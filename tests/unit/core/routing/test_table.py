@@ -6,7 +6,14 @@ from windvane.core.analysis import Analysis
 from windvane.core.routing.table import Route, RouteTable, Rule, compile_rule
 
 ASKED = Analysis(
-    chars=150, tools=2, images=0, code=True, language="fr", input_tokens=900, difficulty=0.5, output_tokens_max=None
+    chars=150,
+    tools=2,
+    images=0,
+    code=True,
+    language="fr",
+    input_tokens=900,
+    difficulty=0.5,
+    output_tokens_max=None,
 )
 FACTS = {
     "key": "k1",
@@ -74,7 +81,10 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"tool": True}, r'tool: no such field of a request; did you mean "tools"\?'),
     ({"charz": 1}, r'charz: no such field of a request; did you mean "chars"\?'),
     ({"zzzzzzzz": 1}, "zzzzzzzz: no such field of a request$"),
-    ({"chars": {"above": 3}}, "chars: unknown comparison 'above'; one of gt, gte, lt, lte, in, not, contains"),
+    (
+        {"chars": {"above": 3}},
+        "chars: unknown comparison 'above'; one of gt, gte, lt, lte, in, not, contains",
+    ),
     ({"chars": {"gt": "120"}}, "chars: `gt` needs a number, not '120'"),
     ({"chars": {"gt": True}}, "chars: `gt` needs a number, not True"),
     ({"chars": {"lte": None}}, "chars: `lte` needs a number, not None"),
@@ -86,7 +96,9 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("when", "problem"), REFUSED, ids=[str(case[0]) for case in REFUSED])
-def test_a_condition_without_meaning_is_refused_with_its_place(when: dict[str, object], problem: str) -> None:
+def test_a_condition_without_meaning_is_refused_with_its_place(
+    when: dict[str, object], problem: str
+) -> None:
     with pytest.raises(ValueError, match=problem):
         compile_rule(Rule(use="m", when=when))
     routes = {"auto": Route(rules=(Rule(use="a"), Rule(use="b", when=when)))}

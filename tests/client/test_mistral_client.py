@@ -1,0 +1,186 @@
+"""`MistralClient`: the engine in process, against the simulator over a real socket."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+import windvane
+from windvane import BadRequestError, InternalServerError, MistralClient, NotFoundError
+from windvane.config import ConfigError
+from windvane.core.money import NANO_PER_USD
+from windvane.simulator import Simulator, SimulatorConfig
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    simulator = Simulator(SimulatorConfig())
+    await simulator.start()
+    yield simulator
+    await simulator.stop()
+
+
+@pytest.fixture
+async def client(simulator: Simulator) -> AsyncIterator[MistralClient]:
+    async with MistralClient(api_key="k", api_base=f"{simulator.url}/v1") as client:
+        yield client
+
+
+def user(text: str) -> list[dict[str, object]]:
+    return [{"role": "user", "content": text}]
+
+
+async def test_an_answer_has_its_parts_as_keys_and_attributes(client: MistralClient) -> None:
+    result = await client.chat(user("What is a windvane?"))
+    assert result["content"] == result.content != ""
+    assert result["model"] == result.model == "mistral-small-latest"
+    assert result["reason"] == "short and simple"
+    assert result["cached"] is False
+    assert result["cost"] == result["cost_nano_usd"] / NANO_PER_USD > 0
+    usage = result["usage"]
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
+    assert set(result) >= {"content", "cost", "model", "usage", "cached", "reason"}
+    with pytest.raises(AttributeError, match="has no 'nothing'"):
+        _ = result.nothing
+
+
+async def test_what_it_says_it_cost_is_what_the_provider_bills(
+    client: MistralClient, simulator: Simulator
+) -> None:
+    for text in ("Hello", "Prove step by step that 2 is prime", "def f(): return 1  # python bug"):
+        await client.chat(user(text))
+    stats = client.get_stats()
+    assert stats["requests"] == 3
+    assert stats["total_cost_nano_usd"] == simulator.bill.total_nano_usd > 0
+    assert stats["requests_by_model"] == {
+        "mistral-small-latest": 1,
+        "mistral-large-latest": 1,
+        "codestral-latest": 1,
+    }
+
+
+async def test_statistics_before_and_after(client: MistralClient) -> None:
+    assert client.get_stats()["cache_hit_rate"] == "0.0%"
+    assert client.get_stats()["avg_cost_per_request"] == 0.0
+    result = await client.chat(user("Hello"))
+    stats = client.get_stats()
+    assert stats["tokens_input"] == result["usage"]["input_tokens"]
+    assert stats["tokens_output"] == result["usage"]["output_tokens"]
+    assert stats["total_cost"] == stats["avg_cost_per_request"] == result["cost"]
+    assert client.clear_cache() == 0
+
+
+async def test_a_model_asked_for_by_name_is_the_one_that_answers(client: MistralClient) -> None:
+    result = await client.chat(user("Prove it step by step"), model="ministral-8b-latest")
+    assert result.model == "ministral-8b-latest"
+    assert result.reason == "asked for by name"
+
+
+async def test_routing_can_be_turned_off(client: MistralClient) -> None:
+    result = await client.chat(user("Prove it step by step"), auto_route=False)
+    assert result.model == "mistral-small-latest"
+
+
+async def test_a_string_is_one_user_message_and_options_reach_the_model(
+    client: MistralClient, simulator: Simulator
+) -> None:
+    result = await client.chat("Hello", temperature=0.2, max_tokens=3, random_seed=7)
+    assert result["usage"]["output_tokens"] <= 3
+    assert result.finish_reason == "length"
+    sent = simulator.tape[-1].body
+    assert b'"temperature":0.2' in bytes(sent) and b'"random_seed":7' in bytes(sent)
+
+
+async def test_tools_come_back_whole(client: MistralClient) -> None:
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+    result = await client.chat("What is the weather in Paris?", tools=[tool])
+    assert result.model == "mistral-medium-latest"
+    assert result.tool_calls[0]["function"] == {
+        "name": "get_weather",
+        "arguments": '{"city":"Paris"}',
+    }
+
+
+async def test_a_failing_model_is_replaced_and_both_attempts_are_counted(
+    client: MistralClient, simulator: Simulator
+) -> None:
+    result = await client.chat("!empty")
+    assert result["attempts"] == 2
+    assert client.get_stats()["fallbacks"] == 1
+    assert client.get_stats()["total_cost_nano_usd"] == simulator.bill.total_nano_usd
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "error", "said"),
+    [
+        ([], {}, BadRequestError, "messages"),
+        ("hi", {"temperature": 9}, BadRequestError, "temperature"),
+        ("hi", {"model": "mistral-smal-latest"}, NotFoundError, "mistral-small-latest"),
+        ("hi", {"stream": True}, BadRequestError, "stream"),
+        ("!error 500", {"model": "ministral-3b-latest"}, InternalServerError, "500"),
+    ],
+)
+async def test_errors_are_raised_as_the_openai_sdk_names_them(
+    client: MistralClient,
+    messages: object,
+    options: dict[str, object],
+    error: type[windvane.WindvaneError],
+    said: str,
+) -> None:
+    with pytest.raises(error, match=said) as raised:
+        await client.chat(messages, **options)  # type: ignore[arg-type]
+    assert raised.value.fault.message
+
+
+async def test_without_any_provider_the_error_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.delenv("MISTRAL_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.chdir(str(tmp_path))
+    with pytest.raises(ConfigError, match="MISTRAL_API_KEY"):
+        await MistralClient().chat("hi")
+
+
+def test_a_client_outlives_the_loop_it_was_first_used_in(loop_thread: str) -> None:
+    """Scripts call `asyncio.run` more than once; connections of a loop that is gone are forgotten."""
+    client = MistralClient(api_key="k", api_base=f"{loop_thread}/v1")
+    for _ in range(3):
+        assert asyncio.run(client.chat("Hello"))["content"]
+    assert client.get_stats()["requests"] == 3
+
+
+@pytest.fixture
+def loop_thread() -> Iterator[str]:
+    """A simulator in a thread of its own: its address."""
+    ready: queue.SimpleQueue[tuple[str, asyncio.AbstractEventLoop]] = queue.SimpleQueue()
+
+    async def serve() -> None:
+        simulator = Simulator(SimulatorConfig())
+        await simulator.start()
+        ready.put((simulator.url, asyncio.get_running_loop()))
+        stopped = asyncio.Event()
+        stops.append(stopped)
+        await stopped.wait()
+        await simulator.stop()
+
+    stops: list[asyncio.Event] = []
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    url, loop = ready.get(timeout=10)
+    yield url
+    loop.call_soon_threadsafe(lambda: stops[0].set())
+    thread.join(10)
+
+
+def test_a_wrong_ttl_is_refused() -> None:
+    with pytest.raises(ValueError, match="cache_ttl"):
+        MistralClient(api_key="k", cache_ttl=0)

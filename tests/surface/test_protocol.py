@@ -1,0 +1,259 @@
+"""Below HTTP: slow, huge, broken and vanishing clients. The server answers or closes, and forgets."""
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.surface.served import Served, chat, raw_request, read_all, serving
+
+from windvane.config.schema import LimitsConfig
+
+HEAD_TIMEOUT_S = 0.4
+BODY_TIMEOUT_S = 0.4
+GET = b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    limits = LimitsConfig(
+        head_timeout_s=HEAD_TIMEOUT_S, body_timeout_s=BODY_TIMEOUT_S, body_bytes_max=256 * 1024
+    )
+    with serving(limits=limits) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def the_server_stays_healthy(served: Served) -> Iterator[None]:
+    """After each test: it answers, no task is left over, and each exchange has ended."""
+    before = served.task_count()
+    yield
+    assert served.ask(path="/livez").status == 200
+    served.until(lambda: served.task_count() <= before, "the end of all tasks")
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def body_of(answer: bytes) -> dict[str, object]:
+    parsed = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def check_refusal(answer: bytes, expected: int) -> None:
+    """A refusal before there is a request is JSON too, and closes the connection."""
+    assert status(answer) == expected, answer[:200]
+    assert b"content-type: application/json" in answer.lower()
+    assert b"connection: close" in answer.lower()
+    assert body_of(answer)["error"]
+
+
+def test_a_head_that_drips_is_cut_off_in_time(served):
+    with served.open() as connection:
+        began = time.monotonic()
+        connection.settimeout(0.05)
+        answer = b""
+        for sign in GET + b"x: " + b"y" * 400:
+            connection.sendall(bytes([sign]))
+            try:
+                answer = connection.recv(65536)
+                break
+            except TimeoutError:
+                continue
+        took_s = time.monotonic() - began
+    check_refusal(answer, 408)
+    assert HEAD_TIMEOUT_S * 0.8 <= took_s < HEAD_TIMEOUT_S * 3
+
+
+def test_a_second_head_on_a_kept_connection_has_its_own_time(served):
+    with served.open() as connection:
+        connection.sendall(GET + b"\r\n")
+        assert status(connection.recv(65536)) == 200
+        time.sleep(HEAD_TIMEOUT_S * 1.5)
+        connection.sendall(GET)
+        check_refusal(read_all(connection), 408)
+
+
+def test_a_silent_connection_is_closed(served):
+    with served.open() as connection:
+        check_refusal(read_all(connection), 408)
+
+
+def test_a_body_that_stops_is_408(served):
+    sent = len(served.sim.tape)
+    with served.open() as connection:
+        connection.sendall(raw_request(b"").replace(b"length: 0", b"length: 100") + b'{"mod')
+        answer = read_all(connection)
+    assert status(answer) == 408
+    assert b"connection: close" in answer.lower()
+    assert len(served.sim.tape) == sent
+
+
+HEADS: dict[str, tuple[bytes, int]] = {
+    "a huge header": (GET + b"x: " + b"y" * 70_000, 431),
+    "a huge line": (b"GET /" + b"a" * 70_000, 431),
+    "a huge finished head": (
+        GET + b"connection: close\r\nx: " + b"y" * 70_000 + b"\r\n\r\n",
+        431,
+    ),
+    "101 headers": (GET + b"".join(b"x%d: 1\r\n" % n for n in range(101)) + b"\r\n", 431),
+    "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "another protocol": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "length twice": (
+        raw_request(b"{}").replace(b"content-length: 2", b"content-length: 2\r\ncontent-length: 3"),
+        400,
+    ),
+    "length and chunks": (
+        raw_request(b"{}", "transfer-encoding: chunked"),
+        400,
+    ),
+    "a negative length": (raw_request(b"").replace(b"length: 0", b"length: -1"), 400),
+    "an endless length": (raw_request(b"").replace(b"length: 0", b"length: " + b"9" * 30), 400),
+    "a chunk of no size": (
+        raw_request(b"").replace(b"content-length: 0", b"transfer-encoding: chunked") + b"zz\r\n",
+        400,
+    ),
+    "a bare NUL": (b"GET /\x00 HTTP/1.1\r\n\r\n", 400),
+    "a space before the colon": (b"GET / HTTP/1.1\r\nhost : a\r\n\r\n", 400),
+    "a folded header": (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\na: b\r\n\x00c\r\n\r\n", 400),
+    "bytes in the path": (b"GET /\xc3\xa9 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_head_that_is_wrong_is_refused_and_the_connection_closed(served, case):
+    sent, expected = HEADS[case]
+    before = len(served.sim.tape)
+    check_refusal(served.talk(sent), expected)
+    assert len(served.sim.tape) == before
+
+
+def test_100_headers_are_allowed(served):
+    sent = GET + b"".join(b"x%d: 1\r\n" % n for n in range(98)) + b"connection: close\r\n\r\n"
+    assert status(served.talk(sent)) == 200
+
+
+def test_requests_in_one_packet_are_answered_in_their_order(served):
+    paths = [b"/livez", b"/v1/nope", b"/v1/models", b"/health", b"/nope"]
+    sent = b"".join(b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n" % path for path in paths)
+    last = b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    answer = served.talk(sent + last)
+    statuses = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [200, 404, 200, 200, 404, 200]
+
+
+def test_chats_in_one_packet_are_all_answered(served):
+    body = json.dumps(chat("Twice")).encode()
+    answer = served.talk(raw_request(body) + raw_request(body, "connection: close"))
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_client_that_waits_for_100_continue_gets_it(served):
+    body = json.dumps(chat()).encode()
+    head, _, _ = raw_request(body, "expect: 100-continue", "connection: close").partition(body)
+    with served.open() as connection:
+        connection.sendall(head)
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert status(read_all(connection)) == 200
+
+
+def test_http_1_0_is_answered_and_closed(served):
+    request = raw_request(json.dumps(chat()).encode()).replace(b"HTTP/1.1", b"HTTP/1.0")
+    with served.open() as connection:
+        connection.sendall(request)
+        answer = read_all(connection)
+        assert status(answer) == 200
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["choices"]
+        assert connection.recv(1) == b""
+
+
+def test_an_upgrade_to_a_websocket_is_not_taken(served):
+    lines = b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-key: a\r\n"
+    with served.open() as connection:
+        connection.sendall(GET + lines + b"sec-websocket-version: 13\r\n\r\n")
+        assert status(connection.recv(65536)) == 200
+
+
+def leave(connection: socket.socket, how: str) -> None:
+    if how == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("part", [b"GE", GET, raw_request(b"").replace(b"h: 0", b"h: 99") + b"{"])
+def test_a_client_may_leave_before_its_request_is_whole(served, how, part):
+    sent, ended = len(served.sim.tape), len(served.seen.ended)
+    connection = served.open()
+    connection.sendall(part)
+    time.sleep(0.02)
+    leave(connection, how)
+    assert served.ask(path="/livez").status == 200
+    assert (len(served.sim.tape), len(served.seen.ended)) == (sent, ended)
+
+
+LEAVES = {
+    "while the provider is silent": ("Wind. !hang", False, 0),
+    "before the first token": ("Wind. !late 5000", True, 0),
+    "mid-stream": ("Write 400 words about wind. !slow 20", True, 3),
+    "in a silence mid-stream": ("Write 400 words about wind. !stall 5", True, 3),
+    "while a whole answer is written": ("Write 400 words about wind. !late 5000", False, 0),
+}
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("phase", LEAVES)
+def test_a_client_that_leaves_ends_the_provider_s_work_and_is_accounted_for(served, phase, how):
+    """The provider sees the connection close; the attempt is settled, and the exchange ended, once."""
+    text, stream, events = LEAVES[phase]
+    sent = len(served.sim.tape)
+    settled, ended = len(served.seen.settled), len(served.seen.ended)
+    connection = served.open()
+    connection.sendall(raw_request(json.dumps(chat(text, stream=stream)).encode()))
+    served.until(lambda: len(served.sim.tape) == sent + 1, "the provider's part")
+    came = b""
+    while came.count(b"data: ") < events:
+        came += connection.recv(65536)
+    leave(connection, how)
+    left_at = time.time()
+    entry = served.sim.tape[-1]
+    served.until(lambda: entry.disconnected_at is not None, "the provider's notice")
+    assert entry.disconnected_at is not None and entry.disconnected_at - left_at < 0.5
+    served.until(lambda: len(served.seen.ended) > ended, "the exchange's end")
+    assert len(served.seen.ended) == ended + 1
+    assert len(served.seen.settled) == settled + 1
+    assert served.seen.ended[-1].status == 499
+    assert served.seen.settled[-1].entry.outcome == "cancelled"
+
+
+def test_a_client_that_closes_its_sending_half_is_gone(served):
+    """A half-closed client cannot be told from one that left; it is treated as such."""
+    sent = len(served.sim.tape)
+    connection = served.open()
+    connection.sendall(raw_request(json.dumps(chat("Wind. !hang")).encode()))
+    served.until(lambda: len(served.sim.tape) == sent + 1, "the provider's part")
+    connection.shutdown(socket.SHUT_WR)
+    entry = served.sim.tape[-1]
+    served.until(lambda: entry.disconnected_at is not None, "the provider's notice")
+    assert read_all(connection) == b""
+    connection.close()
+
+
+def test_many_clients_that_leave_leak_nothing(served):
+    ended, before = len(served.seen.ended), served.task_count()
+    request = raw_request(json.dumps(chat("Words about wind. !slow 20", stream=True)).encode())
+    connections = [served.open() for _ in range(60)]
+    for connection in connections:
+        connection.sendall(request)
+    for connection in connections:
+        connection.recv(1)
+        connection.close()
+    served.until(lambda: len(served.seen.ended) == ended + 60, "the end of all exchanges")
+    served.until(lambda: served.task_count() <= before, "the end of all tasks")
+    served.until(lambda: all(e.finished_at or e.disconnected_at for e in served.sim.tape[-60:]))

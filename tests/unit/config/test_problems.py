@@ -1,0 +1,278 @@
+"""A configuration is checked whole: every mistake at once, each with its place."""
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from windvane.assembly import snapshot_of
+from windvane.cli.main import windvane
+from windvane.config import ConfigError, load_config
+
+SECRET = "sk-canary-in-config"
+
+
+def read(tmp_path, text, **environment):
+    path = tmp_path / "windvane.yaml"
+    path.write_text(text)
+    return load_config(environment, path)
+
+
+def problems_of(tmp_path, text, **environment):
+    """What is wrong, by place: first in reading, else in resolving."""
+    with pytest.raises(ConfigError) as caught:
+        snapshot_of(read(tmp_path, text, **environment))
+    assert SECRET not in str(caught.value)
+    return {problem.path: problem.what for problem in caught.value.problems}
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path):
+    found = problems_of(
+        tmp_path,
+        """
+        prot: 8000
+        port: 99999
+        host: 5
+        providers:
+          mistral: {api_kee: x, price_factor: lots}
+          other: [1]
+        router: {metadata: perhaps}
+        limits: {body_bytes_max: 0, head_timeout_s: -1, body_timeout_s: .nan}
+        routes:
+          auto:
+            rules:
+              - {when: tools, use: a}
+              - {when: {tools: true}}
+            otherwise: {a: b}
+        auth: {keys: sk-canary-in-config}
+        log: {level: loud}
+        """,
+    )
+    assert set(found) == {
+        "prot",
+        "port",
+        "host",
+        "providers.mistral.api_kee",
+        "providers.mistral.price_factor",
+        "providers.other",
+        "router.metadata",
+        "limits.body_bytes_max",
+        "limits.head_timeout_s",
+        "limits.body_timeout_s",
+        "routes.auto.rules[0].when",
+        "routes.auto.rules[1].use",
+        "routes.auto.otherwise",
+        "auth.keys",
+        "log.level",
+    }
+    assert 'did you mean "port"' in found["prot"]
+    assert 'did you mean "api_key"' in found["providers.mistral.api_kee"]
+    assert found["routes.auto.rules[1].use"] == "this key is required"
+
+
+def test_all_mistakes_across_sections_are_told_at_once(tmp_path):
+    found = problems_of(
+        tmp_path,
+        """
+        providers:
+          mistral:
+            api_key: a key with spaces
+          openai: {}
+          local: {kind: homemade}
+          far: {kind: compatible, api_base: "ftp://example"}
+          near:
+            kind: compatible
+            api_base: http://127.0.0.1:9
+            models: {mine: {card: no-such-card, price: {input: .nan, output: 1}}}
+        router: {preset: clever}
+        routes:
+          fast:
+            rules:
+              - when: {tool: true, chars: {above: 5}}
+                use: mistral-smal-latest
+              - when: {chars: {gt: many}, language: {}}
+                use: mine
+            fallbacks: [nobody]
+          empty: {}
+        auth:
+          admin_key: sk-the-same
+          keys: [{key: short}, {key: sk-the-same, name: a}, {key: "sk-ключ-ключ", name: a}]
+        """,
+    )
+    assert set(found) == {
+        "providers.mistral.api_key",
+        "providers.openai.api_key",
+        "providers.local.kind",
+        "providers.far.api_base",
+        "providers.near.models.mine.card",
+        "providers.near.models.mine.price.input",
+        "router.preset",
+        "routes.fast.rules[0].when.tool",
+        "routes.fast.rules[0].when.chars",
+        "routes.fast.rules[1].when.chars",
+        "routes.fast.rules[1].when.language",
+        "routes.fast.rules[0].use",
+        "routes.fast.fallbacks",
+        "routes.empty",
+        "auth.keys[0]",
+        "auth.keys[2]",
+        "auth.admin_key",
+    }
+    assert "mistral-small-latest" in found["routes.fast.rules[0].use"]
+    assert 'did you mean "tools"' in found["routes.fast.rules[0].when.tool"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("port: 1\nport: 2", "line 2, column 1: the key 'port' is there twice"),
+        ("auth:\n  keys: []\n  keys: []", "line 3, column 3: the key 'keys' is there twice"),
+        ("? [a]\n: 1", "a key must be a text"),
+        ("a: 2026-99-99", "is not valid YAML"),
+        ("a: [", "line 1"),
+        (f"api_key: {SECRET}: b", "line 1"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("- 1", "must be a mapping"),
+        ("hello", "must be a mapping"),
+        ("[" * 3000, "is not valid YAML"),
+        ("a: \x01", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_with_its_line_and_without_its_text(
+    tmp_path, text, says
+):
+    assert says in problems_of(tmp_path, text)[""]
+
+
+def test_a_file_that_is_not_there_is_a_problem(tmp_path):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config({}, path)
+
+
+def test_the_environment_wins_over_the_file(tmp_path):
+    config = read(
+        tmp_path,
+        "port: 1\nhost: file.example\nlog: {level: info}\nlimits:\nrouter:\n",
+        PORT="2",
+        WINDVANE_PORT="3",
+        WINDVANE__LOG__LEVEL="debug",
+        WINDVANE__LIMITS__BODY_BYTES_MAX="5",
+        ROUTER_LENGTH_THRESHOLD="77",
+        WINDVANE__AUTH__KEYS="[{key: sk-from-overlay, name: o}]",
+    )
+    assert (config.port, config.host, config.log.level) == (3, "file.example", "debug")
+    assert config.limits.body_bytes_max == 5
+    assert config.router.length_threshold == 77
+    assert [key.name for key in config.auth.keys] == ["o"]
+
+
+@pytest.mark.parametrize("section", ["", "auth:", "auth: {}", "auth:\n  keys:", "auth: {keys: []}"])
+def test_keys_of_the_environment_are_never_lost(tmp_path, section):
+    """An empty section in the file must not leave the gateway open."""
+    config = read(tmp_path, section, ALLOWED_API_KEYS="sk-first-one, sk-second-one,")
+    assert [key.key for key in config.auth.keys] == ["sk-first-one", "sk-second-one"]
+    assert not snapshot_of(config).is_open
+
+
+def test_keys_that_amount_to_none_are_a_problem(tmp_path):
+    assert "no key in it" in problems_of(tmp_path, "", ALLOWED_API_KEYS=" , ")["ALLOWED_API_KEYS"]
+
+
+@pytest.mark.parametrize("section", ["", "providers:", "providers: {mistral: }"])
+def test_a_provider_needs_only_its_key_in_the_environment(tmp_path, section):
+    config = read(tmp_path, section, MISTRAL_API_KEY="sk-mistral")
+    assert config.providers["mistral"].api_key == "sk-mistral"
+
+
+def test_a_secret_may_be_a_file_or_a_reference(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    config = read(
+        tmp_path,
+        f"providers: {{mistral: {{api_key: 'file:{secret}'}}, openai: {{api_key: '${{MINE}}'}}}}",
+        MINE_FILE=str(secret),
+        ALLOWED_API_KEYS_FILE=str(secret),
+        WINDVANE__AUTH__ADMIN_KEY_FILE=str(secret),
+    )
+    assert config.providers["mistral"].api_key == SECRET
+    assert config.providers["openai"].api_key == SECRET
+    assert config.auth.keys[0].key == SECRET
+    assert config.auth.admin_key == SECRET
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "place"),
+    [
+        ("host: ${NOWHERE}", {}, "host"),
+        ("auth: {admin_key: 'env:NOWHERE'}", {}, "auth.admin_key"),
+        ("auth: {admin_key: 'file:/no/such/file'}", {}, "auth.admin_key"),
+        ("", {"ALLOWED_API_KEYS_FILE": "/no/such/file"}, "ALLOWED_API_KEYS_FILE"),
+        ("", {"WINDVANE__AUTH__ADMIN_KEY_FILE": "/no"}, "WINDVANE__AUTH__ADMIN_KEY_FILE"),
+        ("port: 1", {"WINDVANE__PORT__X": "1"}, "WINDVANE__PORT__X"),
+        ("", {"WINDVANE__LOG__LEVEL": "a: b: c"}, "WINDVANE__LOG__LEVEL"),
+        ("", {"WINDVANE__LOG__LEVL": "info"}, "log.levl"),
+        ("", {"WINDVANE_PORT": "many"}, "port"),
+        ("auth: 5", {"ALLOWED_API_KEYS": "sk-one-two"}, "auth"),
+        ("auth: {keys: 5}", {"ALLOWED_API_KEYS": "sk-one-two"}, "auth.keys"),
+        ("auth: {keys: sk-canary-in-config}", {"ALLOWED_API_KEYS": "sk-one-two"}, "auth.keys"),
+    ],
+)
+def test_a_wrong_reference_or_variable_is_told_by_its_name(tmp_path, text, environment, place):
+    assert place in problems_of(tmp_path, text, **environment)
+
+
+def check(tmp_path, *arguments, **environment):
+    clean = {"MISTRAL_API_KEY": None, "OPENAI_API_KEY": None, "ALLOWED_API_KEYS": None}
+    return CliRunner(env={**clean, **environment}).invoke(windvane, ["check", *arguments])
+
+
+def test_check_tells_what_a_good_file_amounts_to(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text("providers: {mistral: {api_key: sk-x}}\nauth: {admin_key: sk-admin-1}")
+    result = check(tmp_path, str(path))
+    assert result.exit_code == 0
+    assert "no problems: 1 provider(s), 1 route(s)" in result.output
+    assert "1 key(s)" in result.output
+    assert "sk-" not in result.output
+
+
+@pytest.mark.parametrize("text", ["port: x\nhots: y", "routes: {a: {}, b: {}}"])
+def test_check_prints_every_problem_and_fails(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    result = check(tmp_path, str(path))
+    assert result.exit_code == 1
+    assert result.output.count("  - ") == 2
+
+
+def test_check_notes_that_there_is_no_provider(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = check(tmp_path)
+    assert result.exit_code == 0
+    assert "no provider is configured" in result.output
+
+
+EXAMPLE = """
+port: 8080
+providers:
+  mistral: {api_key: env:MISTRAL_API_KEY, price_factor: 1.1}
+  mine: {kind: compatible, api_base: "http://127.0.0.1:1/v1", models: {a: , b: {price: {input: 0.1, output: "2"}}}}
+routes:
+  auto:
+    rules: [{when: {chars: {gt: 5}, tools: true, language: [fr]}, use: a}]
+    otherwise: [b, a]
+auth: {keys: [{key: sk-12345678, tags: [x]}]}
+"""  # noqa: E501
+
+
+def test_the_schema_parses_and_agrees_with_the_reader(tmp_path):
+    schema = json.loads(check(tmp_path, "--schema").output)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    read(tmp_path, EXAMPLE, MISTRAL_API_KEY="sk-x")
+    jsonschema.validate(yaml.safe_load(EXAMPLE), schema)
+    for wrong in ({"prot": 1}, {"port": 99999}, {"log": {"level": "loud"}}, {"auth": {"keys": 1}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)

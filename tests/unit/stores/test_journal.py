@@ -1,0 +1,392 @@
+"""The journal: what was written is there again, whatever was cut off behind it."""
+
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from windvane.core.faults import InternalServerError
+from windvane.core.ledger import LedgerEntry
+from windvane.core.money import NanoUsd
+from windvane.core.usage import Certainty
+from windvane.stores.journal import SEGMENT_BYTES, FileJournal, read_segment
+from windvane.stores.sqlite import SqliteLedger
+
+HOLD = LedgerEntry(
+    attempt_id="req_1-1",
+    request_id="req_1",
+    number=1,
+    started_at_us=1_790_000_000_000_000,
+    key_id="anonymous",
+    team=None,
+    tags=("a", "b"),
+    route="auto",
+    requested_model="auto",
+    provider="one",
+    model="small",
+    resolved_model="small",
+    reason="default",
+    dialect="openai",
+    is_stream=False,
+    certainty=Certainty.ASSUMED,
+    cost_nano_usd=NanoUsd(1_000),
+    hold_nano_usd=NanoUsd(1_000),
+    outcome="unknown",
+)
+LARGE = "x" * 1_000_000
+"""So large a reason that eight of them fill a segment."""
+A_SEGMENT = SEGMENT_BYTES // len(LARGE)
+
+
+def hold(number: int, **changes: object) -> LedgerEntry:
+    return msgspec.structs.replace(
+        HOLD, attempt_id=f"req_{number}-1", request_id=f"req_{number}", **changes
+    )
+
+
+def settlement(number: int, **changes: object) -> LedgerEntry:
+    return hold(
+        number,
+        certainty=Certainty.EXACT,
+        cost_nano_usd=NanoUsd(number),
+        outcome="ok",
+        **changes,
+    )
+
+
+class Sink:
+    """What the journal hands to the ledger."""
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+        self.segments: list[int] = []
+
+    def __call__(self, entry: LedgerEntry, segment: int) -> None:
+        self.entries.append(entry)
+        self.segments.append(segment)
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink()
+
+
+Open = Callable[[], FileJournal]
+
+
+@pytest.fixture
+def open_journal(tmp_path: Path, sink: Sink) -> Open:
+    """Open the journal, as after the death of whoever had it before."""
+    return lambda: FileJournal(tmp_path, sink)
+
+
+def segments(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.journal"))
+
+
+def test_what_was_written_is_replayed(open_journal: Open, sink: Sink) -> None:
+    journal = open_journal()
+    for number in (1, 2, 3):
+        journal.hold(hold(number))
+    journal.settle(settlement(2))
+    again = list(open_journal().replay())
+    assert again == [settlement(2), hold(1), hold(3)]
+    assert sink.entries == [settlement(2)]
+
+
+def test_a_hold_that_met_no_settlement_stands_as_assumed(open_journal: Open) -> None:
+    open_journal().hold(hold(1))
+    [left] = open_journal().replay()
+    assert left.certainty is Certainty.ASSUMED
+    assert left.cost_nano_usd == left.hold_nano_usd == 1_000
+
+
+def test_replay_may_be_repeated(open_journal: Open) -> None:
+    journal = open_journal()
+    journal.hold(hold(1))
+    journal.hold(hold(2))
+    journal.settle(settlement(1))
+    later = open_journal()
+    assert list(later.replay()) == list(later.replay())
+    # A process that dies while it replays has deleted nothing: the next finds the same.
+    assert list(open_journal().replay()) == list(later.replay())
+
+
+def test_what_was_replayed_is_forgotten_when_told(open_journal: Open, tmp_path: Path) -> None:
+    open_journal().hold(hold(1))
+    later = open_journal()
+    assert list(later.replay())
+    later.forget_replayed()
+    assert list(later.replay()) == []
+    assert segments(tmp_path) == []
+
+
+def records(path: Path) -> bytes:
+    """What was written of a segment, without the room it has left."""
+    data, end = path.read_bytes(), 0
+    while length := struct.unpack_from("<I", data, end)[0]:
+        end += 8 + length
+    return data[:end]
+
+
+@pytest.mark.parametrize("room", [b"", b"\0" * 64], ids=["cut off", "zeros behind"])
+def test_a_record_torn_at_any_byte_hides_only_itself(
+    open_journal: Open, tmp_path: Path, room: bytes
+) -> None:
+    journal = open_journal()
+    journal.hold(hold(1))
+    first = len(records(tmp_path / "000001.journal"))
+    journal.settle(settlement(1))
+    whole = records(tmp_path / "000001.journal")
+    torn = tmp_path / "torn"
+    for size in range(len(whole) + 1):
+        torn.write_bytes(whole[:size] + room)
+        if whole[size:].strip(b"\0"):
+            wanted = [hold(1), settlement(1)][: size >= first]
+            assert [entry for _, entry in read_segment(torn)] == wanted, size
+
+
+def test_a_record_with_any_byte_changed_is_not_believed(open_journal: Open, tmp_path: Path) -> None:
+    open_journal().hold(hold(1))
+    whole = records(tmp_path / "000001.journal")
+    bent = tmp_path / "bent"
+    for place in range(len(whole)):
+        for bit in (1, 128):
+            data = bytearray(whole)
+            data[place] ^= bit
+            bent.write_bytes(data + b"\0" * 64)
+            assert list(read_segment(bent)) == [], place
+
+
+def test_a_full_segment_is_followed_by_another(open_journal: Open, tmp_path: Path) -> None:
+    journal = open_journal()
+    for number in range(A_SEGMENT + 1):
+        journal.hold(hold(number, reason=LARGE))
+    assert segments(tmp_path) == ["000001.journal", "000002.journal"]
+    assert len(list(open_journal().replay())) == A_SEGMENT + 1
+
+
+def fill(journal: FileJournal, first: int) -> range:
+    """Settle as many attempts as make one segment full."""
+    numbers = range(first, first + A_SEGMENT // 2 + 1)
+    for number in numbers:
+        journal.hold(hold(number, reason=LARGE))
+        journal.settle(settlement(number, reason=LARGE))
+    return numbers
+
+
+def test_a_segment_goes_when_the_ledger_has_all_of_it(
+    open_journal: Open, tmp_path: Path, sink: Sink
+) -> None:
+    journal = open_journal()
+    fill(journal, 100)
+    journal.sync()
+    journal.committed([number for number in sink.segments if number])
+    fill(journal, 200)
+    fill(journal, 300)
+    assert "000001.journal" not in segments(tmp_path)
+    assert "000002.journal" in segments(tmp_path)
+
+
+def test_a_segment_stays_for_one_open_hold(open_journal: Open, tmp_path: Path, sink: Sink) -> None:
+    journal = open_journal()
+    journal.hold(hold(1))
+    for first in (100, 200, 300):
+        fill(journal, first)
+        journal.committed(sink.segments)
+        sink.segments = []
+    assert "000001.journal" in segments(tmp_path)
+    assert hold(1) in list(open_journal().replay())
+
+
+def test_the_record_that_begins_a_segment_is_counted_there(
+    open_journal: Open, tmp_path: Path, sink: Sink
+) -> None:
+    journal = open_journal()
+    for number in range(A_SEGMENT):
+        journal.hold(hold(number, reason=LARGE))
+    journal.settle(settlement(0, reason=LARGE))
+    journal.hold(hold(99))
+    assert segments(tmp_path) == ["000001.journal", "000002.journal"]
+    assert sink.segments == [2]
+    for number in range(1, A_SEGMENT):
+        journal.settle(settlement(number, reason=LARGE))
+    journal.committed(sink.segments)
+    fill(journal, 100)
+    left = list(open_journal().replay())
+    assert "000001.journal" not in segments(tmp_path)
+    assert hold(99) in left
+
+
+def test_a_good_end_leaves_no_file(open_journal: Open, tmp_path: Path, sink: Sink) -> None:
+    journal = open_journal()
+    fill(journal, 1)
+    fill(journal, 100)
+    journal.sync()
+    journal.committed(sink.segments)
+    journal.close()
+    assert segments(tmp_path) == []
+
+
+def test_a_good_end_leaves_what_the_ledger_does_not_have(
+    open_journal: Open, tmp_path: Path
+) -> None:
+    journal = open_journal()
+    journal.hold(hold(1))
+    journal.close()
+    assert list(open_journal().replay()) == [hold(1)]
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def no_files(*_: object) -> None:
+    raise OSError(24, "Too many open files")
+
+
+DISKS = [("posix_fallocate", full), ("open", no_files)]
+
+
+@pytest.mark.parametrize(("call", "disk"), DISKS)
+def test_a_full_disk_refuses_holds_and_loses_no_settlement(
+    open_journal: Open,
+    sink: Sink,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    disk: Callable[..., None],
+) -> None:
+    journal = open_journal()
+    for number in range(A_SEGMENT):
+        journal.hold(hold(number, reason=LARGE))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"windvane.stores.journal.os.{call}", disk)
+        with pytest.raises(InternalServerError, match="nothing was sent") as refused:
+            journal.hold(hold(99, reason=LARGE))
+        journal.settle(settlement(0, reason=LARGE))
+        assert segments(tmp_path) == ["000001.journal"], "what could not be had is not left behind"
+    assert (refused.value.fault.status, refused.value.fault.code) == (503, "ledger_unavailable")
+    assert sink.entries == [settlement(0, reason=LARGE)], "the ledger is told all the same"
+    # There is room again.
+    journal.hold(hold(100, reason=LARGE))
+    journal.settle(settlement(1))
+    again = {entry.attempt_id: entry for entry in open_journal().replay()}
+    assert len(again) == A_SEGMENT + 1
+    assert again["req_0-1"] == hold(0, reason=LARGE)
+    assert again["req_1-1"] == settlement(1)
+
+
+def test_a_hold_stands_until_the_ledger_has_the_settlement_that_the_disk_refused(
+    open_journal: Open, sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal()
+    for number in range(A_SEGMENT):
+        journal.hold(hold(number, reason=LARGE))
+    with monkeypatch.context() as patch:
+        patch.setattr("windvane.stores.journal.os.posix_fallocate", full)
+        for number in range(A_SEGMENT):
+            journal.settle(settlement(number, reason=LARGE))
+    fill(journal, 100)
+    assert hold(0, reason=LARGE) in list(open_journal().replay())
+    journal.committed(sink.segments)
+    fill(journal, 200)
+    assert "000001.journal" not in segments(tmp_path)
+
+
+def test_the_very_first_segment_may_be_refused_too(
+    open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal()
+    with monkeypatch.context() as patch:
+        patch.setattr("windvane.stores.journal.os.posix_fallocate", full)
+        with pytest.raises(InternalServerError):
+            journal.hold(hold(1))
+    journal.hold(hold(2))
+    assert list(open_journal().replay()) == [hold(2)]
+
+
+def test_sync_makes_full_segments_safe_as_well(
+    open_journal: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = open_journal()
+    synced: list[int] = []
+
+    def note(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+
+    fill(journal, 1)
+    monkeypatch.setattr("windvane.stores.journal.os.fdatasync", note)
+    journal.sync()
+    assert synced == [path.stat().st_ino for path in sorted(tmp_path.glob("*.journal"))]
+    assert len(synced) == 2
+
+
+async def test_a_crash_leaves_every_hold_in_the_ledger_as_assumed(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path / "journal", Sink())
+    for number in (1, 2, 3):
+        journal.hold(hold(number))
+    journal.settle(settlement(2))
+    # Here the process dies: nothing is closed, and nothing has come to the ledger.
+    ledger = SqliteLedger(tmp_path)
+    try:
+        assert ledger.recovered == 3
+        assert list(await ledger.entries_of("req_1")) == [hold(1)]
+        assert list(await ledger.entries_of("req_2")) == [settlement(2)]
+        totals = await ledger.totals()
+        assert (totals.attempts, totals.cost_nano_usd) == (3, 2_002)
+    finally:
+        await ledger.aclose()
+
+
+async def test_recovering_twice_changes_nothing(tmp_path: Path) -> None:
+    """The process died between writing the ledger and deleting what it was written from."""
+    journal = FileJournal(tmp_path / "journal", Sink())
+    journal.hold(hold(1))
+    journal.settle(settlement(1))
+    journal.hold(hold(2))
+    kept = (tmp_path / "journal" / "000001.journal").read_bytes()
+    for _ in range(2):
+        (tmp_path / "journal" / "000001.journal").write_bytes(kept)
+        ledger = SqliteLedger(tmp_path)
+        totals = await ledger.totals()
+        await ledger.aclose()
+        assert (totals.attempts, totals.cost_nano_usd) == (2, 1_001)
+
+
+async def test_settlements_come_to_the_ledger_and_their_segments_go(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path)
+    for number in range(1, 50):
+        ledger.journal.hold(hold(number))
+        ledger.journal.settle(settlement(number))
+    totals = await ledger.totals()
+    await ledger.aclose()
+    assert (totals.attempts, totals.cost_nano_usd) == (49, sum(range(1, 50)))
+    assert segments(tmp_path / "journal") == []
+
+
+async def test_another_process_is_refused(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from windvane.stores.sqlite import SqliteLedger\n"
+        "try: SqliteLedger(Path(sys.argv[1]))\n"
+        "except RuntimeError as error: print(error)"
+    )
+    ledger = SqliteLedger(tmp_path)
+    try:
+        second = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=30,
+        )
+    finally:
+        await ledger.aclose()
+    assert "another windvane process" in second.stdout
+    # The lock went with its holder.
+    await SqliteLedger(tmp_path).aclose()
