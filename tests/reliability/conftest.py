@@ -184,12 +184,11 @@ class Child:
             self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
 
-    async def stop(self) -> int:
-        """SIGTERM, and wait for its own end. Returns the exit status."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+    async def stop(self) -> None:
+        """SIGTERM: it ends by itself, and in order."""
+        self._process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(STOP_S):
-            return await self._process.wait()
+            assert await self._process.wait() == 0
 
     async def end(self) -> None:
         if self._process.returncode is None:

@@ -85,6 +85,7 @@ async def _audit(place, clients, audit):
     finally:
         await gateway.end()
     await place.quiet()
+    assert not list((place.data / "journal").iterdir()), "all is on the ledger"
     ledger, bill = place.ledger(), await place.bill()
     wrong = audit(ledger, bill, clients.acknowledged)
     assert not wrong, f"{len(wrong)} findings: {wrong[:5]}"

@@ -56,7 +56,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def control_routes(served: Served) -> list[tuple[str, str]]:
     """Method and path of each control plane route, from the table the server itself uses."""
-    app: Any = served.app._control_plane
+    app: Any = served.app._load_control_plane()
     return [
         (method, route.path)
         for route in app.routes
