@@ -132,7 +132,7 @@ def _deployments(
     own = settings.models
     for name, card in _catalog_names(upstream.provider, catalog, day):
         if name not in own:
-            yield name, _deployment(upstream, name, card, None, factor)
+            yield name, _deployment(upstream, name, name, card, None, factor)
     for name, model in own.items():
         spec = model or ModelConfig()
         told = spec.model or name
@@ -141,14 +141,19 @@ def _deployments(
             place = f"providers.{upstream.name}.models.{name}.card"
             problems.append(Problem(place, f"the catalog has no model {spec.card!r}"))
         price = _own_price(spec.price, f"providers.{upstream.name}.models.{name}.price", problems)
-        yield name, _deployment(upstream, told, known, price, factor)
+        yield name, _deployment(upstream, name, told, known, price, factor)
 
 
 def _deployment(
-    upstream: Upstream, told: str, card: ModelCard | None, price: Price | None, factor: int
+    upstream: Upstream,
+    public: str,
+    told: str,
+    card: ModelCard | None,
+    price: Price | None,
+    factor: int,
 ) -> Deployment:
     return Deployment(
-        id=f"{upstream.name}/{told}",
+        id=f"{upstream.name}/{public}",
         provider=upstream.name,
         model=told,
         card=card,

@@ -14,8 +14,10 @@ Retry-After wins when it is longer. Source: AWS Builders' Library, "Timeouts, re
 """
 
 from random import Random
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from windvane.core.faults import Fault, Retry
 
@@ -26,11 +28,11 @@ SHORT_WAIT_S = 0.5
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds of trying again. Seconds."""
 
-    attempts_max: int = 4
-    attempts_per_deployment_max: int = 2
-    backoff_base_s: float = 0.1
-    backoff_max_s: float = 10.0
-    wait_max_s: float = 60.0
+    attempts_max: Annotated[int, Meta(ge=1, le=20)] = 4
+    attempts_per_deployment_max: Annotated[int, Meta(ge=1, le=10)] = 2
+    backoff_base_s: Annotated[float, Meta(gt=0)] = 0.1
+    backoff_max_s: Annotated[float, Meta(gt=0)] = 10.0
+    wait_max_s: Annotated[float, Meta(ge=0, le=600)] = 60.0
 
 
 class TrySame(msgspec.Struct, frozen=True):

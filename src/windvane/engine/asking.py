@@ -7,6 +7,8 @@ piece) is kept, so that a provider that opens a stream and fails at once can sti
 from asyncio import CancelledError, get_running_loop
 from math import inf
 
+import msgspec
+
 from windvane.core.chat import Chunk, Completion
 from windvane.core.exchange import Attempt, AttemptState, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
@@ -201,7 +203,11 @@ class Asking:
             # Cut, endless or never come: the status has said that nothing will be billed.
             body = b""
         now_s = self._clock.wall_us() / 1_000_000
-        raise error_of(upstream.provider.classify(response.status, response.headers, body, now_s))
+        fault = upstream.provider.classify(response.status, response.headers, body, now_s)
+        if response.status < 300:
+            # 201 or 204 is no answer, but no error either: it may have been billed.
+            fault = msgspec.structs.replace(fault, billed=True)
+        raise error_of(fault)
 
     async def _read_whole(
         self, response: UpstreamResponse, watchdog: Watchdog, bytes_max: int, within_s: float

@@ -32,6 +32,10 @@ from windvane.wire.fold import Fold
 OUTPUT_TOKENS_UNBOUNDED = 131_072
 """The output bound of a model whose window is unknown, when the caller gives none."""
 
+MISTRAL = "mistral"
+MAY_BE_PRIORITY = ("auto", "priority", "fast")
+"""Asked for so, Mistral may serve in its priority tier, at 1.75 times the price."""
+
 CANCELLED = "cancelled"
 ESTIMATE_MARGIN = 1.1
 """An estimate of input errs upwards by this, besides what exact usage has taught."""
@@ -125,7 +129,10 @@ class Settlement:
         )
         window = deployment.card.context_window_tokens if deployment.card else None
         output_max = request.output_tokens_max or window or OUTPUT_TOKENS_UNBOUNDED
-        return worst_case(price, input_max, output_max * request.n, deployment.multiplier_permille)
+        factor = deployment.multiplier_permille
+        if request.body.get("service_tier") in MAY_BE_PRIORITY:
+            factor = factor * 7 // 4
+        return worst_case(price, input_max, output_max * request.n, factor)
 
     def settle_answered(
         self, exchange: Exchange, attempt: Attempt, answer: Completion, outcome: str = OK
@@ -262,6 +269,7 @@ def _chars_of(answer: Completion) -> int:
 
 def _multiplier(deployment: Deployment, usage: Usage) -> int:
     """Mistral's priority tier costs 1.75 times; it says in the answer which tier served."""
-    if deployment.card is not None and usage.service_tier == "priority":
+    is_mistral = deployment.card is not None and deployment.card.provider == MISTRAL
+    if is_mistral and usage.service_tier == "priority":
         return deployment.multiplier_permille * 7 // 4
     return deployment.multiplier_permille

@@ -1,6 +1,9 @@
 """All that configuration says, as of one moment: immutable, and swapped whole on reload."""
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from windvane.core.catalog.models import Catalog
 from windvane.core.deployment import Deployment
@@ -9,15 +12,17 @@ from windvane.core.retry import RetryPolicy
 from windvane.core.routing.table import RouteTable
 from windvane.providers.provider import Provider
 
+Seconds = Annotated[float, Meta(gt=0)]
+
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds. `total_s` bounds an exchange from its first byte in to its last byte out, retries and
     waits included; `first_token_s` and `inter_token_s` bound a stream's silences."""
 
-    connect_s: float = 5.0
-    first_token_s: float = 120.0
-    inter_token_s: float = 60.0
-    total_s: float = 600.0
+    connect_s: Seconds = 5.0
+    first_token_s: Seconds = 120.0
+    inter_token_s: Seconds = 60.0
+    total_s: Seconds = 600.0
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):

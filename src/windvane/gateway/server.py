@@ -40,8 +40,11 @@ DATA_PLANE = "/v1/"
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """`new_request_id` names refusals that come before any request."""
+
     head_timeout_s: float
     connections_max: int
+    new_request_id: Callable[[], str] = lambda: "none"
 
 
 class _Cycle(RequestResponseCycle):
@@ -102,7 +105,10 @@ class _Cycle(RequestResponseCycle):
                 self.chunked_encoding = False
             elif name == b"connection" and value == b"close":
                 self.keep_alive = False
-        if self.chunked_encoding:
+        if self.chunked_encoding and self.scope["http_version"] == "1.0":
+            # HTTP/1.0 knows no chunks: the answer ends with the connection.
+            self.chunked_encoding, self.keep_alive = False, False
+        elif self.chunked_encoding:
             written.append(b"transfer-encoding: chunked\r\n")
         written.append(b"\r\n")
         return b"".join(written)
@@ -138,6 +144,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._packet_bytes = 0
+        self._is_packet_fresh = True
         self._is_in_head = False
         self._running: asyncio.Task[None] | None = None
 
@@ -150,6 +158,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
+        self._packet_bytes, self._is_packet_fresh = len(data), True
         super().data_received(data)
         if self._is_in_head:
             if self._head_bytes > HEAD_BYTES_MAX:
@@ -161,7 +170,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
-        self._head_bytes = 0
+        # The packet a request begins in counts, unless an earlier request ended in it.
+        self._head_bytes = self._packet_bytes if self._is_packet_fresh else 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -170,6 +180,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._head_bytes > HEAD_BYTES_MAX and self._head_size() > HEAD_BYTES_MAX:
+            self._refuse(431, f"the head is larger than {HEAD_BYTES_MAX} bytes", "head_too_large")
+            return
         if len(self.headers) > HEADERS_MAX:
             self._refuse(431, f"there are more than {HEADERS_MAX} headers", "too_many_headers")
             return
@@ -211,7 +224,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
         cycle.message_event.set()
 
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
     def on_message_complete(self) -> None:
+        self._is_packet_fresh = False
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.more_body = False
@@ -243,8 +260,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refuse(408, f"the request's head did not arrive within {within}", "request_timeout")
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Answer without a request, and close."""
+        """Answer without a request, and close; in the midst of an answer, close alone."""
         if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()
             return
         fault = Fault(
             kind=FaultKind.INVALID_REQUEST,
@@ -253,10 +273,12 @@ class GuardedProtocol(HttpToolsProtocol):
             status=status,
             code=code,
         )
-        _, body = render_error(fault, Dialect.OPENAI, "none")
+        request_id = self.limits.new_request_id()
+        _, body = render_error(fault, Dialect.OPENAI, request_id)
         self.transport.write(
             b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (status, len(body), body)
+            b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
+            % (status, len(body), request_id.encode(), body)
         )
         self.transport.close()
 

@@ -20,8 +20,11 @@ class Journal(Protocol):
 class LedgerStore(Protocol):
     """The orderly copy of the journal, for questions."""
 
-    async def entries_of(self, request_id: str) -> Sequence[LedgerEntry]:
-        """All attempts of a request, by its own id or the id its caller gave it."""
+    async def entries_of(
+        self, request_id: str, *, key_id: str | None = None
+    ) -> Sequence[LedgerEntry]:
+        """All attempts of a request, by its own id or the id its caller gave it, oldest first; of
+        one key's requests, unless `key_id` is None."""
         ...
 
     async def totals(self, *, key_id: str | None = None, since_us: int = 0) -> Totals: ...

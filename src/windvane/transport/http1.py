@@ -9,8 +9,9 @@ measurements.
 Laws:
 1. Nothing is followed, decoded or kept: no redirects, no compression, no cookies.
 2. Head and pieces are bounded; reading pauses when the reader is slow.
-3. A request is repeated here in one case only: on a kept connection that the server had closed
-   before one byte of an answer, and then on a new connection, once. See `_Connection.is_stale`.
+3. A request is sent once. A server that closes an idle connection under our feet looks like one that
+   took the request and died, and may bill it: whether to ask again, with a hold of its own, is the
+   engine's to decide. `IDLE_S` keeps such races rare.
 """
 
 import asyncio
@@ -66,7 +67,6 @@ class _Connection(asyncio.Protocol):
         self.is_closed = False
         self.has_head = False
         self.is_complete = False
-        self.calls = 0
         self.idle_since = 0.0
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -161,7 +161,6 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._head_bytes = self._header_bytes = 0
         self.has_head = self.is_complete = self._keeps_alive = False
-        self.calls += 1
         self._transport.write(head + body)
 
     async def read_head(self) -> None:
@@ -185,15 +184,6 @@ class _Connection(asyncio.Protocol):
         return pieces
 
     @property
-    def is_stale(self) -> bool:
-        """Whether this kept connection was closed under our feet, before any answer.
-
-        A server that closes an idle connection races with our next request on it. Nothing of an
-        answer came and the connection had served before: the request was not worked on.
-        """
-        return self.calls > 1 and self.is_closed and not self._head_bytes
-
-    @property
     def may_be_kept(self) -> bool:
         return (
             self._keeps_alive
@@ -211,9 +201,9 @@ class _Connection(asyncio.Protocol):
         self.idle_since = now_s
 
     def destroy(self) -> None:
-        """Close at once, without ceremony. Safe to call at any time."""
+        """Close at once, without ceremony. Safe to call at any time, even after its loop's end."""
         self.is_closed = True
-        if self._transport is not None:
+        if self._transport is not None and not self.loop.is_closed():
             self._transport.abort()
 
     def _fail(self, fault: Fault) -> None:
@@ -289,13 +279,8 @@ class Http1Transport:
             len(request.body),
         )
         connection = self._take(origin)
-        if connection is not None:
-            try:
-                return await self._ask(connection, origin, head, request.body)
-            except WindvaneError:
-                if not connection.is_stale:
-                    raise
-        connection = await self._connect(origin, request.connect_timeout_s)
+        if connection is None:
+            connection = await self._connect(origin, request.connect_timeout_s)
         return await self._ask(connection, origin, head, request.body)
 
     async def _ask(

@@ -16,6 +16,7 @@ from windvane.core.chat import (
     ReplyMessage,
     ToolCall,
 )
+from windvane.core.faults import FaultKind, refuse
 from windvane.core.usage import Usage
 from windvane.wire.dialect import Dialect
 
@@ -30,6 +31,13 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     Unknown fields go along: such servers take extensions. Usage is always asked for in streams,
     because an answer that is not counted cannot be accounted for.
     """
+    if request.body.get("guardrails"):
+        # Dropping them would answer what the caller wanted blocked.
+        raise refuse(
+            FaultKind.INVALID_REQUEST,
+            "guardrails: only Mistral's models have them; ask for one of those",
+            param="guardrails",
+        )
     written: JsonObject = {}
     for name, value in request.body.items():
         if name not in _NOT_OPENAI:

@@ -120,12 +120,23 @@ class Server:
             headers=(("authorization", "Bearer k"), ("content-type", "application/json")),
             request_id=tag,
             body=body,
+            connect_timeout_s=2.0,
         )
+
+
+def request_to(url, *headers, connect_timeout_s=LIMIT_S):
+    return UpstreamRequest(
+        url=url,
+        headers=headers,
+        request_id="r",
+        body=b"{}",
+        connect_timeout_s=connect_timeout_s,
+    )
 
 
 @pytest.fixture
 async def transport():
-    made = Http1Transport(connect_timeout_s=2.0)
+    made = Http1Transport()
     yield made
     await made.aclose()
 
@@ -319,7 +330,9 @@ async def test_refused_is_not_billed_and_says_so(transport):
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
         url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
-        request = UpstreamRequest(url=url, headers=(), request_id="r", body=b"{}")
+        request = UpstreamRequest(
+            url=url, headers=(), request_id="r", body=b"{}", connect_timeout_s=2.0
+        )
         with pytest.raises(WindvaneError, match="connection refused") as caught:
             await ask(transport, request)
     assert caught.value.fault.kind is FaultKind.CONNECT_FAILED
@@ -327,7 +340,7 @@ async def test_refused_is_not_billed_and_says_so(transport):
 
 
 async def test_a_connection_that_is_never_taken_times_out():
-    transport = Http1Transport(connect_timeout_s=0.05)
+    transport = Http1Transport()
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -340,7 +353,9 @@ async def test_a_connection_that_is_never_taken_times_out():
                     each.connect(full.getsockname())
                 waiting.append(each)
             url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
-            request = UpstreamRequest(url=url, headers=(), request_id="r", body=b"{}")
+            request = UpstreamRequest(
+                url=url, headers=(), request_id="r", body=b"{}", connect_timeout_s=0.05
+            )
             with pytest.raises(WindvaneError, match=r"no connection within 0\.05 s"):
                 await ask(transport, request)
         finally:
@@ -607,7 +622,7 @@ async def test_two_thousand_cancels_cross_no_replies_and_leave_no_socket():
             await asyncio.sleep(rng.random() * 0.002)
             await peer.say(b"%x\r\n%b\r\n0\r\n\r\n" % (len(tag) - half, tag[half:]))
 
-    transport = Http1Transport(connect_timeout_s=LIMIT_S)
+    transport = Http1Transport()
     async with Server(script) as server:
 
         async def client(number):
@@ -652,6 +667,32 @@ async def test_idle_connections_too_old_are_closed_and_not_used(transport, monke
                 await asyncio.sleep(0.001)
 
 
+def test_a_connection_of_a_loop_that_is_gone_is_dropped_in_silence(monkeypatch):
+    """A client used from two `asyncio.run` has one transport and two loops."""
+    made = Http1Transport()
+
+    async def first():
+        async with Server(answering(OK)) as server:
+            await ask(made, server.request())
+
+    async def second():
+        (kept,) = made._idle.values()
+        async with Server(answering(OK)) as server:
+            made._idle = {("http", "127.0.0.1", server.port): kept}
+            response = await made.open(server.request())
+            kept.appendleft(gone)
+            await response.read()
+            monkeypatch.setattr("windvane.transport.http1.IDLE_S", 0.0)
+            response.close()
+            assert gone not in kept
+            kept.appendleft(gone)
+            await made.aclose()
+
+    asyncio.run(first())
+    ((gone,),) = made._idle.values()
+    asyncio.run(second())
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A self-signed certificate for 127.0.0.1, made for this run."""
@@ -680,9 +721,7 @@ async def test_a_self_signed_certificate_is_refused(transport, certificate):
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the server's complaint
     port = server.sockets[0].getsockname()[1]
     url = f"https://127.0.0.1:{port}/v1"
-    request = UpstreamRequest(
-        url=url, headers=(("authorization", "Bearer secret"),), request_id="r", body=b"{}"
-    )
+    request = request_to(url, ("authorization", "Bearer secret"))
     with pytest.raises(WindvaneError, match="certificate is not valid") as caught:
         await ask(transport, request)
     server.close()
@@ -718,15 +757,13 @@ async def test_over_tls_it_is_the_same(transport, certificate):
 
 @pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\0b"])
 async def test_a_header_cannot_be_split(transport, value):
-    request = UpstreamRequest(
-        url="http://127.0.0.1:9/v1", headers=(("x", value),), request_id="r", body=b""
-    )
+    request = request_to("http://127.0.0.1:9/v1", ("x", value))
     with pytest.raises(ValueError, match="line break"):
         await transport.open(request)
 
 
 @pytest.mark.parametrize("url", ["ftp://h/", "http:///v1", "file:///etc/passwd", "/v1"])
 async def test_only_http_addresses_are_asked(transport, url):
-    request = UpstreamRequest(url=url, headers=(), request_id="r", body=b"")
+    request = UpstreamRequest(url=url, headers=(), request_id="r", body=b"", connect_timeout_s=2.0)
     with pytest.raises(ValueError, match="not an http"):
         await transport.open(request)

@@ -15,6 +15,10 @@ from windvane.core.analysis.tokens import (
 )
 from windvane.core.chat import AudioPart, ChatRequest, ImagePart, Message, Role, TextPart
 
+LONG_CHARS = 2_000
+MANY_TURNS = 10
+MANY_TOOLS = 8
+
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request without asking anyone.
@@ -106,14 +110,16 @@ def difficulty_of(shape: Shape, chars: int, turns: int, tools: int) -> float:
     A sum of capped signs, weighted so that one reasoning word in a short question stays below a
     half, and reasoning over a long mathematical text comes near one.
     """
-    score = (
-        0.25 * min(shape.reasoning_words, 2)
-        + (0.35 if shape.has_math else 0.0)
-        + (0.15 if shape.has_code else 0.0)
-        + 0.25 * min(chars / 2_000, 1.0)
-        + 0.1 * min(turns / 10, 1.0)
-        + 0.1 * min(tools / 8, 1.0)
-    )
+    score = 0.25 * chars / LONG_CHARS if chars < LONG_CHARS else 0.25
+    score += 0.1 * turns / MANY_TURNS if turns < MANY_TURNS else 0.1
+    if tools:
+        score += 0.1 * min(tools / MANY_TOOLS, 1.0)
+    if shape.reasoning_words:
+        score += 0.25 * min(shape.reasoning_words, 2)
+    if shape.has_math:
+        score += 0.35
+    if shape.has_code:
+        score += 0.15
     return round(min(score, 1.0), 3)
 
 

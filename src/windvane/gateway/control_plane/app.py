@@ -236,11 +236,8 @@ def _add_usage(app: FastAPI, engine: Engine, access: _Access) -> None:
     async def request_record(
         request_id: str, principal: Annotated[Principal, caller]
     ) -> schemas.RequestRecord:
-        entries = [
-            entry
-            for entry in await engine.ledger.entries_of(request_id)
-            if principal.is_admin or entry.key_id == principal.key_id
-        ]
+        owner = None if principal.is_admin else principal.key_id
+        entries = await engine.ledger.entries_of(request_id, key_id=owner)
         if not entries:
             raise refuse(
                 FaultKind.NOT_FOUND, f"no request {request_id[:64]!r} is on the ledger", status=404

@@ -1,6 +1,6 @@
 """Journal and ledger in one, in memory. Lost with the process, and says so by its name.
 
-Bounded: beyond `ENTRIES_MAX` the oldest entries are folded into totals and forgotten one by one.
+Bounded: beyond `ENTRIES_MAX` the oldest entries are forgotten one by one, and are in no total then.
 """
 
 from collections import deque
@@ -37,10 +37,12 @@ class MemoryLedger:
         """All entries kept, oldest first."""
         return tuple(self._entries)
 
-    async def entries_of(self, request_id: str) -> Sequence[LedgerEntry]:
+    async def entries_of(
+        self, request_id: str, *, key_id: str | None = None
+    ) -> Sequence[LedgerEntry]:
         return [
             entry
-            for entry in self._entries
+            for entry in self._chosen(key_id, 0)
             if request_id in (entry.request_id, entry.client_request_id)
         ]
 

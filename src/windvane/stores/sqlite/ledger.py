@@ -118,18 +118,18 @@ class SqliteLedger:
         self._work.put(work)
         return await answer
 
-    async def entries_of(self, request_id: str) -> Sequence[LedgerEntry]:
+    async def entries_of(
+        self, request_id: str, *, key_id: str | None = None
+    ) -> Sequence[LedgerEntry]:
         query = (
             f"SELECT {', '.join(_FIELDS)} FROM ledger "
-            "WHERE attempt_id BETWEEN ? || '-' AND ? || '.' OR client_request_id = ?"
-            " ORDER BY started_at_us, number LIMIT ?"
+            "WHERE (attempt_id BETWEEN :id || '-' AND :id || '.' OR client_request_id = :id)"
+            " AND (:key IS NULL OR key_id = :key)"
+            " ORDER BY started_at_us DESC, number DESC LIMIT :most"
         )
-        rows = await self._ask(
-            lambda connection: connection.execute(
-                query, (request_id, request_id, request_id, ROWS_OF_REQUEST_MAX)
-            ).fetchall()
-        )
-        return [_entry(row) for row in rows]
+        values = {"id": request_id, "key": key_id, "most": ROWS_OF_REQUEST_MAX}
+        rows = await self._ask(lambda connection: connection.execute(query, values).fetchall())
+        return [_entry(row) for row in reversed(rows)]
 
     async def totals(self, *, key_id: str | None = None, since_us: int = 0) -> Totals:
         where, values = _where(key_id, since_us)
