@@ -62,9 +62,7 @@ def _compiled() -> Path | None:
         layout.BENCH.mkdir(exist_ok=True)
         command = [compiler, "-O2", "-o", str(program), str(source)]
         try:
-            subprocess.run(
-                command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S
-            )
+            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S)
         except (subprocess.SubprocessError, OSError):
             return None
     return program

@@ -177,7 +177,7 @@ def loop_thread() -> Iterator[str]:
     thread.start()
     url, loop = ready.get(timeout=10)
     yield url
-    loop.call_soon_threadsafe(lambda: stops[0].set())
+    loop.call_soon_threadsafe(stops[0].set)
     thread.join(10)
 
 

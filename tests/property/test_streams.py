@@ -43,7 +43,7 @@ FINISH = st.sampled_from(FinishReason)
 USAGE = st.integers(0, 999).flatmap(
     lambda read: st.builds(
         Usage,
-        input_tokens=st.integers(read, 9_999),
+        input_tokens=st.integers(max(read, 1), 9_999),
         output_tokens=st.integers(0, 9_999),
         cache_read_input_tokens=st.just(read),
         reasoning_output_tokens=st.integers(0, 99),

@@ -53,7 +53,11 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over ledger entries. `unpriced_attempts` are in no amount."""
+    """Sums over ledger entries. `unpriced_attempts` are in no amount.
+
+    `estimated_nano_usd` and `assumed_nano_usd` are the parts of `cost_nano_usd` that no provider
+    confirmed; an assumed amount is a worst case, and usually far above the truth.
+    """
 
     requests: int = 0
     attempts: int = 0
@@ -62,3 +66,5 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
     cost_nano_usd: int = 0
+    estimated_nano_usd: int = 0
+    assumed_nano_usd: int = 0

@@ -9,6 +9,7 @@ How an amount is known:
 - it was asked, and nothing is known: *assumed*, the whole hold.
 """
 
+import math
 from datetime import UTC, date, datetime
 
 import msgspec
@@ -37,6 +38,8 @@ MAY_BE_PRIORITY = ("auto", "priority", "fast")
 """Asked for so, Mistral may serve in its priority tier, at 1.75 times the price."""
 
 CANCELLED = "cancelled"
+IN_FLIGHT_S = 0.05
+"""What is said while a cancellation travels to the provider and back."""
 ESTIMATE_MARGIN = 1.1
 """An estimate of input errs upwards by this, besides what exact usage has taught."""
 CHARS_PER_TOKEN_MIN = 3
@@ -185,11 +188,21 @@ class Settlement:
         elif fold.usage is not None and fold.is_finished:
             self._settle(exchange, attempt, fold.usage, Certainty.EXACT, outcome)
         else:
-            usage = self._estimate(exchange, attempt, fold.chunks, fold.output_chars)
+            pieces = fold.chunks
+            if outcome == CANCELLED:
+                pieces += self._in_flight(attempt, fold)
+            usage = self._estimate(exchange, attempt, pieces, fold.output_chars)
             if fold.usage is not None:
                 output_tokens = max(usage.output_tokens, fold.usage.output_tokens)
                 usage = msgspec.structs.replace(fold.usage, output_tokens=output_tokens)
             self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+
+    def _in_flight(self, attempt: Attempt, fold: Fold) -> int:
+        """About how many more pieces the provider had made when it learned of the end."""
+        if attempt.first_chunk_s is None:
+            return 1
+        elapsed_s = max(self._clock.monotonic_s() - attempt.first_chunk_s, IN_FLIGHT_S)
+        return math.ceil(fold.chunks * IN_FLIGHT_S / elapsed_s)
 
     def _estimate(self, exchange: Exchange, attempt: Attempt, pieces: int, chars: int) -> Usage:
         analysis = exchange.analysis

@@ -140,6 +140,7 @@ class FileJournal:
         Raises OSError when a new segment is needed and the disk has no room for one.
         """
         payload = _encode((kind, entry))
+        assert len(payload) <= RECORD_BYTES_MAX, "replay would stop at such a record"
         size = _HEADER.size + len(payload)
         if self._map is None or self._end + size > SEGMENT_BYTES:
             self._rotate()

@@ -117,7 +117,12 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
     thought = said.completion_tokens_details
     reasoning = (thought.reasoning_tokens if thought else None) or 0
     counts = (said.prompt_tokens, output, cached, written, reasoning)
-    if min(counts) < 0 or max(counts) > TOKENS_MAX or cached + written > said.prompt_tokens:
+    if (
+        said.prompt_tokens == 0
+        or min(counts) < 0
+        or max(counts) > TOKENS_MAX
+        or cached + written > said.prompt_tokens
+    ):
         return None
     return Usage(
         input_tokens=said.prompt_tokens,

@@ -71,7 +71,7 @@ def usage_of(**fields: Any) -> Usage | None:
             {**USAGE, "prompt_audio_seconds": {}, "new": [1]},
             Usage(input_tokens=10, output_tokens=4),
         ),
-        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         # What cannot be believed is no usage.
         ({}, None),
         ({"prompt_tokens": None, "completion_tokens": 4}, None),

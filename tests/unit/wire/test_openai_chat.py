@@ -14,6 +14,7 @@ from windvane.core.chat import (
     ReplyMessage,
     ToolCall,
 )
+from windvane.core.faults import BadRequestError
 from windvane.core.usage import Usage
 from windvane.wire.chat_request import chat_request_of
 from windvane.wire.dialect import Dialect
@@ -308,3 +309,15 @@ def test_mistrals_clients_get_thinking_as_parts_even_when_the_bytes_could_be_kep
     body = answered(one, Dialect.MISTRAL, {"model": "x"})
     assert body["choices"][0]["message"]["content"] == [THINKING, {"type": "text", "text": "hi"}]
     assert body["router_metadata"] == {"model": "x"}
+
+
+def test_guardrails_are_not_dropped_in_silence():
+    """Only Mistral has them: another provider would answer what the caller wanted blocked."""
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "guardrails": [{"block_on_error": True}],
+    }
+    with pytest.raises(BadRequestError, match="guardrails") as refused:
+        encode_chat(chat_request_of(body), "gpt-4o")
+    assert refused.value.fault.param == "guardrails"

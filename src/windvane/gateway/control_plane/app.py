@@ -257,6 +257,8 @@ def _sums(totals: Totals) -> dict[str, Any]:
         "cache_read_input_tokens": totals.cache_read_input_tokens,
         "cost_nano_usd": totals.cost_nano_usd,
         "cost_usd": usd_text(totals.cost_nano_usd),
+        "estimated_nano_usd": totals.estimated_nano_usd,
+        "assumed_nano_usd": totals.assumed_nano_usd,
     }
 
 

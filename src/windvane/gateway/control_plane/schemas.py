@@ -46,6 +46,8 @@ class UsageTotals(BaseModel):
     cache_read_input_tokens: int
     cost_nano_usd: int
     cost_usd: str
+    estimated_nano_usd: int = Field(description="part of the cost: counted here, not confirmed")
+    assumed_nano_usd: int = Field(description="part of the cost: a worst case, nothing is known")
 
 
 class UserStats(UsageTotals):

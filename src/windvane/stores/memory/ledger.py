@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from windvane.core.ledger import LedgerEntry, Totals
+from windvane.core.usage import Certainty
 
 ENTRIES_MAX = 100_000
 COLUMNS = ("resolved_model", "provider", "key_id", "route", "outcome")
@@ -79,4 +80,10 @@ def sum_entries(entries: Iterable[LedgerEntry]) -> Totals:
         output_tokens=sum(entry.output_tokens for entry in kept),
         cache_read_input_tokens=sum(entry.cache_read_input_tokens for entry in kept),
         cost_nano_usd=sum(entry.cost_nano_usd or 0 for entry in kept),
+        estimated_nano_usd=_sum_of(kept, Certainty.ESTIMATED),
+        assumed_nano_usd=_sum_of(kept, Certainty.ASSUMED),
     )
+
+
+def _sum_of(entries: list[LedgerEntry], certainty: Certainty) -> int:
+    return sum(entry.cost_nano_usd or 0 for entry in entries if entry.certainty is certainty)

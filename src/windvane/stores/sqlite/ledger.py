@@ -37,7 +37,9 @@ _INSERT = (
 _SUMS = (
     "count(DISTINCT request_id), count(*), count(*) - count(cost_nano_usd), "
     "coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), "
-    "coalesce(sum(cache_read_input_tokens), 0), coalesce(sum(cost_nano_usd), 0)"
+    "coalesce(sum(cache_read_input_tokens), 0), coalesce(sum(cost_nano_usd), 0), "
+    "coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'estimated'), 0), "
+    "coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'assumed'), 0)"
 )
 
 T = TypeVar("T")
@@ -235,7 +237,7 @@ def _where(key_id: str | None, since_us: int) -> tuple[str, tuple[object, ...]]:
 
 
 def _totals(row: Sequence[int]) -> Totals:
-    requests, attempts, unpriced, read_in, said, cached, amount = row
+    requests, attempts, unpriced, read_in, said, cached, amount, estimated, assumed = row
     return Totals(
         requests=requests,
         attempts=attempts,
@@ -244,6 +246,8 @@ def _totals(row: Sequence[int]) -> Totals:
         output_tokens=said,
         cache_read_input_tokens=cached,
         cost_nano_usd=amount,
+        estimated_nano_usd=estimated,
+        assumed_nano_usd=assumed,
     )
 
 
