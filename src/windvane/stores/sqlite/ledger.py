@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,10 +31,21 @@ RETRY_S = 0.5
 
 _log = logging.getLogger("windvane.ledger")
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(LedgerEntry))
-_INSERT = (
-    f"INSERT INTO ledger ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))}) "
-    "ON CONFLICT (attempt_id) DO NOTHING"
-)
+_TAGS = _FIELDS.index("tags")
+_ROW = f"({', '.join('?' * len(_FIELDS))})"
+
+
+def _insert_of(rows: int) -> str:
+    return (
+        f"INSERT INTO ledger ({', '.join(_FIELDS)}) VALUES {', '.join([_ROW] * rows)} "
+        "ON CONFLICT (attempt_id) DO NOTHING"
+    )
+
+
+ROWS_AT_ONCE = 32
+"""Rows of one statement: Python's lock changes hands once a statement, not once a row."""
+_INSERT_ONE = _insert_of(1)
+_INSERT_MANY = _insert_of(ROWS_AT_ONCE)
 _SUMS = (
     "count(DISTINCT request_id), count(*), count(*) - count(cost_nano_usd), "
     "coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), "
@@ -209,7 +221,12 @@ def _migrate(connection: sqlite3.Connection) -> None:
 def _insert(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany(_INSERT, (_row(entry) for entry in entries))
+        rows = [_row(entry) for entry in entries]
+        whole = len(rows) - len(rows) % ROWS_AT_ONCE
+        for start in range(0, whole, ROWS_AT_ONCE):
+            values = chain.from_iterable(rows[start : start + ROWS_AT_ONCE])
+            connection.execute(_INSERT_MANY, tuple(values))
+        connection.executemany(_INSERT_ONE, rows[whole:])
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -218,9 +235,9 @@ def _insert(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> N
 
 
 def _row(entry: LedgerEntry) -> tuple[object, ...]:
-    values = list(msgspec.structs.astuple(entry))
-    values[6] = ",".join(entry.tags)
-    return tuple(values)
+    values = msgspec.structs.astuple(entry)
+    tags = ",".join(entry.tags)
+    return (*values[:_TAGS], tags, *values[_TAGS + 1 :])
 
 
 def _entry(row: Sequence[object]) -> LedgerEntry:
