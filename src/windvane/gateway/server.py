@@ -263,7 +263,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answer without a request, and close; in the midst of an answer, close alone."""
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
             self.transport.close()
             return
         fault = Fault(
