@@ -17,6 +17,13 @@ $(VENV)/.run: pyproject.toml requirements/run.txt requirements/install.py
 $(VENV)/.test: $(VENV)/.run requirements/test.txt
 	$(PYTHON) requirements/install.py $(VENV) test
 
+# A moved folder or an upgraded Python leaves an environment that no longer runs: make it anew.
+ifneq ($(wildcard $(VENV)/.run),)
+ifneq ($(shell $(PY) -c 'import windvane' 2>/dev/null && echo fine),fine)
+$(shell rm -f $(VENV)/.run $(VENV)/.test)
+endif
+endif
+
 run: $(VENV)/.run ## Gateway and simulated provider on http://127.0.0.1:8000, no key needed (PORT=, HOST=)
 	$(PY) -m windvane demo --host $(HOST) --port $(PORT)
 

@@ -331,7 +331,7 @@ def test_words_that_come_with_an_error_are_given_and_counted_before_it() -> None
         >> sends(chunk("two ") + chunk("three ") + b"data: {nonsense\n\n")
         << Said("two three ")
         << HungUp("one/small")
-        << Settled("estimated", "stream_broken", output_tokens=5)
+        << Settled("estimated", "stream_broken", output_tokens=8)
         << Failed("stream_broken")
     ).run()
 

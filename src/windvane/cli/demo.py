@@ -37,7 +37,7 @@ def command(host: str | None, port: int | None, path: Path | None) -> None:
     )
     key = f"sk-demo-{secrets.token_hex(12)}"
     auth = msgspec.structs.replace(
-        config.auth, keys=(*config.auth.keys, KeyConfig(key=key, name="demo"))
+        config.auth, keys=(*config.auth.keys, KeyConfig(key=key, name="demo")), open_metrics=True
     )
     config = msgspec.structs.replace(config, auth=auth)
     refuse_unsafe(config)

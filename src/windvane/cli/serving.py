@@ -63,6 +63,7 @@ async def _engine_of(config: Config) -> AsyncIterator[tuple[Gateway, ServerLimit
     limits = ServerLimits(
         head_timeout_s=config.limits.head_timeout_s,
         connections_max=config.limits.connections_max,
+        body_timeout_s=config.limits.body_timeout_s,
         new_request_id=engine.new_request_id,
     )
     try:

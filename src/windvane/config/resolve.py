@@ -31,8 +31,6 @@ AUTO = "auto"
 ADMIN = "admin"
 """What reports call the admin's key."""
 KEY_CHARS_MIN = 8
-REGIONAL_HOSTS = {"api.eu.mistral.ai": 1100, "api.us.mistral.ai": 1100}
-"""Mistral's regional hosts cost a tenth more."""
 
 
 def shipped_catalog() -> Catalog:
@@ -159,6 +157,7 @@ def _deployment(
         card=card,
         own_price=price,
         multiplier_permille=factor,
+        billing=upstream.provider.billing,
     )
 
 
@@ -182,7 +181,7 @@ def _catalog_names(
 def _factor(upstream: Upstream, settings: ProviderConfig, problems: list[Problem]) -> int:
     host = urlsplit(upstream.chat_url).hostname or ""
     if settings.price_factor is None:
-        return REGIONAL_HOSTS.get(host, PERMILLE)
+        return upstream.provider.billing.hosts_permille.get(host, PERMILLE)
     permille = settings.price_factor * PERMILLE
     if permille != permille.to_integral_value() or permille <= 0:
         place = f"providers.{upstream.name}.price_factor"

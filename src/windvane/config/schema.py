@@ -51,6 +51,10 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     timeouts: Timeouts | None = None
     price_factor: Decimal | None = None
 
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return "ProviderConfig(...)"
+
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`preset` gives the route `auto` when `routes` does not; `length_threshold` replaces the preset's
@@ -80,19 +84,29 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     team: str | None = None
     tags: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return "KeyConfig(...)"
+
 
 class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may call. Without any key the gateway serves loopback alone, to anyone there.
 
-    `admin_key` may call too, and sees every key's requests.
+    `admin_key` may call too, and sees every key's requests. `open_metrics` answers `/metrics` and
+    `/providers` on loopback without a key although there are keys: not behind a proxy.
     """
 
     keys: tuple[KeyConfig, ...] = ()
     admin_key: str | None = None
+    open_metrics: bool = False
 
     @property
     def is_open(self) -> bool:
         return not self.keys and self.admin_key is None
+
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return "AuthConfig(...)"
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,6 +12,30 @@ OUTPUT_TOKENS_ASSUMED = 1
 """What must fit beside the input when the caller does not say how long the answer may be."""
 
 
+UNKNOWN_TIER_PERMILLE = 4_000
+"""Held for a service tier whose price nobody told us: well above the dearest that is published."""
+
+
+class Billing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a provider bills, beyond its list prices.
+
+    `tiers_permille`: service tier, as asked for or as the answer says -> thousandths of the list
+    price. `image_tokens_max`: the most input tokens that one image may be. `hides_reasoning`: thinking
+    is billed, and never shown. `hosts_permille`: hosts with prices of their own.
+    """
+
+    tiers_permille: dict[str, int] = {}
+    image_tokens_max: int = 50_000
+    hides_reasoning: bool = False
+    hosts_permille: dict[str, int] = {}
+
+    def of_tier(self, tier: object) -> int | None:
+        """Thousandths of the list price in `tier`; None when it is not known."""
+        if tier in (None, "default", "standard", "standard_only"):
+            return PERMILLE
+        return self.tiers_permille.get(str(tier))
+
+
 TOO_LONG = "the request is too long"
 
 
@@ -28,6 +52,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     card: ModelCard | None = None
     own_price: Price | None = None
     multiplier_permille: int = PERMILLE
+    billing: Billing = Billing()
 
     @property
     def resolved_model(self) -> str:
@@ -68,7 +93,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         window = card.context_window_tokens
         needed = analysis.input_tokens + (analysis.output_tokens_max or OUTPUT_TOKENS_ASSUMED)
         if window is not None and needed > window:
-            return f"{TOO_LONG}: about {needed} tokens, its window has {window}"
+            said = f"about {analysis.input_tokens} tokens of input"
+            if analysis.output_tokens_max:
+                said += f" and {analysis.output_tokens_max} asked for by max_tokens"
+            return f"{TOO_LONG}: {said}; its window has {window}"
         return None
 
 

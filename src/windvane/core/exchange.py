@@ -116,3 +116,7 @@ class Exchange(msgspec.Struct, kw_only=True):
         """Mark the end. Ending twice is our own bug."""
         assert self.ended_s is None, f"{self.id} ended twice"
         self.ended_s = now_s
+
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return f"Exchange({self.id})"

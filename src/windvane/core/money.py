@@ -21,11 +21,14 @@ NANO_PER_USD = 1_000_000_000
 UNITS_PER_PRICE = 1_000_000
 
 ZERO = NanoUsd(0)
+AMOUNT_MAX = (1 << 63) - 1
+"""About nine billion dollars: what a database's integer holds."""
 
 
 def round_up(amount: int, divisor: int = UNITS_PER_PRICE) -> NanoUsd:
-    """Divide `amount` by `divisor`, rounding up to a whole nano-dollar."""
-    return NanoUsd(-(-amount // divisor))
+    """Divide `amount` by `divisor`, rounding up to a whole nano-dollar, of which there are at most
+    `AMOUNT_MAX`."""
+    return NanoUsd(min(-(-amount // divisor), AMOUNT_MAX))
 
 
 def usd_text(amount: NanoUsd | int) -> str:

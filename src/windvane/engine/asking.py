@@ -32,7 +32,16 @@ class OpenStream:
     `first` are the chunks read so far. `fold` is what they and all later ones amount to.
     """
 
-    __slots__ = ("_is_ended", "_reader", "_response", "_upstream", "_watchdog", "first", "fold")
+    __slots__ = (
+        "_bytes",
+        "_is_ended",
+        "_reader",
+        "_response",
+        "_upstream",
+        "_watchdog",
+        "first",
+        "fold",
+    )
 
     def __init__(
         self, response: UpstreamResponse, upstream: Upstream, watchdog: Watchdog, now_s: int
@@ -42,6 +51,7 @@ class OpenStream:
         self._watchdog = watchdog
         self._reader = ChatStreamReader(now_s)
         self._is_ended = False
+        self._bytes = 0
         self.fold = Fold()
         self.first: list[Chunk] = []
 
@@ -59,6 +69,9 @@ class OpenStream:
         self._watchdog.expect(what, within_s)
         try:
             while not self._reader.is_done and (piece := await self._response.read()):
+                self._bytes += len(piece)
+                if self._bytes > REPLY_BYTES_MAX:
+                    raise error_of(_unreadable(f"it is larger than {REPLY_BYTES_MAX} bytes"))
                 if chunks := self._reader.feed(piece):
                     for chunk in chunks:
                         self.fold.add(chunk)

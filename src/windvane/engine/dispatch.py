@@ -12,7 +12,7 @@ from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.core.retry import Stop, TryNext, TrySame, next_step
 from windvane.core.routing.decision import Candidate
-from windvane.core.routing.quality import gate
+from windvane.core.routing.quality import gate, may_be_empty
 from windvane.engine.asking import Asking, OpenStream
 from windvane.engine.health import HealthBook
 from windvane.engine.relay import ChunkStream, OnEnd
@@ -99,7 +99,7 @@ class Dispatch:
                         break
                     await self._move_on(exchange, snapshot, plan, error, watchdog)
                     continue
-                is_poor = kept is None and _is_poor(answer)
+                is_poor = kept is None and not may_be_empty(exchange.request) and _is_poor(answer)
                 if is_poor and plan.move_to_stronger():
                     kept = self._keep(exchange, attempt, answer, watchdog)
                     continue
@@ -205,10 +205,11 @@ class Dispatch:
         watchdog: Watchdog,
     ) -> Answer:
         exchange.answered_by = attempt
+        # The first words are proof enough of health; a stream may go on for minutes.
+        self._health.succeeded(attempt.deployment)
         if isinstance(answer, OpenStream):
             return self._stream_of(exchange, attempt, answer, watchdog)
         self._settlement.settle_answered(exchange, attempt, answer)
-        self._health.succeeded(attempt.deployment)
         return answer
 
     def _stream_of(

@@ -14,6 +14,7 @@
 It holds the clock, asks the core, does what the core says, and tells the observers.
 """
 
+import asyncio
 from random import Random
 
 from windvane.core.analysis import Analysis, analyze
@@ -21,7 +22,7 @@ from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.events import ExchangeEnded
 from windvane.core.exchange import Credentials, Exchange
-from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
 from windvane.core.principal import Principal
 from windvane.core.routing.decide import Decider
 from windvane.core.routing.decision import Decision
@@ -38,6 +39,11 @@ from windvane.ports.clock import Clock, Ids
 from windvane.ports.observer import Observer
 from windvane.ports.stores import Journal, LedgerStore
 from windvane.ports.transport import Transport
+
+FAILED = Fault(
+    kind=FaultKind.INTERNAL, source=Source.GATEWAY, message="the engine failed", status=500
+)
+"""A bug of ours, as the observers are told of it."""
 
 
 class Engine:
@@ -109,7 +115,8 @@ class Engine:
         """
         snapshot = self.snapshot
         try:
-            exchange.principal = identify(exchange.credentials, snapshot)
+            if exchange.principal is None:
+                exchange.principal = identify(exchange.credentials, snapshot)
             await gate(exchange)
             exchange.analysis = self._analyze(exchange, snapshot)
             if (found := await find(exchange)) is not None:
@@ -119,8 +126,11 @@ class Engine:
         except WindvaneError as error:
             self._end(exchange, error.fault.status, error.fault)
             raise
-        except BaseException:
+        except asyncio.CancelledError:
             self._end(exchange, CLIENT_CLOSED, None)
+            raise
+        except BaseException:
+            self._end(exchange, FAILED.status, FAILED)
             raise
 
     def explain(

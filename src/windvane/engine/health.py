@@ -5,7 +5,7 @@ import msgspec
 from windvane.core import breaker
 from windvane.core.breaker import Breaker
 from windvane.core.deployment import Deployment
-from windvane.core.faults import Fault
+from windvane.core.faults import Fault, Source
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,9 +16,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     last_error: str | None = None
     last_error_at_us: int | None = None
-
-
-_UNKNOWN = Health()
 
 
 class HealthBook:
@@ -51,8 +48,11 @@ class HealthBook:
     def failed(self, deployment: Deployment, fault: Fault, now_s: float, now_us: int) -> None:
         known = self._breakers.get(deployment.id, breaker.CLOSED)
         self._put(deployment, breaker.failed(known, fault, now_s))
-        self._failures[deployment.id] = self._failures.get(deployment.id, 0) + 1
-        self._errors[deployment.id] = (f"{fault.kind}: {fault.message}"[:500], now_us)
+        if fault.source is Source.UPSTREAM:
+            # The provider's own words stay out: they may quote one caller's prompt to another.
+            said = f"{fault.kind.value} ({fault.upstream_status or 'no answer'})"
+            self._failures[deployment.id] = self._failures.get(deployment.id, 0) + 1
+            self._errors[deployment.id] = (said, now_us)
 
     def released(self, deployment: Deployment) -> None:
         """The attempt ended without telling anything of health."""

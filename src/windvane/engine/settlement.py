@@ -15,9 +15,10 @@ from datetime import UTC, date, datetime
 import msgspec
 
 from windvane.core.analysis.tokens import tokens_upper_bound
-from windvane.core.catalog.prices import Price, cost, worst_case
+from windvane.core.catalog.models import Capability
+from windvane.core.catalog.prices import PERMILLE, Price, cost, worst_case
 from windvane.core.chat import Completion
-from windvane.core.deployment import Deployment
+from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment
 from windvane.core.events import AttemptSettled
 from windvane.core.exchange import Attempt, AttemptState, Exchange
 from windvane.core.faults import Fault
@@ -30,12 +31,8 @@ from windvane.ports.observer import Observer
 from windvane.ports.stores import Journal
 from windvane.wire.fold import Fold
 
-OUTPUT_TOKENS_UNBOUNDED = 131_072
-"""The output bound of a model whose window is unknown, when the caller gives none."""
-
-MISTRAL = "mistral"
-MAY_BE_PRIORITY = ("auto", "priority", "fast")
-"""Asked for so, Mistral may serve in its priority tier, at 1.75 times the price."""
+TOKENS_UNBOUNDED = 131_072
+"""The bound of input and of output for a model whose window is unknown, when nothing else gives one."""
 
 CANCELLED = "cancelled"
 IN_FLIGHT_S = 0.05
@@ -127,15 +124,22 @@ class Settlement:
         assert analysis is not None
         if price is None:
             return None
-        input_max = tokens_upper_bound(
-            exchange.body_bytes, analysis.messages, analysis.images, analysis.tools
-        )
+        billing = deployment.billing
         window = deployment.card.context_window_tokens if deployment.card else None
-        output_max = request.output_tokens_max or window or OUTPUT_TOKENS_UNBOUNDED
-        factor = deployment.multiplier_permille
-        if request.body.get("service_tier") in MAY_BE_PRIORITY:
-            factor = factor * 7 // 4
-        return worst_case(price, input_max, output_max * request.n, factor)
+        input_max = tokens_upper_bound(
+            exchange.body_bytes,
+            analysis.messages,
+            analysis.images,
+            analysis.tools,
+            billing.image_tokens_max,
+        )
+        if analysis.documents:
+            # Named by reference, a document may be as long as fits.
+            input_max = max(input_max, window or TOKENS_UNBOUNDED)
+        output_max = request.output_tokens_max or window or TOKENS_UNBOUNDED
+        tier = billing.of_tier(request.body.get("service_tier"))
+        factor = deployment.multiplier_permille * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE)
+        return worst_case(price, input_max, output_max * request.n, -(-factor // PERMILLE))
 
     def settle_answered(
         self, exchange: Exchange, attempt: Attempt, answer: Completion, outcome: str = OK
@@ -183,14 +187,12 @@ class Settlement:
     ) -> None:
         """Cut off on the way: exact when finish and usage had come, estimated when words had, else
         assumed. Usage before the finish is a count so far, and what comes after it is not known."""
-        if fold is None or not (fold.chunks or fold.usage):
+        if fold is None or not (fold.chunks or fold.usage) or _thinks_unseen(attempt, fold):
             self._settle(exchange, attempt, NOTHING_USED, Certainty.ASSUMED, outcome)
         elif fold.usage is not None and fold.is_finished:
             self._settle(exchange, attempt, fold.usage, Certainty.EXACT, outcome)
         else:
-            pieces = fold.chunks
-            if outcome == CANCELLED:
-                pieces += self._in_flight(attempt, fold)
+            pieces = fold.chunks + self._in_flight(attempt, fold)
             usage = self._estimate(exchange, attempt, pieces, fold.output_chars)
             if fold.usage is not None:
                 output_tokens = max(usage.output_tokens, fold.usage.output_tokens)
@@ -265,7 +267,14 @@ class Settlement:
         price = self._price(attempt.deployment, attempt.hold.started_at_us)
         if price is None or certainty is Certainty.ASSUMED:
             return held
-        amount = cost(price, usage, _multiplier(attempt.deployment, usage))
+        tier = attempt.deployment.billing.of_tier(usage.service_tier)
+        if tier is None:
+            # Served in a tier whose price nobody told us: the hold was made for that.
+            return held
+        factor = attempt.deployment.multiplier_permille
+        if tier != PERMILLE:
+            factor = -(-factor * tier // PERMILLE)
+        amount = cost(price, usage, factor)
         if certainty is Certainty.ESTIMATED and held is not None:
             return min(amount, held)
         return amount
@@ -280,9 +289,12 @@ def _chars_of(answer: Completion) -> int:
     return total
 
 
-def _multiplier(deployment: Deployment, usage: Usage) -> int:
-    """Mistral's priority tier costs 1.75 times; it says in the answer which tier served."""
-    is_mistral = deployment.card is not None and deployment.card.provider == MISTRAL
-    if is_mistral and usage.service_tier == "priority":
-        return deployment.multiplier_permille * 7 // 4
-    return deployment.multiplier_permille
+def _thinks_unseen(attempt: Attempt, fold: Fold) -> bool:
+    """Whether thinking that was never shown may be on the bill: then what came tells too little."""
+    card = attempt.deployment.card
+    return (
+        fold.usage is None
+        and attempt.deployment.billing.hides_reasoning
+        and card is not None
+        and Capability.REASONING in card.capabilities
+    )

@@ -16,8 +16,9 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seconds. `total_s` bounds an exchange from its first byte in to its last byte out, retries and
-    waits included; `first_token_s` and `inter_token_s` bound a stream's silences."""
+    """Seconds. `total_s` bounds all waiting for providers in one exchange, retries included, from the
+    first attempt on (a caller slow to send or to read has bounds of its own, in the server);
+    `first_token_s` and `inter_token_s` bound a stream's silences."""
 
     connect_s: Seconds = 5.0
     first_token_s: Seconds = 120.0

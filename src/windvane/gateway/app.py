@@ -47,7 +47,10 @@ class Gateway:
             body_timeout_s=config.limits.body_timeout_s,
         )
         self._metrics = metrics
-        self._is_local = is_loopback(config.host)
+        # A proxy on this machine calls from loopback too, and may not pass on the name its own callers
+        # used: once there are keys, being local is enough only where the configuration says so.
+        is_unguarded = config.auth.is_open or config.auth.open_metrics
+        self._is_local = is_loopback(config.host) and is_unguarded
         self._control_plane: ASGIApp | None = None
         self._checks_host = not config.insecure
         self._is_stopping: Callable[[], bool] = lambda: False

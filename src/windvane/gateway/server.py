@@ -35,6 +35,8 @@ HEADERS_MAX = 100
 KEEP_ALIVE_S = 75
 """Longer than a load balancer's 60 s, so that the balancer closes first and no request is lost."""
 GRACEFUL_S = 30
+STALL_S = 60.0
+"""How long a caller may leave an answer unread: its stream holds an upstream connection meanwhile."""
 BACKLOG = 2_048
 DATA_PLANE = "/v1/"
 
@@ -44,6 +46,7 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     head_timeout_s: float
     connections_max: int
+    body_timeout_s: float = 30.0
     new_request_id: Callable[[], str] = lambda: "none"
 
 
@@ -84,13 +87,23 @@ class _Cycle(RequestResponseCycle):
             await super().send(message)
             return
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drain()
         if self.disconnected:
             return
         if message["type"] == "http.response.start":
             self._head = self._write_head(message["status"], message["headers"])
         else:
             self._write_body(message["body"], message.get("more_body", False))
+
+    async def _drain(self) -> None:
+        """Wait for a slow reader; one who does not read at all for too long is cut off."""
+        try:
+            async with asyncio.timeout(STALL_S):
+                await self.flow.drain()
+        except TimeoutError:
+            # The loss of the connection cancels this request, wherever it is.
+            self.transport.abort()
+            await asyncio.sleep(0)
 
     def _write_head(self, status: int, headers: HeaderList) -> bytes:
         self.response_started = True
@@ -143,10 +156,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._packet_bytes = 0
         self._is_packet_fresh = True
         self._is_in_head = False
+        self._unread = b""
+        self._is_priming = False
         self._running: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -159,7 +175,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
         self._packet_bytes, self._is_packet_fresh = len(data), True
-        super().data_received(data)
+        self._feed(data)
         if self._is_in_head:
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(
@@ -167,8 +183,56 @@ class GuardedProtocol(HttpToolsProtocol):
                 )
             elif self._head_timer is None:
                 self._arm()
+        elif self._is_idle:
+            # Bytes that begin no request have ended uvicorn's keep-alive timer.
+            if self.timeout_keep_alive_task is None and self._head_timer is None:
+                self._arm()
+        elif self.cycle.more_body and self._body_timer is None and not self.cycle.response_started:
+            within_s = self.limits.body_timeout_s
+            self._body_timer = self.loop.call_later(within_s, self._on_slow_body)
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def _feed(self, data: bytes) -> None:
+        """As uvicorn's own, but an offer to upgrade (`h2c`, from Java's HttpClient) is declined and
+        the request served: httptools ends such a request at its head, and takes its body for the
+        next request."""
+        self._unset_keepalive_if_required()
+        while data and not self.transport.is_closing():
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                if self._unread:
+                    # A parser that is inside the same body: told its framing, and nothing else.
+                    framing, self._unread, self._is_priming = self._unread, b"", True
+                    self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+                    self._is_priming = False
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+
+    def _body_framing(self) -> bytes:
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+                return name + b": " + value
+        return b""
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_priming:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_priming:
+            super().on_header(name, value)
 
     def on_message_begin(self) -> None:
+        if self._is_priming:
+            return
         self._is_in_head = True
         # The packet a request begins in counts, unless an earlier request ended in it.
         self._head_bytes = self._packet_bytes if self._is_packet_fresh else 0
@@ -176,7 +240,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """As uvicorn's own, with our cycle, and without upgrades: nothing here is a web socket."""
+        if self._is_priming:
+            return
         self._is_in_head = False
+        if self.parser.should_upgrade():
+            self._unread = self._body_framing()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -218,6 +286,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
+            if cycle is not None and self._body_timer is None:
+                # Answered already; what is left of the body has its time, and then the end.
+                self._body_timer = self.loop.call_later(
+                    self.limits.body_timeout_s, self.transport.close
+                )
             return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
@@ -228,7 +301,14 @@ class GuardedProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def on_message_complete(self) -> None:
+        if self._unread:
+            return  # httptools says so at the head of an offer to upgrade; the body is still to come
         self._is_packet_fresh = False
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+        # A large body may have paused reading; from now, reading is how a caller's end is noticed.
+        self.flow.resume_reading()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.more_body = False
@@ -244,6 +324,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
         super().connection_lost(exc)
         if self._running is not None and not self._running.done():
             self._running.cancel()
@@ -258,6 +341,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_timer = None
         within = f"{self.limits.head_timeout_s:g} s"
         self._refuse(408, f"the request's head did not arrive within {within}", "request_timeout")
+
+    def _on_slow_body(self) -> None:
+        self._body_timer = None
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_started:
+            within = f"{self.limits.body_timeout_s:g} s"
+            self._refuse(408, f"the body did not arrive within {within}", "request_timeout")
+
+    def timeout_keep_alive_handler(self) -> None:
+        """An idle connection is over; one whose last answer nobody reads is cut off."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
 
     def _refuse(self, status: int, message: str, code: str) -> None:
         """Answer without a request, and close; in the midst of an answer, close alone."""

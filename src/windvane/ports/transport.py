@@ -18,6 +18,10 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     connect_timeout_s: float
 
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return f"UpstreamRequest({self.request_id})"
+
 
 class UpstreamResponse(Protocol):
     """An answer whose head has come. It must be closed, whatever happens."""

@@ -1,7 +1,7 @@
 """Error answers, classified: the table most providers share, and what they add to it.
 
 Statuses and their meaning: Mistral's error glossary and captured bodies, OpenAI's error reference.
-An error status is never billed by either.
+An error status is not billed by either, but a timeout on the way says nothing of what was done.
 """
 
 import math
@@ -36,6 +36,9 @@ _BY_STATUS: dict[int, _Row] = {
     529: (FaultKind.OVERLOADED, Source.UPSTREAM, Retry.SAME, 503),
 }
 
+_MAYBE_BILLED = frozenset((408, 504))
+"""Somebody in between gave up waiting: the model may have answered, and billed."""
+
 _BY_CODE: dict[str, _Row] = {
     "1500": (FaultKind.NOT_FOUND, Source.UPSTREAM, Retry.OTHER, 404),
     "invalid_model": (FaultKind.NOT_FOUND, Source.UPSTREAM, Retry.OTHER, 404),
@@ -60,12 +63,18 @@ def classify(status: int, headers: Headers, body: bytes, now_s: float) -> Fault:
         source=source,
         retry=retry,
         status=shown,
-        message=f"the provider answered {status}: {said.message}",
+        message=f"the provider answered {status}: {_shown(status, said)}",
         code=_code(status, said),
         param=said.param,
         retry_after_s=retry_after_s(headers, now_s),
         upstream_status=status,
+        billed=status in _MAYBE_BILLED or 520 <= status < 529,
     )
+
+
+def _shown(status: int, said: UpstreamError) -> str:
+    """The provider's words, but for those about our credential, which may quote it."""
+    return "it refused the gateway's credential" if status == 401 else said.message
 
 
 def _row(status: int, said: UpstreamError) -> _Row:

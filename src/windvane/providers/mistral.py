@@ -7,6 +7,8 @@ like a missing permission, but is the caller's: another provider must not be ask
 
 import msgspec
 
+from windvane.core.analysis.tokens import IMAGE_TOKENS_MAX
+from windvane.core.deployment import Billing
 from windvane.core.faults import Fault, FaultKind, Retry, Source
 from windvane.providers import fault_map
 from windvane.providers.provider import Headers, Provider
@@ -39,8 +41,17 @@ def classify(status: int, headers: Headers, body: bytes, now_s: float) -> Fault:
     )
 
 
+BILLING = Billing(
+    # Mistral's price list: the priority tier at 1.75 times, regional hosts at 1.1 times; an image is
+    # at most about 3,025 tokens. Asked for "auto", it may serve in either tier.
+    tiers_permille={"priority": 1750, "auto": 1750, "fast": 1750},
+    image_tokens_max=IMAGE_TOKENS_MAX,
+    hosts_permille={"api.eu.mistral.ai": 1100, "api.us.mistral.ai": 1100},
+)
+
 PROVIDER = Provider(
     kind="mistral",
+    billing=BILLING,
     dialect=Dialect.MISTRAL,
     encode_chat=mistral_chat.encode_chat,
     classify=classify,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from windvane.core.chat import ChatRequest
+from windvane.core.deployment import Billing
 from windvane.core.faults import Fault
 from windvane.wire.dialect import Dialect
 
@@ -23,6 +24,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     dialect: Dialect
     encode_chat: Callable[[ChatRequest, str], bytes]
     classify: Callable[[int, Headers, bytes, float], Fault]
+    billing: Billing = Billing()
     api_base: str | None = None
     key_variable: str | None = None
     serves_catalog: str | None = None

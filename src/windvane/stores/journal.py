@@ -11,6 +11,8 @@ segment. A segment is deleted when each of its holds is settled and each of its 
 ledger.
 """
 
+import errno
+import logging
 import mmap
 import os
 import struct
@@ -23,6 +25,8 @@ import msgspec
 
 from windvane.core.faults import Fault, FaultKind, Source, error_of
 from windvane.core.ledger import LedgerEntry
+
+_log = logging.getLogger("windvane.journal")
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 """About 10,000 attempts."""
@@ -54,6 +58,8 @@ class FileJournal:
         self._file = -1
         self._map: mmap.mmap | None = None
         self._end = 0
+        self._is_closed = False
+        self._damaged: set[Path] = set()
 
     def replay(self) -> Iterator[LedgerEntry]:
         """What earlier processes left: every settlement, and each hold that never met its own.
@@ -62,7 +68,7 @@ class FileJournal:
         """
         holds: dict[str, LedgerEntry] = {}
         for path in self._old:
-            for kind, entry in read_segment(path):
+            for kind, entry in self._read(path):
                 if kind == _HOLD:
                     holds[entry.attempt_id] = entry
                 else:
@@ -70,15 +76,27 @@ class FileJournal:
                     yield entry
         yield from holds.values()
 
+    def _read(self, path: Path) -> Iterator[tuple[int, LedgerEntry]]:
+        try:
+            yield from read_segment(path)
+        except DamagedSegmentError:
+            self._damaged.add(path)
+            _log.critical("%s is damaged; what could be read of it is used, the file is kept", path)
+
     def forget_replayed(self) -> None:
         """Delete the segments of earlier processes: all they say is in the ledger now."""
         for path in self._old:
-            path.unlink(missing_ok=True)
+            if path in self._damaged:
+                path.rename(path.with_suffix(".damaged"))
+            else:
+                path.unlink(missing_ok=True)
         self._old = []
 
     def hold(self, entry: LedgerEntry) -> None:
         """Write a hold. Raises InternalServerError (503) when it cannot be written."""
         try:
+            if self._is_closed:
+                raise OSError(errno.EBADF, "it is closed")
             number = self._append(_HOLD, entry)
         except OSError as error:
             raise error_of(
@@ -128,11 +146,10 @@ class FileJournal:
 
     def close(self) -> None:
         """Close; what the ledger has confirmed is deleted. `sync` must not be running."""
-        self._collect()
+        self._is_closed = True
         self._retire_segment()
         self.sync()
-        if not self._busy.get(self._number):
-            self._path(self._number).unlink(missing_ok=True)
+        self._collect()
 
     def _append(self, kind: int, entry: LedgerEntry) -> int:
         """Add a record, and return the number of its segment.
@@ -155,7 +172,8 @@ class FileJournal:
     def _rotate(self) -> None:
         self._collect()
         number = self._number if self._map is None else self._number + 1
-        file = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        file = os.open(self._path(number), flags, 0o600)
         try:
             os.posix_fallocate(file, 0, SEGMENT_BYTES)
             fresh = mmap.mmap(file, SEGMENT_BYTES)
@@ -172,6 +190,7 @@ class FileJournal:
             self._map = None
             file, self._file = self._file, -1
             self._full.append(file)
+            self._number += 1
 
     def _collect(self) -> None:
         """Count what the ledger has confirmed, and delete the segments nobody needs."""
@@ -189,8 +208,16 @@ class FileJournal:
         return self._folder / f"{number:06d}.journal"
 
 
+class DamagedSegmentError(Exception):
+    """A record in the midst of a segment is not what was written."""
+
+
 def read_segment(path: Path) -> Iterator[tuple[int, LedgerEntry]]:
-    """The records of a segment, up to its end or its first torn record."""
+    """The records of a segment, up to its end or its torn last record.
+
+    Raises DamagedSegmentError when more follows a record that is broken, and RuntimeError for a
+    record that is whole but not understood: a newer version wrote it, and must read it.
+    """
     data = path.read_bytes()
     place = 0
     while place + _HEADER.size <= len(data):
@@ -201,8 +228,13 @@ def read_segment(path: Path) -> Iterator[tuple[int, LedgerEntry]]:
         payload = data[place : place + length]
         place += length
         if length > RECORD_BYTES_MAX or len(payload) < length or zlib.crc32(payload) != checksum:
+            if data[place:].strip(b"\0"):
+                raise DamagedSegmentError
             return
         try:
             yield _decoder.decode(payload)
-        except msgspec.DecodeError:
-            return
+        except msgspec.DecodeError as error:
+            raise RuntimeError(
+                f"{path} holds a record this version does not understand ({error}); start the"
+                " version that wrote it once, so that its ledger is complete"
+            ) from error

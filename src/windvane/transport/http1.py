@@ -158,6 +158,8 @@ class _Connection(asyncio.Protocol):
     def begin(self, head: bytes, body: bytes) -> None:
         """Send a request; the answer's head is awaited with `read_head`."""
         assert self._transport is not None
+        if self.is_closed or self._transport.is_closing():
+            raise error_of(_unreachable("it closed the connection at once"))
         self._parser = httptools.HttpResponseParser(self)
         self._head_bytes = self._header_bytes = 0
         self.has_head = self.is_complete = self._keeps_alive = False

@@ -43,6 +43,7 @@ class _OutputDetails(msgspec.Struct, frozen=True):
 class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     num_cached_tokens: int | None = None
     completion_tokens_details: _OutputDetails | None = None
@@ -113,7 +114,12 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
     details = said.prompt_tokens_details
     cached = (details.cached_tokens if details else said.num_cached_tokens) or 0
     written = (details.cache_write_tokens if details else None) or 0
-    output = said.completion_tokens or 0
+    output = said.completion_tokens
+    if output is None:
+        # Half a count is no count, unless the total says the other half.
+        if said.total_tokens is None:
+            return None
+        output = said.total_tokens - said.prompt_tokens
     thought = said.completion_tokens_details
     reasoning = (thought.reasoning_tokens if thought else None) or 0
     counts = (said.prompt_tokens, output, cached, written, reasoning)

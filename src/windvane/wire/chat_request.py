@@ -29,7 +29,10 @@ from windvane.wire.json_body import read_object
 MESSAGES_MAX = 20_000
 STOPS_MAX = 16
 
-_NonNegative = Annotated[int, Meta(ge=0)]
+TOKENS_MAX = 100_000_000
+"""More than any model says; it keeps every amount far within 64 bits."""
+
+_NonNegative = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
@@ -65,7 +68,7 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=STOPS_MAX)] | None = None
     seed: int | None = None
-    random_seed: _NonNegative | None = None
+    random_seed: Annotated[int, Meta(ge=0)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     tools: Annotated[list[Tool], Meta(max_length=TOOLS_MAX)] | None = None
@@ -102,6 +105,7 @@ def chat_request_of(fields: JsonObject) -> ChatRequest:
     _check_tools(parsed)
     output_tokens_max = parsed.max_completion_tokens
     if output_tokens_max is None:
+        # Of two limits the newer name's is sent on, and the other left out.
         output_tokens_max = parsed.max_tokens
     return ChatRequest(
         model=parsed.model,

@@ -29,6 +29,7 @@ class ChatStreamWriter:
         self._include_usage = include_usage
         self._held: list[tuple[Chunk, list[JsonObject]]] = []
         self._last: Chunk | None = None
+        self._finished: set[int] = set()
 
     def write(self, chunks: list[Chunk]) -> bytes:
         """The bytes that `chunks` let us send now; empty when all is held."""
@@ -51,6 +52,9 @@ class ChatStreamWriter:
                 if _says_more_than_calls(piece):
                     said.append(chunk_choice_object(plain, self._dialect, []))
                 continue
+            if piece.index in self._finished:
+                continue  # some servers finish again on their usage chunk
+            self._finished.add(piece.index)
             if calls := self._fold.calls_of(piece.index):
                 before = msgspec.structs.replace(plain, finish_reason=None)
                 said.append(chunk_choice_object(before, self._dialect, calls))

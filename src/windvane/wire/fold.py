@@ -17,16 +17,29 @@ from windvane.core.chat import (
 from windvane.core.usage import Usage
 
 
+class _CallFold:
+    """One tool call as it grows."""
+
+    __slots__ = ("arguments", "id", "index", "name")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.id: str | None = None
+        self.name: str | None = None
+        self.arguments: list[str] = []
+
+
 class _ChoiceFold:
     """One choice as it grows. Text is kept in pieces and joined once."""
 
-    __slots__ = ("content", "finish_reason", "reasoning", "refusal", "tool_calls")
+    __slots__ = ("content", "current", "finish_reason", "reasoning", "refusal", "tool_calls")
 
     def __init__(self) -> None:
         self.content: list[str] = []
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
-        self.tool_calls: dict[int, ToolCallDelta] = {}
+        self.tool_calls: list[_CallFold] = []
+        self.current: dict[int, _CallFold] = {}
         self.finish_reason: FinishReason | None = None
 
     def add(self, piece: ChunkChoice) -> None:
@@ -42,24 +55,24 @@ class _ChoiceFold:
             self.finish_reason = piece.finish_reason
 
     def _add_tool_call(self, delta: ToolCallDelta) -> None:
-        known = self.tool_calls.get(delta.index)
-        if known is None:
-            self.tool_calls[delta.index] = ToolCallDelta(
-                index=delta.index, id=delta.id, name=delta.name, arguments=delta.arguments
-            )
-            return
-        known.id = known.id or delta.id
-        known.name = known.name or delta.name
-        known.arguments += delta.arguments
+        """A new id under a known index begins another call: some servers number none of them."""
+        call = self.current.get(delta.index)
+        if call is None or (delta.id and call.id and delta.id != call.id):
+            place = delta.index if call is None else len(self.tool_calls)
+            call = self.current[delta.index] = _CallFold(place)
+            self.tool_calls.append(call)
+        call.id = call.id or delta.id
+        call.name = call.name or delta.name
+        call.arguments.append(delta.arguments)
 
     def calls(self) -> list[ToolCall]:
         return [
             ToolCall(
                 id=call.id,
                 index=call.index,
-                function=FunctionCall(name=call.name or "", arguments=call.arguments),
+                function=FunctionCall(name=call.name or "", arguments="".join(call.arguments)),
             )
-            for _, call in sorted(self.tool_calls.items())
+            for call in sorted(self.tool_calls, key=lambda call: call.index)
         ]
 
     def choice(self, index: int) -> Choice:

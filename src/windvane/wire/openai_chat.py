@@ -42,6 +42,9 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     for name, value in request.body.items():
         if name not in _NOT_OPENAI:
             written[_RENAMED.get(name, name)] = value
+    if written.get("max_completion_tokens") is not None:
+        # Two limits could be read differently by two servers; what is priced must be what is sent.
+        written.pop("max_tokens", None)
     written["model"] = model
     written["messages"] = [_message(message) for message in _messages(request)]
     if written.get("tool_choice") == "any":

@@ -20,6 +20,12 @@ def fault_of(status: int, body: Any = None, headers: dict[str, str] | None = Non
     )
 
 
+SAID_OF_OURS = {401: "it refused the gateway's credential"}
+"""The provider's own words about our credential may quote it."""
+MAYBE_BILLED = (408, 504, 520)
+"""Somebody on the way gave up; what the model did, and billed, is not known."""
+
+
 def summary(fault: Fault) -> tuple[str, str, str, int]:
     return fault.kind.value, fault.source.value, fault.retry.value, fault.status
 
@@ -53,9 +59,10 @@ def summary(fault: Fault) -> tuple[str, str, str, int]:
 def test_a_status_alone(status: int, expected: tuple[str, str, str, int]) -> None:
     fault = fault_of(status)
     assert summary(fault) == expected
-    assert fault.message == f"the provider answered {status}: the provider's answer is not JSON"
+    said = "the provider's answer is not JSON"
+    assert fault.message == f"the provider answered {status}: {SAID_OF_OURS.get(status, said)}"
     assert fault.upstream_status == status
-    assert not fault.billed
+    assert fault.billed is (status in MAYBE_BILLED)
 
 
 def openai(code: str | None, type_: str = "invalid_request_error") -> dict[str, Any]:
@@ -85,7 +92,7 @@ def test_a_code_says_more_than_its_status(
 ) -> None:
     fault = fault_of(status, body)
     assert summary(fault) == expected
-    assert fault.message == f"the provider answered {status}: m"
+    assert fault.message == f"the provider answered {status}: {SAID_OF_OURS.get(status, 'm')}"
     assert fault.param == "p"
 
 

@@ -94,10 +94,10 @@ ROWS: list[Row] = [
     (401, {"detail": "Unauthorized"}, {}, ("forbidden", "other", 502), "Unauthorized"),
     (
         401,
-        {"message": "Unauthorized", "request_id": "0f"},
+        {"message": "it refused the gateway's credential", "request_id": "0f"},
         {},
         ("forbidden", "other", 502),
-        "Unauthorized",
+        "it refused the gateway's credential",
     ),
     (402, None, {}, ("payment_required", "other", 402), "not JSON"),
     (403, GUARDRAIL, {}, ("content_filtered", "never", 403), "Content blocked by guardrail"),

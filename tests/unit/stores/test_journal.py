@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ from windvane.core.faults import InternalServerError
 from windvane.core.ledger import LedgerEntry
 from windvane.core.money import NanoUsd
 from windvane.core.usage import Certainty
-from windvane.stores.journal import SEGMENT_BYTES, FileJournal, read_segment
+from windvane.stores.journal import SEGMENT_BYTES, DamagedSegmentError, FileJournal, read_segment
 from windvane.stores.sqlite import SqliteLedger
 
 HOLD = LedgerEntry(
@@ -160,7 +161,8 @@ def test_a_record_with_any_byte_changed_is_not_believed(open_journal: Open, tmp_
             data = bytearray(whole)
             data[place] ^= bit
             bent.write_bytes(data + b"\0" * 64)
-            assert list(read_segment(bent)) == [], place
+            with suppress(DamagedSegmentError):  # a changed length leaves bytes behind the record
+                assert list(read_segment(bent)) == [], place
 
 
 def test_a_full_segment_is_followed_by_another(open_journal: Open, tmp_path: Path) -> None:

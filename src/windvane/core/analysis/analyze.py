@@ -13,7 +13,16 @@ from windvane.core.analysis.tokens import (
     REPLY_OVERHEAD_TOKENS,
     estimate_tokens,
 )
-from windvane.core.chat import AudioPart, ChatRequest, ImagePart, Message, Role, TextPart
+from windvane.core.chat import (
+    AudioPart,
+    ChatRequest,
+    DocumentPart,
+    FilePart,
+    ImagePart,
+    Message,
+    Role,
+    TextPart,
+)
 
 LONG_CHARS = 2_000
 MANY_TURNS = 10
@@ -35,6 +44,7 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     tools: int = 0
     images: int = 0
     audio: int = 0
+    documents: int = 0
     json_schema: bool = False
     json: bool = False
     code: bool = False
@@ -53,7 +63,7 @@ def analyze(request: ChatRequest) -> Analysis:
     """Read a request; pure, linear in its size, and cheap for the usual one."""
     texts: list[str] = []
     tokens = float(REPLY_OVERHEAD_TOKENS + MESSAGE_OVERHEAD_TOKENS * len(request.messages))
-    turns = images = audio = 0
+    turns = images = audio = documents = 0
     asked: Message | None = None
     for message in request.messages:
         content = message.content
@@ -67,6 +77,8 @@ def analyze(request: ChatRequest) -> Analysis:
                     images += 1
                 elif isinstance(part, AudioPart):
                     audio += 1
+                elif isinstance(part, DocumentPart | FilePart):
+                    documents += 1
         if message.role is Role.USER:
             turns += 1
             asked = message
@@ -89,6 +101,7 @@ def analyze(request: ChatRequest) -> Analysis:
         tools=len(request.tools),
         images=images,
         audio=audio,
+        documents=documents,
         json_schema=wants_schema,
         json=request.response_format is not None and request.response_format.is_json,
         code=shape.has_code,

@@ -65,11 +65,17 @@ def _weigh_ascii(encoded: bytes) -> float:
     )
 
 
-def tokens_upper_bound(body_bytes: int, messages: int, images: int, tools: int) -> int:
-    """No request of this size is more tokens than this.
+def tokens_upper_bound(
+    body_bytes: int,
+    messages: int,
+    images: int,
+    tools: int,
+    image_tokens_max: int = IMAGE_TOKENS_MAX,
+) -> int:
+    """No request of this size is more tokens than this, unless it names documents by reference.
 
     Every token of a byte-level vocabulary stands for at least one byte of the JSON body (keys and
     quotes are counted too, which only makes the bound looser); a template adds a few control tokens
     a message and a tool. An image's bytes may be elsewhere, so each counts at its maximum.
     """
-    return body_bytes + 16 * (messages + tools + 1) + IMAGE_TOKENS_MAX * images
+    return body_bytes + 16 * (messages + tools + 1) + image_tokens_max * images

@@ -181,6 +181,10 @@ def unknown_model(
 
 
 def _no_route(requested: str, ruled_out: list[RuledOut]) -> WindvaneError:
+    if ruled_out and all(item.why.startswith(TOO_LONG) for item in ruled_out):
+        return refuse(
+            FaultKind.CONTEXT_TOO_LONG, f"messages: {ruled_out[-1].why}", param="messages"
+        )
     reasons = "; ".join(f"{item.model}: {item.why}" for item in ruled_out) or "the route is empty"
     return refuse(
         FaultKind.NO_ROUTE,

@@ -3,7 +3,12 @@
 Today's gate is emptiness. A gate names what it found; None means that the answer passes.
 """
 
-from windvane.core.chat import Completion, FinishReason
+from windvane.core.chat import ChatRequest, Completion, FinishReason
+
+
+def may_be_empty(request: ChatRequest) -> bool:
+    """Whether the caller itself may have asked for nothing: no tokens, or a stop at once."""
+    return request.output_tokens_max == 0 or request.body.get("stop") is not None
 
 
 def gate(completion: Completion) -> str | None:

@@ -44,7 +44,7 @@ _KEY_OR_LOOPBACK: dict[str, Any] = {"security": [{}, {"bearer": []}]}
 
 
 def control_plane(engine: Engine, metrics: Metrics, *, is_local: bool) -> FastAPI:
-    """The application. `is_local`: the server listens on loopback alone."""
+    """The application. `is_local`: traffic may be looked at from this machine without a key."""
     app = FastAPI(
         title="Windvane",
         version=__version__,
@@ -74,10 +74,7 @@ class _Access:
         return self._engine.identify(credentials)
 
     async def viewer(self, request: Request) -> None:
-        """Anyone on loopback; elsewhere the holder of a key.
-
-        A proxy on this machine also calls from loopback, but by the name that its own callers used.
-        """
+        """The holder of a key; or anyone on this machine, where that was said to be enough."""
         if not (self._is_local and Incoming(request.scope).names_loopback):
             await self.caller(request)
 
@@ -105,7 +102,7 @@ def _add_errors(app: FastAPI, engine: Engine) -> None:
         fault = Fault(
             kind=FaultKind.NOT_FOUND if error.status_code == 404 else FaultKind.INVALID_REQUEST,
             source=Source.CLIENT,
-            message=f"{phrase}: {request.url.path[:100]!r}",
+            message=f"{phrase}: {request.url.path[:100]!r}{_hint(request.url.path)}",
             status=error.status_code,
             code=phrase.lower().replace(" ", "_"),
         )
@@ -116,6 +113,13 @@ def _add_errors(app: FastAPI, engine: Engine) -> None:
     @app.exception_handler(Exception)
     async def on_failure(request: Request, error: Exception) -> JSONResponse:
         return answer(request, INTERNAL)
+
+
+def _hint(path: str) -> str:
+    """The commonest mistake: OpenAI's clients want an address that ends in /v1."""
+    if path.startswith(("/chat/completions", "/models", "/route")):
+        return f"; did you mean /v1{path[:100]}? An OpenAI client's base_url ends in /v1"
+    return ""
 
 
 def _add_health(app: FastAPI, engine: Engine) -> None:

@@ -90,9 +90,8 @@ class DataPlane:
         body = b""
         if method == "POST":
             incoming.check_is_json()
-            if incoming.may_be_large:
-                # A stranger is refused before the gateway holds its body in memory.
-                self._engine.identify(incoming.credentials())
+            # A stranger is refused before its body is held in memory, and told nothing else.
+            door.principal = self._engine.identify(incoming.credentials())
             body = await read_body(receive, incoming, self._body_bytes_max, self._body_timeout_s)
         await serve(door, incoming, body, send)
 

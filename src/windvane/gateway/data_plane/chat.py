@@ -38,6 +38,7 @@ async def chat_completions(door: Door, incoming: Incoming, body: bytes, send: Se
         headers=incoming.headers,
         client_request_id=incoming.request_id,
     )
+    exchange.principal = door.principal
     door.saw_exchange(exchange)
     answer = await door.engine.handle(exchange)
     has_metadata = (

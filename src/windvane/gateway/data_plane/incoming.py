@@ -17,7 +17,6 @@ _LOOPBACK_NAMES = (b"127.0.0.1", b"localhost", b"[::1]")
 DISCARD_S = 2.0
 DISCARD_BYTES_MAX = 256 * 1024 * 1024
 """How much, and for how long, a body that was refused is read and thrown away."""
-SMALL_BYTES = 64 * 1024
 
 
 class ClientGoneError(Exception):
@@ -39,12 +38,6 @@ class Incoming:
         """The caller's own id for this request, when it sent one that is safe to show."""
         said = self.headers.get(b"x-request-id")
         return said.decode() if said and _REQUEST_ID.fullmatch(said) else None
-
-    @property
-    def may_be_large(self) -> bool:
-        """Whether the body is announced as large, or not announced."""
-        declared = self.headers.get(b"content-length", b"")
-        return not declared.isdigit() or int(declared) > SMALL_BYTES
 
     @property
     def user_agent(self) -> str:

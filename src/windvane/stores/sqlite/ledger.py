@@ -71,11 +71,16 @@ class SqliteLedger:
         self._path = folder / "ledger.db"
         self._gathered: list[tuple[LedgerEntry, int]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self.journal = FileJournal(folder / "journal", self._gather)
-        connection = _open(self._path)
-        recovered = list(self.journal.replay())
-        _insert(connection, recovered)
+        try:
+            connection = _open(self._path)
+            recovered = list(self.journal.replay())
+            _recover(connection, recovered)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self.journal.forget_replayed()
         self.recovered = len(recovered)
         self._thread = threading.Thread(
@@ -85,8 +90,11 @@ class SqliteLedger:
 
     def _gather(self, entry: LedgerEntry, segment: int) -> None:
         self._gathered.append((entry, segment))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GROUP_S, self._flush)
+        loop = asyncio.get_running_loop()
+        if self._timer is None or self._loop is not loop:
+            # A timer of a loop that is gone would never fire.
+            self._loop = loop
+            self._timer = loop.call_later(GROUP_S, self._flush)
 
     def _flush(self) -> None:
         if self._timer is not None:
@@ -105,14 +113,18 @@ class SqliteLedger:
     def _write(self, connection: sqlite3.Connection, group: list[tuple[LedgerEntry, int]]) -> None:
         """Write a group, however long the disk refuses: its entries exist nowhere else in order."""
         pause = threading.Event()
+        entries = [entry for entry, _ in group]
         while True:
             try:
                 self.journal.sync()
-                _insert(connection, [entry for entry, _ in group])
+                _insert(connection, entries)
                 break
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.OperationalError, OSError) as error:
                 _log.error("the ledger cannot be written; trying again: %s", error)
                 pause.wait(RETRY_S)
+            except (sqlite3.Error, OverflowError, ValueError):
+                _insert_each(connection, entries)
+                break
         self.journal.committed([segment for _, segment in group if segment])
 
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
@@ -232,6 +244,22 @@ def _insert(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> N
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _recover(connection: sqlite3.Connection, entries: list[LedgerEntry]) -> None:
+    try:
+        _insert(connection, entries)
+    except (sqlite3.IntegrityError, OverflowError, ValueError):
+        _insert_each(connection, entries)
+
+
+def _insert_each(connection: sqlite3.Connection, entries: Iterable[LedgerEntry]) -> None:
+    """Insert one by one, setting aside what the table refuses: one bad row must not stop all others."""
+    for entry in entries:
+        try:
+            _insert(connection, [entry])
+        except (sqlite3.Error, OverflowError, ValueError) as error:
+            _log.critical("the ledger refuses an entry; it is set aside: %s: %r", error, entry)
 
 
 def _row(entry: LedgerEntry) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ import pytest
 from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Catalog
 from windvane.core.deployment import Deployment
-from windvane.core.faults import FaultKind, NoRouteError, NotFoundError
+from windvane.core.faults import BadRequestError, FaultKind, NoRouteError, NotFoundError
 from windvane.core.routing.decide import decide
 from windvane.core.routing.decision import Decision
 from windvane.core.routing.table import Route, RouteTable, Rule
@@ -167,11 +167,6 @@ def test_a_name_that_nobody_serves_is_not_found_and_says_why(requested: str, mes
             Analysis(),
             "(devstral-latest: it was retired on 2026-07-31; its replacement is mistral-medium-3-5)",
         ),
-        (
-            "codestral-latest",
-            Analysis(input_tokens=131_072),
-            "(codestral-latest: the request is too long: about 131073 tokens, its window has 131072)",
-        ),
     ],
 )
 def test_no_candidate_left_says_what_ruled_out_what(
@@ -183,3 +178,12 @@ def test_no_candidate_left_says_what_ruled_out_what(
     assert fault.kind in (FaultKind.NO_ROUTE, FaultKind.CONTEXT_TOO_LONG)
     assert fault.message == f'no model can serve this request for "{requested}" {reasons}'
     assert fault.status == 400
+
+
+def test_a_request_too_long_for_every_candidate_is_told_as_such() -> None:
+    """Clients trim their prompts on that code, and on no other."""
+    with pytest.raises(BadRequestError) as caught:
+        ask("codestral-latest", Analysis(input_tokens=131_072))
+    fault = caught.value.fault
+    assert fault.kind is FaultKind.CONTEXT_TOO_LONG
+    assert fault.message.endswith("about 131072 tokens of input; its window has 131072")
