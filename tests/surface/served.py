@@ -211,7 +211,9 @@ async def _serve(
     metrics, seen = Metrics(), Seen()
     engine = build_engine(config, (metrics, RequestLog(), seen))
     limits = ServerLimits(
-        head_timeout_s=config.limits.head_timeout_s, connections_max=config.limits.connections_max
+        head_timeout_s=config.limits.head_timeout_s,
+        connections_max=config.limits.connections_max,
+        body_timeout_s=config.limits.body_timeout_s,
     )
     app = Gateway(engine, config, metrics)
     server = make_server(app, host="127.0.0.1", port=0, limits=limits)

@@ -93,6 +93,40 @@ def test_a_body_that_stops_is_408(served):
     assert len(served.sim.tape) == sent
 
 
+def test_a_body_of_which_no_byte_comes_is_408(served):
+    with served.open() as connection:
+        connection.sendall(raw_request(b"").replace(b"length: 0", b"length: 100"))
+        answer = read_all(connection)
+    assert status(answer) == 408
+
+
+def test_bytes_that_begin_no_request_do_not_keep_a_connection(served):
+    """They end the keep-alive timer; another must take its place."""
+    with served.open() as connection:
+        connection.sendall(GET + b"\r\n")
+        assert status(connection.recv(65536)) == 200
+        connection.sendall(b"\r\n")
+        read_all(connection)  # to its end, within the time of a head
+
+
+def test_a_declined_upgrade_does_not_eat_the_body(served):
+    """Java's HttpClient offers h2c with every first request over plain HTTP."""
+    body = json.dumps(chat()).encode()
+    offer = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABk")
+    request = raw_request(body, *offer)
+    head, _, rest = request.partition(b"\r\n\r\n")
+    with served.open() as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        connection.sendall(rest)
+        assert status(connection.recv(65536)) == 200
+        # What looks like a request inside a body is none.
+        smuggled = b"GET /v1/models/auto HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+        connection.sendall(raw_request(smuggled, *offer))
+        answer = connection.recv(65536)
+    assert status(answer) == 400
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 HEADS: dict[str, tuple[bytes, int]] = {
     "a huge header": (GET + b"x: " + b"y" * 70_000, 431),
     "a huge line": (b"GET /" + b"a" * 70_000, 431),

@@ -63,8 +63,10 @@ CASES = [
     (
         CHAT,
         Analysis(input_tokens=60, output_tokens_max=41),
-        "the request is too long: about 60 tokens of input and 41 asked for by max_tokens;"
-        " its window has 100",
+        (
+            "the request is too long: about 60 tokens of input and 41 asked for by max_tokens;"
+            " its window has 100"
+        ),
     ),
     (NO_WINDOW, Analysis(input_tokens=10**9), None),
     (

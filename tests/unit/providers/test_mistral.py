@@ -91,10 +91,10 @@ ROWS: list[Row] = [
         ("invalid_request", "never", 400),
         "Expected last role",
     ),
-    (401, {"detail": "Unauthorized"}, {}, ("forbidden", "other", 502), "Unauthorized"),
+    (401, {"detail": "Unauthorized"}, {}, ("forbidden", "other", 502), "credential"),
     (
         401,
-        {"message": "it refused the gateway's credential", "request_id": "0f"},
+        {"message": "Unauthorized", "request_id": "0f"},
         {},
         ("forbidden", "other", 502),
         "it refused the gateway's credential",

@@ -392,3 +392,47 @@ async def test_another_process_is_refused(tmp_path: Path) -> None:
     assert "another windvane process" in second.stdout
     # The lock went with its holder.
     await SqliteLedger(tmp_path).aclose()
+
+
+def test_a_segment_is_never_written_over(open_journal: Open, sink: Sink) -> None:
+    """A settlement may come after the end: its hold, in the segment that was kept, must stay."""
+    journal = open_journal()
+    for number in (1, 2, 3):
+        journal.hold(hold(number))
+    journal.close()
+    journal.settle(settlement(2))
+    with pytest.raises(InternalServerError, match="closed"):
+        journal.hold(hold(4))
+    found = {entry.attempt_id: entry.certainty for entry in open_journal().replay()}
+    assert found == {
+        "req_1-1": Certainty.ASSUMED,
+        "req_2-1": Certainty.EXACT,
+        "req_3-1": Certainty.ASSUMED,
+    }
+
+
+def test_a_segment_damaged_in_its_midst_is_kept(open_journal: Open, tmp_path: Path) -> None:
+    journal = open_journal()
+    for number in (1, 2, 3):
+        journal.hold(hold(number))
+    path = tmp_path / "000001.journal"
+    data = bytearray(path.read_bytes())
+    data[len(records(path)) // 2] ^= 1
+    path.write_bytes(data)
+    again = open_journal()
+    assert [entry.attempt_id for entry in again.replay()] == ["req_1-1"]
+    again.forget_replayed()
+    assert path.with_suffix(".damaged").exists()
+
+
+async def test_an_entry_the_table_refuses_does_not_stop_the_ledger(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path)
+    ledger.journal.hold(hold(1))
+    ledger.journal.settle(settlement(1, hold_nano_usd=NanoUsd(2**63 + 1)))
+    ledger.journal.hold(hold(2))
+    ledger.journal.settle(settlement(2))
+    assert (await ledger.totals()).cost_nano_usd == 2
+    await ledger.aclose()
+    again = SqliteLedger(tmp_path)
+    assert list(await again.entries_of("req_2")) == [settlement(2)]
+    await again.aclose()

@@ -152,3 +152,22 @@ def test_an_envelope_has_all_that_the_stricter_client_demands() -> None:
     (body,) = Told().write(chunk(ChunkChoice(content="x"), id=""))
     assert body["id"]
     assert (body["object"], body["created"], body["model"]) == ("chat.completion.chunk", 7, "m")
+
+
+def test_a_choice_that_finishes_twice_gives_its_calls_once() -> None:
+    """Some servers say the finish reason again beside the usage."""
+    fold = Fold()
+    writer = ChatStreamWriter(Dialect.OPENAI, fold, include_usage=False)
+    call = ToolCallDelta(index=0, id="c1", name="f", arguments="{}")
+    written = b""
+    for piece in (
+        ChunkChoice(tool_calls=[call]),
+        ChunkChoice(finish_reason=FinishReason.TOOL_CALLS),
+        ChunkChoice(finish_reason=FinishReason.TOOL_CALLS),
+    ):
+        chunk = Chunk(id="i", model="m", created=1, choices=[piece])
+        fold.add(chunk)
+        written += writer.write([chunk])
+    written += writer.end(Usage(input_tokens=1, output_tokens=1), None)
+    assert written.count(b'"tool_calls":[') == 1
+    assert written.count(b'"finish_reason":"tool_calls"') == 1

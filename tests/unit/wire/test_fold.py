@@ -109,3 +109,17 @@ def test_nothing_folds_into_nothing() -> None:
     assert not fold.is_finished
     assert fold.completion().choices == []
     assert fold.completion().usage is None
+
+
+def test_another_id_under_the_same_index_is_another_call() -> None:
+    """Some servers number none of their calls."""
+    fold = Fold()
+    for name, arguments in (("a", '{"a":1}'), ("b", '{"b":1}')):
+        delta = ToolCallDelta(index=0, id=name, name=name, arguments=arguments)
+        choices = [ChunkChoice(tool_calls=[delta])]
+        fold.add(Chunk(id="i", model="m", created=1, choices=choices))
+    calls = fold.calls_of(0)
+    assert [(call.id, call.index, call.function.arguments) for call in calls] == [
+        ("a", 0, '{"a":1}'),
+        ("b", 1, '{"b":1}'),
+    ]
