@@ -12,7 +12,7 @@ from benchmarks import layout, peers
 from benchmarks.procfs import PROC
 
 VERSION_TIMEOUT_S = 5
-MEASURED_PACKAGES = ("uvicorn", "uvloop", "httptools", "msgspec", "pyqwest")
+MEASURED_PACKAGES = ("uvicorn", "uvloop", "httptools", "msgspec")
 
 
 def line() -> str:
