@@ -391,9 +391,7 @@ def test_a_caller_who_leaves_midway_pays_for_what_came() -> None:
         << Said("one two ")
         >> leaves()
         << HungUp("one/small")
-        << Settled(
-            "estimated", "cancelled", output_tokens=5
-        )  # two came, two may be on the way, one for good measure
+        << Settled("estimated", "cancelled", output_tokens=7)  # two came, up to four are on the way
         << Left()
     ).run()
 

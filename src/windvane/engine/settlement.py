@@ -37,6 +37,8 @@ TOKENS_UNBOUNDED = 131_072
 CANCELLED = "cancelled"
 IN_FLIGHT_S = 0.05
 """What is said while a cancellation travels to the provider and back."""
+LAST_READ_PIECES = 4
+"""And what a read had brought that was cut off before it was looked at."""
 ESTIMATE_MARGIN = 1.1
 """An estimate of input errs upwards by this, besides what exact usage has taught."""
 CHARS_PER_TOKEN_MIN = 3
@@ -149,7 +151,8 @@ class Settlement:
             self._learn(exchange, attempt, answer.usage)
             self._settle(exchange, attempt, answer.usage, Certainty.EXACT, outcome)
         else:
-            usage = self._estimate(exchange, attempt, 1, _chars_of(answer))
+            # No count of pieces helps here: short words make two characters a token.
+            usage = self._estimate(exchange, attempt, _chars_of(answer) // 2, 0)
             self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
 
     def settle_delivered(
@@ -202,9 +205,9 @@ class Settlement:
     def _in_flight(self, attempt: Attempt, fold: Fold) -> int:
         """About how many more pieces the provider had made when it learned of the end."""
         if attempt.first_chunk_s is None:
-            return 1
+            return LAST_READ_PIECES
         elapsed_s = max(self._clock.monotonic_s() - attempt.first_chunk_s, IN_FLIGHT_S)
-        return math.ceil(fold.chunks * IN_FLIGHT_S / elapsed_s)
+        return max(math.ceil(fold.chunks * IN_FLIGHT_S / elapsed_s), LAST_READ_PIECES)
 
     def _estimate(self, exchange: Exchange, attempt: Attempt, pieces: int, chars: int) -> Usage:
         analysis = exchange.analysis
