@@ -161,8 +161,11 @@ def test_a_record_with_any_byte_changed_is_not_believed(open_journal: Open, tmp_
             data = bytearray(whole)
             data[place] ^= bit
             bent.write_bytes(data + b"\0" * 64)
+            believed = []
             with suppress(DamagedSegmentError):  # a changed length leaves bytes behind the record
-                assert list(read_segment(bent)) == [], place
+                for entry in read_segment(bent):
+                    believed.append(entry)
+            assert believed == [], place
 
 
 def test_a_full_segment_is_followed_by_another(open_journal: Open, tmp_path: Path) -> None:
