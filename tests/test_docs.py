@@ -163,8 +163,12 @@ def command_of(name: str) -> click.Command:
 
 
 def options_of(name: str) -> set[str]:
-    options = [each for each in command_of(name).params if isinstance(each, click.Option)]
-    return {spelling for option in options for spelling in option.opts}
+    """Its options, and for a group those of its commands."""
+    command = command_of(name)
+    commands = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    options = [each for one in commands for each in one.params if isinstance(each, click.Option)]
+    spelt = {spelling for option in options for spelling in (*option.opts, *option.secondary_opts)}
+    return {spelling for spelling in spelt if spelling.startswith("--")}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,6 +3,8 @@
 The only place that knows both the ports and their adapters.
 """
 
+import os
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -11,21 +13,34 @@ import msgspec
 from windvane import system
 from windvane.config.resolve import resolve
 from windvane.config.schema import Config
+from windvane.core.budgets import BudgetTable, Period, bounds
+from windvane.core.keys import VirtualKey
+from windvane.core.limits import RateTable
+from windvane.core.principal import GLOBAL, SCOPE_KINDS, Scope
 from windvane.engine.engine import Engine
+from windvane.engine.keyring import KeyDesk, Keyring, key_digest, tables_of
 from windvane.engine.snapshot import Snapshot
+from windvane.engine.upkeep import Retention
 from windvane.ports.clock import Clock
 from windvane.ports.observer import Observer
-from windvane.ports.stores import Journal
-from windvane.stores.memory import MemoryLedger
+from windvane.ports.stores import Journal, KeyStore, LedgerStore
+from windvane.stores.memory import MemoryBudgets, MemoryKeys, MemoryLedger, MemoryLimits
+from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.sqlite import SqliteLedger
+from windvane.stores.tiers import TieredCache
+from windvane.telemetry.alerts import AlertLog, Webhook
 from windvane.transport.http1 import Http1Transport
 
 IN_MEMORY = ":memory:"
 """The `data_dir` that keeps nothing."""
+PEPPER_FILE = "pepper"
+ADMIN_FILE = "admin.key"
+"""The key of whoever may read the data folder: the command line administers a running gateway by it."""
 
 
 def snapshot_of(config: Config, clock: Clock | None = None) -> Snapshot:
-    """Resolve `config` as of today. Raises ConfigError with every problem found."""
+    """Resolve `config` as of today, for looking at: its pepper is no gateway's. Raises ConfigError
+    with every problem found."""
     clock = clock or system.SystemClock()
     return resolve(config, pepper=system.new_secret(), day=today(clock))
 
@@ -34,31 +49,170 @@ def today(clock: Clock) -> date:
     return datetime.fromtimestamp(clock.wall_us() / 1_000_000, UTC).date()
 
 
-def build_engine(config: Config, observers: tuple[Observer, ...] = ()) -> Engine:
-    """An engine on the real clock, network and disk. Call it inside the loop that will run it.
+async def open_engine(config: Config, observers: tuple[Observer, ...] = ()) -> Engine:
+    """An engine on the real clock, network and disk. Close it in the loop that opened it.
 
-    Raises ConfigError, and RuntimeError when another process has the ledger open.
+    Raises ConfigError, and RuntimeError when the ledger cannot be opened: another process has it,
+    it is damaged, or a newer version wrote it.
     """
     clock = system.SystemClock()
-    rng = system.new_rng()
-    snapshot = snapshot_of(config, clock)
+    resolve(config, pepper=b"", day=today(clock))  # a wrong configuration must touch no file
     ledger: MemoryLedger | SqliteLedger
+    keys: KeyStore
+    local_admin = None
     if config.data_dir == IN_MEMORY:
-        ledger = MemoryLedger()
+        ledger, keys = MemoryLedger(), MemoryKeys()
         journal: Journal = ledger
+        pepper = system.new_secret()
     else:
-        ledger = SqliteLedger(Path(config.data_dir))
+        folder = Path(config.data_dir)
+        ledger = keys = SqliteLedger(folder)
         journal = ledger.journal
+        pepper = _pepper(config, folder)
+        local_admin = key_digest(pepper, _local_admin_key(folder))
+    try:
+        return await _assemble(config, pepper, local_admin, ledger, journal, keys, clock, observers)
+    except BaseException:
+        await ledger.aclose()
+        raise
+
+
+async def _assemble(
+    config: Config,
+    pepper: bytes,
+    local_admin: bytes | None,
+    ledger: LedgerStore,
+    journal: Journal,
+    keys: KeyStore,
+    clock: Clock,
+    observers: tuple[Observer, ...],
+) -> Engine:
+    made = await keys.keys()
+    snapshot = resolve(config, pepper=pepper, day=today(clock))
+    keyring = Keyring(
+        pepper=pepper,
+        fixed=snapshot.keys,
+        made=made,
+        roll=system.roll,
+        clock=clock,
+        local_admin=local_admin,
+    )
+    budget_table, rate_table = tables_of(
+        made, BudgetTable(snapshot.budgets), RateTable(snapshot.rates)
+    )
+    budgets = await open_budgets(budget_table, ledger, clock.wall_us())
+    limits = MemoryLimits(rate_table)
+    desk = KeyDesk(
+        keyring=keyring, store=keys, ledger=ledger, budgets=budgets, limits=limits, clock=clock
+    )
+    transport = Http1Transport()
+    beside: list[Webhook | Retention] = []
+    if config.alerts.webhook is not None:
+        webhook = Webhook(config.alerts.webhook, transport)
+        beside.append(webhook)
+        observers = (*observers, webhook)
+    if config.ledger.retention_days is not None:
+        beside.append(Retention(ledger, clock, config.ledger.retention_days))
     return Engine(
         snapshot=snapshot,
-        transport=Http1Transport(),
+        cache=_cache_of(config, clock),
+        transport=transport,
         journal=journal,
         ledger=ledger,
+        budgets=budgets,
+        limits=limits,
+        keyring=keyring,
+        desk=desk,
         clock=clock,
         ids=system.SystemIds(),
-        rng=rng,
-        observers=observers,
+        rng=system.new_rng(),
+        observers=(*observers, AlertLog()),
+        beside=tuple(beside),
     )
+
+
+def _cache_of(config: Config, clock: Clock) -> TieredCache | None:
+    """The cache, from what is nearest to what is shared; None when nothing is to be kept."""
+    if config.cache.scope is None:
+        return None
+    memory = MemoryCache(
+        config.cache.memory_bytes_max,
+        monotonic_s=clock.monotonic_s,
+        rng=system.new_rng(),
+        entry_bytes_max=config.cache.entry_bytes_max,
+    )
+    return TieredCache(memory)
+
+
+async def open_budgets(table: BudgetTable, ledger: LedgerStore, now_us: int) -> MemoryBudgets:
+    """Budgets with what the ledger says was spent in the periods around now."""
+    opening: dict[Period, dict[Scope, int]] = {}
+    if not table.is_empty:
+        kinds = {name.partition(":")[0] for name in table.terms}
+        for period in Period:
+            spent: dict[Scope, int] = {}
+            for kind in (GLOBAL, *SCOPE_KINDS):
+                if kind in kinds:
+                    spent |= await ledger.spent_by(kind, bounds(period, now_us)[0])
+            opening[period] = spent
+    return MemoryBudgets(table, opening, now_us)
+
+
+async def open_desk(config: Config) -> tuple[KeyDesk, SqliteLedger]:
+    """What `windvane keys` works with while no gateway runs. The ledger must be closed.
+
+    Raises RuntimeError when a gateway has it open.
+    """
+    clock = system.SystemClock()
+    folder = Path(config.data_dir)
+    ledger = SqliteLedger(folder)
+    try:
+        pepper = _pepper(config, folder)
+        made: Sequence[VirtualKey] = await ledger.keys()
+        snapshot = resolve(config, pepper=pepper, day=today(clock))
+        keyring = Keyring(
+            pepper=pepper, fixed=snapshot.keys, made=made, roll=system.roll, clock=clock
+        )
+        desk = KeyDesk(
+            keyring=keyring,
+            store=ledger,
+            ledger=ledger,
+            budgets=MemoryBudgets(BudgetTable({})),
+            limits=MemoryLimits(RateTable({})),
+            clock=clock,
+        )
+    except BaseException:
+        await ledger.aclose()
+        raise
+    return desk, ledger
+
+
+def _pepper(config: Config, folder: Path) -> bytes:
+    """The secret that digests of keys are made with: configured, or kept beside the ledger."""
+    if config.auth.pepper is not None:
+        return config.auth.pepper.encode()[:64]
+    return bytes.fromhex(_kept(folder / PEPPER_FILE, system.new_secret().hex()))
+
+
+def _local_admin_key(folder: Path) -> str:
+    return _kept(folder / ADMIN_FILE, f"sk-wv-adm-{system.new_secret().hex()}")
+
+
+def _kept(path: Path, fresh: str) -> str:
+    """The secret in a file that only its owner may read; made with `fresh` when there is none."""
+    if not path.exists():
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "w") as out:
+            out.write(fresh)
+            out.flush()
+            os.fsync(file)
+        draft.rename(path)
+    kept = path.read_text().strip()
+    if not kept:
+        raise RuntimeError(f"{path} is empty: restore it from a backup")
+    return kept
 
 
 def in_memory(config: Config) -> Config:

@@ -37,6 +37,11 @@ def new_secret(bytes_count: int = 32) -> bytes:
     return secrets.token_bytes(bytes_count)
 
 
+def roll(bits: int) -> int:
+    """Dice for secrets."""
+    return secrets.randbits(bits)
+
+
 def environment() -> Mapping[str, str]:
     """The process's environment, read at the call."""
     return os.environ

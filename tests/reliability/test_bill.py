@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from windvane.assembly import build_engine
+from windvane.assembly import open_engine
 from windvane.config import Config
 from windvane.config.schema import ProviderConfig
 from windvane.core.retry import RetryPolicy
+from windvane.core.usage_report import UsageQuery
 from windvane.engine.snapshot import Timeouts
 from windvane.gateway.app import Gateway
 from windvane.gateway.server import ServerLimits, make_server
@@ -79,7 +80,7 @@ async def _gateway(simulator, data_dir):
         retry=RetryPolicy(backoff_base_s=0.001),
     )
     metrics = Metrics()
-    engine = build_engine(config, (metrics,))
+    engine = await open_engine(config, (metrics,))
     limits = ServerLimits(head_timeout_s=10.0, connections_max=1_000)
     server = make_server(Gateway(engine, config, metrics), host="127.0.0.1", port=0, limits=limits)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -152,8 +153,10 @@ async def test_all_reckonings_of_the_same_money_agree(simulate, call, chat, audi
         json_wanted = (("accept", "application/json"),)
         stats = json.loads((await call(port, None, path="/user/stats")).body)
         metrics = json.loads((await call(port, None, path="/metrics", headers=json_wanted)).body)
-        totals = await engine.ledger.totals()
-        by_model = await engine.ledger.totals_by("resolved_model")
+        (whole,) = await engine.ledger.usage(UsageQuery())
+        totals = whole.totals
+        rows = await engine.ledger.usage(UsageQuery(by=("model",)))
+        by_model = {row.group[0]: row.totals for row in rows}
         ledger = []
         for request_id in {row.attempt.rpartition("-")[0] for row in simulator.bill.rows}:
             ledger += [

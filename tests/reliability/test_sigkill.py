@@ -1,20 +1,27 @@
 """SIGKILL at any instant loses no acknowledged answer and bills nothing twice (M4).
 
-The instants are random and the clients busy: JSON and streams, fallbacks, callers who leave. After
-each kill the gateway is started again on the same folder and replays its journal. The simulator's
-bill is the witness.
+The instants are random and the clients busy: JSON and streams, fallbacks, callers who leave, users
+whose budgets are small. After each kill the gateway is started again on the same folder and replays
+its journal: what the dead one held is assumed, and each account has spent what the ledger says, within
+its limit. The simulator's bill is the witness.
 """
 
 import asyncio
+import json
 import os
 import random
+import sqlite3
+from collections import Counter
 
 import pytest
 
-KILLS = int(os.environ.get("WINDVANE_KILLS", "300"))
+KILLS = int(os.environ.get("WINDVANE_KILLS", "500"))
 LANES = 2
 KILLS_PER_AUDIT = 25
 CLIENTS = 6
+BUDGETS = {"global": {"total": 10}, "user:*": {"total": 0.01}, "key:anonymous": {"total": 9}}
+KILLS_PER_USER = 4
+"""So often a user's money is tried before the next one comes."""
 LOAD_S_MAX = 0.4
 """A kill strikes within this of the gateway's first request."""
 
@@ -34,11 +41,16 @@ class Clients:
     """Callers who ask until the gateway dies, and remember what they were told."""
 
     def __init__(self, call, chat, rng):
-        self._call = call
+        self.call = call
         self._chat = chat
         self._rng = rng
         self.acknowledged = {}
         self.calls = 0
+        self.refused = 0
+        self.kills = 0
+
+    def body(self, text, user):
+        return self._chat(text, model="mistral-small-latest", max_tokens=1, user=user)
 
     async def ask_until_killed(self, port, is_killed):
         async with asyncio.TaskGroup() as group:
@@ -53,7 +65,12 @@ class Clients:
                 rng.choice(TEXTS), model=rng.choice(MODELS), stream=rng.random() < 0.5
             )
             leave_after = rng.choice((None, None, None, 1, 900, 3000))
-            said = await self._call(port, body, leave_after_bytes=leave_after)
+            if rng.random() < 0.3:
+                body["max_tokens"] = rng.choice((16, 200))
+            if rng.random() < 0.5:
+                body["user"] = f"u{self.kills // KILLS_PER_USER}"
+            said = await self.call(port, body, leave_after_bytes=leave_after)
+            self.refused += said.status == 429 and b"budget_exceeded" in said.body
             if said.is_acknowledged:
                 assert said.request_id not in self.acknowledged
                 self.acknowledged[said.request_id] = said.cost_nano_usd
@@ -62,8 +79,10 @@ class Clients:
 async def _lane(place, clients, rng, kills, audit):
     """Kill `kills` times; return what the audits found wrong."""
     for kill in range(1, kills + 1):
+        clients.kills = kill
         gateway = await place.gateway()
         try:
+            await _check_accounts(place, gateway.port, clients)
             is_killed = asyncio.Event()
             asking = asyncio.ensure_future(clients.ask_until_killed(gateway.port, is_killed))
             # The one sleep that must be: its length is the experiment.
@@ -75,6 +94,44 @@ async def _lane(place, clients, rng, kills, audit):
             await gateway.end()
         if kill % KILLS_PER_AUDIT == 0 or kill == kills:
             await _audit(place, clients, audit)
+
+
+async def _check_accounts(place, port, clients):
+    """A gateway that has just come up: its accounts say what the ledger does, each within its limit."""
+    user = f"u{clients.kills // KILLS_PER_USER}"
+    # An account of a kind is opened by its first use: a question of one word.
+    await clients.call(port, clients.body("Word", user))
+    async with asyncio.timeout(10):
+        while True:
+            stands = await _standings(clients, port, (place.data / "admin.key").read_text())
+            said = {each["scope"]: each["spent_nano_usd"] for each in stands}
+            is_at_rest = not any(each["held_nano_usd"] for each in stands)
+            if is_at_rest and said == _spent(place.data / "ledger.db", user):
+                break
+            # The last entries are on their way to the file for a fraction of a second.
+            await asyncio.sleep(0.02)
+    for each in stands:
+        assert each["spent_nano_usd"] <= each["limit_nano_usd"], each
+
+
+async def _standings(clients, port, key):
+    headers = (("authorization", f"Bearer {key.strip()}"),)
+    said = await clients.call(port, None, path="/admin/budgets", headers=headers)
+    assert said.status == 200, said.body
+    return json.loads(said.body)["data"]
+
+
+def _spent(path, user):
+    """What the ledger says of the three scopes, row by row."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        rows = connection.execute(
+            "SELECT user, sum(cost_nano_usd) FROM ledger GROUP BY 1"
+        ).fetchall()
+    finally:
+        connection.close()
+    total = sum(cost for _, cost in rows)
+    return {"global": total, "key:anonymous": total, f"user:{user}": dict(rows).get(user, 0)}
 
 
 async def _audit(place, clients, audit):
@@ -89,6 +146,12 @@ async def _audit(place, clients, audit):
     ledger, bill = place.ledger(), await place.bill()
     wrong = audit(ledger, bill, clients.acknowledged)
     assert not wrong, f"{len(wrong)} findings: {wrong[:5]}"
+    by_user = Counter()
+    for row in ledger:
+        if row["user"] is not None:
+            by_user[row["user"]] += row["cost_nano_usd"]
+    limit = int(BUDGETS["user:*"]["total"] * 1_000_000_000)
+    assert max(by_user.values()) <= limit, by_user
     certainties = sorted(row["certainty"] for row in ledger)
     counts = {name: certainties.count(name) for name in dict.fromkeys(certainties)}
     true = {row["attempt"]: row["nano_usd"] for row in bill}
@@ -99,14 +162,21 @@ async def _audit(place, clients, audit):
     print(
         f"\n{place.folder.name}: {clients.calls} calls, {len(clients.acknowledged)} acknowledged,"
         f" {len(bill)} billed, {len(ledger)} on the ledger {counts},"
-        f" {low} estimates below the bill"
+        f" {low} estimates below the bill; {clients.refused} refused by a budget, the dearest user"
+        f" spent {max(by_user.values()) / limit:.1%} of it"
     )
+
+
+def _set_budgets(path):
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "budgets": BUDGETS}))
 
 
 async def _kill(world, call, chat, audit, *, kills, lanes):
     async def one(number):
         rng = random.Random(f"sigkill {number}")
         async with world(f"lane-{number}", ttft_ms=4, tokens_per_s=1000, jitter=0.6) as place:
+            _set_budgets(place.folder / "windvane.yaml")
             clients = Clients(call, chat, rng)
             await _lane(place, clients, rng, kills, audit)
             return clients
@@ -114,6 +184,7 @@ async def _kill(world, call, chat, audit, *, kills, lanes):
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(number)) for number in range(lanes)]
     assert sum(len(task.result().acknowledged) for task in tasks) > kills
+    assert kills < 20 or sum(task.result().refused for task in tasks) > kills
 
 
 async def test_five_kills_lose_nothing_and_double_nothing(world, call, chat, audit):

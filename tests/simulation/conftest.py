@@ -2,7 +2,7 @@
 
 import pytest
 
-SEEDS = 30
+SEEDS = 100
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,14 +1,19 @@
 """The auditor catches what it is there for. A check that cannot fail proves nothing."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
+from windvane.core.budgets import Account
 from windvane.core.ledger import LedgerEntry
+from windvane.core.limits import RateLease, RateRefusal
 from windvane.core.money import NanoUsd
 from windvane.core.usage import Certainty
+from windvane.engine.bounding import Bound, Bounder
 from windvane.ports.stores import Journal
+from windvane.stores.memory import MemoryBudgets, MemoryLimits
 from windvane.testing import Stage, World, run_virtual
 from windvane.testing.answers import Ends, Piece, completion, json_head
 from windvane.testing.upstream import Call
@@ -92,6 +97,124 @@ class HoldsTwice(Bent):
 def test_an_engine_that_does_not_do_as_it_should(bent: type[Bent], found: str) -> None:
     with pytest.raises(AssertionError, match=found):
         World(1, before_audit=bent).run()
+
+
+class NeverRefuses(MemoryBudgets):
+    """Whatever is asked for is granted."""
+
+    def hold(self, attempt_id: str, scopes: Any, amount: int, at_us: int) -> Account | None:
+        accounts = self.accounts(scopes, at_us)
+        limits = [account.limit for account in accounts]
+        for account in accounts:
+            account.limit = None
+        super().hold(attempt_id, scopes, amount, at_us)
+        for account, limit in zip(accounts, limits, strict=True):
+            account.limit = limit
+        return None
+
+    def accounts(self, scopes: Any, at_us: int) -> tuple[Account, ...]:
+        found = super().accounts(scopes, at_us)
+        for account in found:
+            account.spent = min(account.spent, (account.limit or 0) // 2)
+        return found
+
+
+class ForgetsCosts(MemoryBudgets):
+    """A hold that ends leaves nothing behind."""
+
+    def settle(self, attempt_id: str, cost: int) -> tuple[Account, ...]:
+        return super().settle(attempt_id, 0)
+
+
+class KeepsHolds(MemoryBudgets):
+    """A hold that ends is spent, and held for ever."""
+
+    def settle(self, attempt_id: str, cost: int) -> tuple[Account, ...]:
+        for account in (accounts := super().settle(attempt_id, cost)):
+            account.held += 1
+        return accounts
+
+
+class LooksAtOneScope(MemoryBudgets):
+    """Only the key's own budget is held."""
+
+    def accounts(self, scopes: Any, at_us: int) -> tuple[Account, ...]:
+        return super().accounts(tuple(scopes)[1:2], at_us)
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        (NeverRefuses, "over its limit"),
+        (ForgetsCosts, "over its limit"),
+        (KeepsHolds, "were settled"),
+        (LooksAtOneScope, "over its limit|were settled"),
+    ],
+)
+def test_a_store_that_gives_too_much_or_keeps_no_books(
+    broken: type[MemoryBudgets], found: str
+) -> None:
+    with pytest.raises(AssertionError, match=found):
+        for seed in range(20):
+            World(seed, exchanges=300, new_budgets=broken).run()
+
+
+class HoldsTooLittle(Bounder):
+    """A part of the worst case is held."""
+
+    def bound(self, *given: Any) -> Bound:
+        bound = super().bound(*given)
+        part = None if bound.hold_nano_usd is None else NanoUsd(bound.hold_nano_usd // 20)
+        return msgspec.structs.replace(bound, hold_nano_usd=part)
+
+
+def test_an_engine_that_holds_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windvane.engine.settlement.Bounder", HoldsTooLittle)
+    with pytest.raises(AssertionError, match="below what honest providers billed"):
+        for seed in range(5):
+            World(seed).run()
+
+
+class NeverFull(MemoryLimits):
+    """All come in."""
+
+    def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
+        return None
+
+
+class KeepsNoSlots(MemoryLimits):
+    """Slots are given back at once."""
+
+    def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
+        refusal = super().take_request(scopes, lease, now_us)
+        for slots in lease._slots:
+            slots.running -= 1
+        lease._slots.clear()
+        return refusal
+
+
+class GivesBackTwice(MemoryLimits):
+    """Each request that comes in pays for the next."""
+
+    def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
+        refusal = super().take_request(scopes, lease, now_us)
+        for bucket, end in lease._requests:
+            bucket.correct(1, 0, end, now_us)
+        return refusal
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        (NeverFull, "above its rate|run at once"),
+        (KeepsNoSlots, "run at once"),
+        (GivesBackTwice, "above its rate"),
+    ],
+)
+def test_limits_that_let_too_many_in(broken: type[MemoryLimits], found: str) -> None:
+    with pytest.raises(AssertionError, match=found):
+        for seed in range(10):
+            World(seed, exchanges=500, new_limits=broken).run()
 
 
 class _Unsound(World):

@@ -22,7 +22,7 @@ import pytest
 import uvloop
 from mistralai.client import Mistral
 
-from windvane.assembly import IN_MEMORY, build_engine
+from windvane.assembly import IN_MEMORY, open_engine
 from windvane.config import Config
 from windvane.config.schema import AuthConfig, KeyConfig, LimitsConfig, ProviderConfig
 from windvane.core.events import ExchangeEnded
@@ -96,6 +96,8 @@ class Surface:
     def begin_test(self) -> None:
         self._seen = len(self.sim.tape)
         self.ended.forget()
+        # A refusal that one test provoked must not make the next one wait.
+        self.engine.room.forget()
 
     def until(self, happened: Callable[[], bool]) -> None:
         """Wait for what the simulator notes on its own thread and tells nobody."""
@@ -141,7 +143,7 @@ async def _serve(ready: "queue.SimpleQueue[Surface]", stop: threading.Event) -> 
     await sim.start()
     config = config_for(sim.url)
     metrics, ended = Metrics(), Ended()
-    engine = build_engine(config, (metrics, ended))
+    engine = await open_engine(config, (metrics, ended))
     limits = ServerLimits(
         head_timeout_s=config.limits.head_timeout_s,
         connections_max=config.limits.connections_max,

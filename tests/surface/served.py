@@ -20,11 +20,12 @@ from typing import Any
 import msgspec
 import uvloop
 
-from windvane.assembly import IN_MEMORY, build_engine
+from windvane.assembly import IN_MEMORY, open_engine
 from windvane.config import Config
 from windvane.config.schema import LimitsConfig, ProviderConfig
 from windvane.core.events import AttemptSettled, Event, ExchangeEnded
 from windvane.core.retry import RetryPolicy
+from windvane.core.usage_report import UsageQuery
 from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway
 from windvane.gateway.server import ServerLimits, make_server
@@ -128,7 +129,8 @@ class Served:
 
     def totals(self) -> Any:
         async def read() -> Any:
-            return await self.engine.ledger.totals()
+            (whole,) = await self.engine.ledger.usage(UsageQuery())
+            return whole.totals
 
         return asyncio.run_coroutine_threadsafe(read(), self.loop).result(WAIT_S)
 
@@ -209,7 +211,7 @@ async def _serve(
     await sim.start()
     config = config_for(sim.url, **settings)
     metrics, seen = Metrics(), Seen()
-    engine = build_engine(config, (metrics, RequestLog(), seen))
+    engine = await open_engine(config, (metrics, RequestLog(), seen))
     limits = ServerLimits(
         head_timeout_s=config.limits.head_timeout_s,
         connections_max=config.limits.connections_max,

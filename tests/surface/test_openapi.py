@@ -24,6 +24,7 @@ from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.gateway.data_plane.app import ENDPOINTS, PREFIX
 
 KEY = "sk-openapi-tests"
+ADMIN_KEY = "sk-openapi-admin"
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -38,7 +39,8 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with serving(auth=AuthConfig(keys=(KeyConfig(key=KEY, name="o"),))) as running:
+    auth = AuthConfig(keys=(KeyConfig(key=KEY, name="o"),), admin_key=ADMIN_KEY)
+    with serving(auth=auth) as running:
         running.headers = {"authorization": f"Bearer {KEY}"}
         yield running
 
@@ -69,7 +71,17 @@ OPERATIONS = (
     ("GET", "/providers"),
     ("GET", "/user/stats"),
     ("GET", "/admin/requests/{request_id}"),
+    ("GET", "/admin/keys"),
+    ("POST", "/admin/keys"),
+    ("GET", "/admin/keys/{key_id}"),
+    ("PATCH", "/admin/keys/{key_id}"),
+    ("DELETE", "/admin/keys/{key_id}"),
+    ("POST", "/admin/keys/{key_id}/rotate"),
+    ("GET", "/admin/budgets"),
+    ("GET", "/admin/usage"),
 )
+HAVE_INPUT = ("POST", "PATCH")
+HAVE_QUESTIONS = ("/admin/usage", "/admin/budgets")
 
 
 def test_the_operations_tested_below_are_all_there_are(document):
@@ -93,13 +105,14 @@ def with_known_model(body: Any) -> None:
         (method, path, mode)
         for method, path in OPERATIONS
         for mode in GenerationMode
-        if mode.is_positive or method == "POST"
+        if mode.is_positive or method in HAVE_INPUT or path in HAVE_QUESTIONS
     ],
 )
 def test_what_is_served_is_what_is_documented(served, api, method, path, mode):
     """Requests the document allows, and requests it does not."""
     operation = api[path][method]
-    has_input = method == "POST" or "{" in path
+    has_input = method in HAVE_INPUT or "{" in path or path in HAVE_QUESTIONS
+    key = ADMIN_KEY if path.startswith("/admin/") else KEY
 
     @settings(
         max_examples=20 if has_input else 2,
@@ -114,7 +127,7 @@ def test_what_is_served_is_what_is_documented(served, api, method, path, mode):
         if mode.is_positive:
             with_known_model(case.body)
         case.call_and_validate(
-            headers={"Authorization": f"Bearer {KEY}"}, checks=CHECKS, timeout=10
+            headers={"Authorization": f"Bearer {key}"}, checks=CHECKS, timeout=10
         )
 
     ask()
@@ -159,7 +172,9 @@ def test_the_documented_request_takes_ours_and_refuses_others(document):
 def test_what_needs_a_key_is_documented_to_need_one(document, served):
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            shown = path.format(model="auto", request_id="x")
-            data = chat() if method == "post" else None
-            reply = served.ask(data, path=shown, authorization="", host="gateway.example")
+            shown = path.format(model="auto", request_id="x", key_id="x")
+            data = chat() if method in ("post", "patch") else None
+            reply = served.ask(
+                data, path=shown, method=method.upper(), authorization="", host="gateway.example"
+            )
             assert (reply.status == 401) == bool(operation.get("security")), path

@@ -167,6 +167,25 @@ def test_a_head_that_is_wrong_is_refused_and_the_connection_closed(served, case)
     assert len(served.sim.tape) == before
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
+def test_a_probe_may_ask_for_the_head_alone(served, path):
+    head = f"HEAD {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+    answer = served.talk(head.encode())
+    assert status(answer) == 200
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_head_of_the_data_plane_has_no_body(served):
+    """It is refused, and the connection serves on."""
+    with served.open() as connection:
+        connection.sendall(b"HEAD /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        answer = connection.recv(65536)
+        assert status(answer) == 405
+        assert answer.endswith(b"\r\n\r\n")
+        connection.sendall(GET + b"\r\n")
+        assert status(connection.recv(65536)) == 200
+
+
 def test_100_headers_are_allowed(served):
     sent = GET + b"".join(b"x%d: 1\r\n" % n for n in range(98)) + b"connection: close\r\n\r\n"
     assert status(served.talk(sent)) == 200

@@ -322,7 +322,7 @@ def test_an_answer_says_what_was_done_and_at_what_price(ask, surface, model):
     assert answer.header("x-router-model") == model
     assert answer.header("x-router-reason") == "asked for by name"
     assert answer.header("x-router-attempts") == "1"
-    assert answer.header("cache-status") == "Windvane; fwd=miss"
+    assert answer.header("cache-status") == "Windvane; fwd=bypass"
     assert float(answer.header("x-router-latency-ms")) > 0
     assert re.fullmatch(r"upstream;dur=[\d.]+, gateway;dur=[\d.]+", answer.header("server-timing"))
     metadata = answer.json["router_metadata"]

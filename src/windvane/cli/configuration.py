@@ -7,6 +7,9 @@ import click
 from windvane import system
 from windvane.config import Config, ConfigError, load_config
 
+ADDRESS_FILE = "address"
+"""In the data folder: where the gateway that has it open listens."""
+
 
 def read_config(path: Path | None) -> Config:
     """The configuration. Exits with status 1, printing every problem, when it cannot be used."""

@@ -13,7 +13,7 @@ import msgspec
 
 from windvane.assembly import in_memory
 from windvane.cli.configuration import read_config
-from windvane.cli.serving import refuse_unsafe, run
+from windvane.cli.serving import run
 from windvane.config import Config
 from windvane.config.schema import KeyConfig, ProviderConfig
 from windvane.simulator import Simulator, SimulatorConfig
@@ -40,11 +40,10 @@ def command(host: str | None, port: int | None, path: Path | None) -> None:
         config.auth, keys=(*config.auth.keys, KeyConfig(key=key, name="demo")), open_metrics=True
     )
     config = msgspec.structs.replace(config, auth=auth)
-    refuse_unsafe(config)
     is_simulated = not config.providers
     run(
         config,
-        lambda address: _announce(address, key, config, is_simulated),
+        lambda address, _: _announce(address, key, config, is_simulated),
         _simulated if is_simulated else nullcontext,
     )
 

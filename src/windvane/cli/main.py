@@ -14,6 +14,10 @@ COMMANDS = {
     "check": "Check a configuration; print every problem.",
     "explain": "Show which model a prompt would go to, and why.",
     "models": "List models, prices and abilities.",
+    "prices": "Check prices: unknown, old, of models that end.",
+    "keys": "Make, list, change, rotate and revoke gateway keys.",
+    "usage": "Show what was used, by whom, when and for what.",
+    "budgets": "Show how every budget stands.",
 }
 """Command -> what it is for; each is `windvane.cli.<name>.command`."""
 

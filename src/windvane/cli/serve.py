@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from windvane.cli.configuration import read_config
-from windvane.cli.serving import refuse_unsafe, run
+from windvane.cli.serving import run
 from windvane.config import Config
 
 
@@ -24,18 +24,18 @@ def command(path: Path | None, host: str | None, port: int | None, insecure: boo
         port=config.port if port is None else port,
         insecure=insecure or config.insecure,
     )
-    refuse_unsafe(config)
     if not config.providers:
         raise click.ClickException(
             "no provider is configured: set MISTRAL_API_KEY (or OPENAI_API_KEY), name one in"
             " windvane.yaml, or try `windvane demo`, which needs no key"
         )
-    run(config, lambda address: _announce(address, config))
+    run(config, lambda address, keys: _announce(address, config, keys))
 
 
-def _announce(address: str, config: Config) -> None:
+def _announce(address: str, config: Config, keys: int) -> None:
     click.echo(f"windvane on {address}  (docs at {address}/docs)")
     names = ", ".join(config.providers)
-    count = len(config.auth.keys) + (config.auth.admin_key is not None)
-    keys = f"{count} key(s)" if count else "no key needed from loopback"
-    click.echo(f"providers: {names}; {keys}")
+    known = f"{keys} key{'' if keys == 1 else 's'}" if keys else "no key needed from loopback"
+    click.echo(f"providers: {names}; {known}")
+    if not keys:
+        click.echo("make a key with `windvane keys create NAME`; from then on every call needs one")

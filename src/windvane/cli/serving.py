@@ -2,30 +2,36 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from pathlib import Path
 
 import click
 import uvloop
 
-from windvane.assembly import build_engine
+from windvane.assembly import IN_MEMORY, open_engine
+from windvane.cli.configuration import ADDRESS_FILE
 from windvane.config import Config, ConfigError
 from windvane.config.resolve import is_loopback
+from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway
 from windvane.gateway.server import ServerLimits, make_server, serve_until_stopped
+from windvane.system import SystemClock
 from windvane.telemetry.logs import RequestLog, configure
 from windvane.telemetry.metrics import Metrics
 
-Announce = Callable[[str], None]
+Announce = Callable[[str, int], None]
+"""Told the address, and how many keys there are, once requests are taken."""
 Beside = Callable[[Config], AbstractAsyncContextManager[Config]]
 """What runs beside the gateway for as long as it does, and may change its configuration."""
 
 
-def refuse_unsafe(config: Config) -> None:
+def _refuse_unsafe(config: Config, engine: Engine) -> None:
     """Exit rather than serve strangers for free."""
-    if not is_loopback(config.host) and config.auth.is_open and not config.insecure:
+    is_open = engine.keyring.is_empty and config.auth.passthrough is None
+    if is_open and not is_loopback(config.host) and not config.insecure:
         raise click.ClickException(
             f"refusing to listen on {config.host} without a key: anyone who reaches it could spend."
-            " Set ALLOWED_API_KEYS, or say --insecure"
+            " Set ALLOWED_API_KEYS, make one with `windvane keys create`, or say --insecure"
         )
 
 
@@ -44,11 +50,16 @@ def run(config: Config, announce: Announce, beside: Beside = nullcontext) -> Non
 
 
 async def _serve(config: Config, announce: Announce, beside: Beside) -> None:
-    async with beside(config) as settled, _engine_of(settled) as (gateway, limits):
+    async with beside(config) as settled, _engine_of(settled) as (engine, gateway, limits):
+
+        def on_ready(address: str) -> None:
+            _leave_address(settled, address)
+            announce(address, _count_keys(engine))
+
         server = make_server(gateway, host=settled.host, port=settled.port, limits=limits)
         gateway.stops_when(lambda: server.should_exit)
         try:
-            await serve_until_stopped(server, announce)
+            await serve_until_stopped(server, on_ready)
         except OSError as error:
             raise click.ClickException(
                 f"cannot listen on {settled.host}:{settled.port} ({error.strerror}); choose another"
@@ -56,10 +67,24 @@ async def _serve(config: Config, announce: Announce, beside: Beside) -> None:
             ) from error
 
 
+def _leave_address(config: Config, address: str) -> None:
+    """Note where this gateway listens beside its ledger, for the commands that ask it."""
+    if config.data_dir != IN_MEMORY:
+        with suppress(OSError):  # without it, they go by the configuration
+            (Path(config.data_dir) / ADDRESS_FILE).write_text(address)
+
+
+def _count_keys(engine: Engine) -> int:
+    """Keys that work now: the configuration's, and those that were made."""
+    now_us = SystemClock().wall_us()
+    made = sum(key.is_live(now_us) for key in engine.keyring.keys)
+    return len(engine.keyring.fixed) + made
+
+
 @asynccontextmanager
-async def _engine_of(config: Config) -> AsyncIterator[tuple[Gateway, ServerLimits]]:
+async def _engine_of(config: Config) -> AsyncIterator[tuple[Engine, Gateway, ServerLimits]]:
     metrics = Metrics()
-    engine = build_engine(config, (metrics, RequestLog()))
+    engine = await open_engine(config, (metrics, RequestLog()))
     limits = ServerLimits(
         head_timeout_s=config.limits.head_timeout_s,
         connections_max=config.limits.connections_max,
@@ -67,6 +92,7 @@ async def _engine_of(config: Config) -> AsyncIterator[tuple[Gateway, ServerLimit
         new_request_id=engine.new_request_id,
     )
     try:
-        yield Gateway(engine, config, metrics), limits
+        _refuse_unsafe(config, engine)
+        yield engine, Gateway(engine, config, metrics), limits
     finally:
         await engine.aclose()

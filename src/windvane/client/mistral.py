@@ -4,6 +4,7 @@ The same engine, configuration and ledger as behind the gateway; no server, no R
 kept in memory unless a configuration names a folder.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +13,12 @@ from typing import Self
 import msgspec
 
 from windvane import system
-from windvane.assembly import IN_MEMORY, build_engine
+from windvane.assembly import IN_MEMORY, open_engine
 from windvane.config import Config, ConfigError, load_config
 from windvane.config.check import Problem
-from windvane.config.schema import ProviderConfig
+from windvane.config.schema import CacheConfig, ProviderConfig
 from windvane.core.chat import Completion, JsonObject
-from windvane.core.events import Event, ExchangeEnded
+from windvane.core.events import AttemptSettled, Event, ExchangeEnded
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import FaultKind, refuse
 from windvane.core.money import NANO_PER_USD
@@ -78,17 +79,19 @@ class _Counts:
         self.unpriced = 0
 
     def on(self, event: Event) -> None:
-        if not isinstance(event, ExchangeEnded):
+        if isinstance(event, AttemptSettled):
             entry = event.entry
             self.input_tokens += entry.input_tokens
             self.output_tokens += entry.output_tokens
             self.cost_nano_usd += entry.cost_nano_usd or 0
             self.unpriced += entry.cost_nano_usd is None
             return
+        if not isinstance(event, ExchangeEnded):
+            return
         self.requests += 1
         self.seconds += event.duration_s
         self.errors += event.status >= 400
-        self.cache_hits += event.cache_status == "hit"
+        self.cache_hits += event.cache_status in ("hit", "joined")
         self.fallbacks += len(set(event.models_tried)) > 1
         if event.model:
             self.by_model[event.model] = self.by_model.get(event.model, 0) + 1
@@ -100,8 +103,9 @@ class MistralClient:
     `api_key` defaults to `MISTRAL_API_KEY`; `api_base` to Mistral's own address; `config` is a path
     or a loaded `Config`, for everything else. Use it as `async with`, or call `aclose`.
 
-    `enable_cache`, `cache_ttl` and `redis_url` are accepted and remembered; until the response cache
-    is built every call asks the provider, and `cached` is False.
+    With `enable_cache` an answer is kept for `cache_ttl` seconds and given again to the same request, in
+    this process's memory, or, with `redis_url`, among all who share that Redis. A configuration that
+    says how to cache wins over all three.
 
     Raises ConfigError at the first call when neither key nor configuration gives a provider.
     """
@@ -122,8 +126,19 @@ class MistralClient:
         self.cache_ttl = cache_ttl
         self.redis_url = redis_url
         self._config = _configuration(api_key, api_base, config)
+        if enable_cache and self._config.cache.scope is None:
+            kept = msgspec.structs.replace(
+                self._config.cache,
+                scope="key",
+                ttl_s=cache_ttl,
+                redis=redis_url or self._config.cache.redis,
+            )
+            self._config = msgspec.structs.replace(self._config, cache=kept)
+        elif not enable_cache:
+            self._config = msgspec.structs.replace(self._config, cache=CacheConfig())
         self._counts = _Counts()
         self._engine: Engine | None = None
+        self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,9 +175,9 @@ class MistralClient:
 
         Raises a WindvaneError: see `windvane.core.faults`.
         """
-        engine = self._running_engine()
+        engine = self._engine or await self._running_engine()
         exchange = self._accept(
-            engine, _body(messages, model, auto_route, temperature, max_tokens, options)
+            engine, _body(messages, model, auto_route, temperature, max_tokens, options), use_cache
         )
         answer = await engine.handle(exchange)
         if not isinstance(answer, Completion):
@@ -174,7 +189,7 @@ class MistralClient:
             )
         return _result(exchange, answer)
 
-    def _accept(self, engine: Engine, body: JsonObject) -> Exchange:
+    def _accept(self, engine: Engine, body: JsonObject, use_cache: bool) -> Exchange:
         # Through JSON and back: what a gateway's caller could not send is refused here as well.
         text = msgspec.json.encode(body)
         fields = msgspec.json.decode(text)
@@ -189,6 +204,7 @@ class MistralClient:
             dialect=DIALECT,
             credentials=Credentials(is_in_process=True),
             body_bytes=len(text),
+            headers={} if use_cache else {b"cache-control": b"no-store"},
         )
 
     def get_stats(self) -> dict[str, object]:
@@ -217,16 +233,22 @@ class MistralClient:
         }
 
     def clear_cache(self) -> int:
-        """Forget all cached answers; returns how many there were."""
-        return 0
+        """Forget all cached answers; returns how many this process had in memory.
 
-    def _running_engine(self) -> Engine:
-        if self._engine is None:
-            if not self._config.providers:
-                problem = Problem("api_key", "give one, or set MISTRAL_API_KEY in the environment")
-                raise ConfigError([problem], "the client's configuration")
-            self._engine = build_engine(self._config, (self._counts,))
-        return self._engine
+        Where they are shared, the others are told at once, in the background.
+        """
+        if self._engine is None or self._engine.cache is None:
+            return 0
+        return self._engine.clear_cache_now()
+
+    async def _running_engine(self) -> Engine:
+        async with self._opening:
+            if self._engine is None:
+                if not self._config.providers:
+                    hint = "give one, or set MISTRAL_API_KEY in the environment"
+                    raise ConfigError([Problem("api_key", hint)], "the client's configuration")
+                self._engine = await open_engine(self._config, (self._counts,))
+            return self._engine
 
 
 def _configuration(
@@ -293,7 +315,7 @@ def _result(exchange: Exchange, answer: Completion) -> ChatResult:
                 "prompt_tokens": usage.input_tokens,
                 "completion_tokens": usage.output_tokens,
             },
-            "cached": False,
+            "cached": exchange.cache_status in ("hit", "joined"),
             "reason": decision.reason,
             "tool_calls": [
                 {

@@ -27,6 +27,9 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "ROUTER_LENGTH_THRESHOLD": ("router", "length_threshold"),
     "ROUTER_MAX_INPUT_TOKENS": ("limits", "input_tokens_max"),
     "ROUTER_CLIENT_TIMEOUT_S": ("timeouts", "total_s"),
+    "REDIS_URL": ("cache", "redis"),
+    "DEFAULT_DAILY_BUDGET": ("budgets", "key:*", "daily"),
+    "DEFAULT_MONTHLY_BUDGET": ("budgets", "key:*", "monthly"),
 }
 """Environment variable -> place in the configuration. The environment wins over the file, and
 `WINDVANE_PORT` over `PORT`."""
@@ -239,16 +242,21 @@ def _add_providers(
     providers = _section(tree, "providers")
     if providers is None:
         return
+    auth = tree.get("auth")
+    brought = auth.get("passthrough") if isinstance(auth, dict) else None
     for kind, provider in PROVIDERS.items():
         if provider.key_variable is None:
             continue
         key = read_variable(provider.key_variable, environment, problems)
-        settings = providers.get(kind, {} if key else None)
+        settings = providers.get(kind, {} if key or kind == brought else None)
         if settings is None and kind in providers:
             settings = {}
         if isinstance(settings, dict):
             if key and settings.get("kind", kind) == kind:
                 settings.setdefault("api_key", key)
+            if provider.tier_variable is not None and settings.get("kind", kind) == kind:
+                tier = read_variable(provider.tier_variable, environment, problems)
+                settings.setdefault("tier", tier and tier.lower())
             providers[kind] = settings
 
 

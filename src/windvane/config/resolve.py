@@ -13,24 +13,28 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from windvane.config.accounts import budgets_of, keys_of, rates_of
 from windvane.config.check import Problem
 from windvane.config.load import ConfigError
-from windvane.config.schema import Config, ModelConfig, PriceConfig, ProviderConfig
-from windvane.core.catalog.models import Capability, Catalog, ModelCard
+from windvane.config.schema import (
+    CacheRouteConfig,
+    Config,
+    ModelConfig,
+    PriceConfig,
+    ProviderConfig,
+)
+from windvane.core.cache.freshness import CachePolicy
+from windvane.core.catalog.models import Capability, Catalog, ModelCard, Status
 from windvane.core.catalog.prices import PERMILLE, Price
 from windvane.core.deployment import Deployment
 from windvane.core.money import nano_per_million
-from windvane.core.principal import Principal, VirtualKey
 from windvane.core.routing.presets import PRESETS
 from windvane.core.routing.table import Route, RouteTable, compile_rule
-from windvane.engine.admission import key_digest
-from windvane.engine.snapshot import Snapshot, Upstream
+from windvane.core.upstream_limits import UpstreamTerms
+from windvane.engine.snapshot import CacheRules, Snapshot, Upstream
 from windvane.providers import PROVIDERS, Provider
 
 AUTO = "auto"
-ADMIN = "admin"
-"""What reports call the admin's key."""
-KEY_CHARS_MIN = 8
 
 
 def shipped_catalog() -> Catalog:
@@ -55,7 +59,12 @@ def resolve(config: Config, *, pepper: bytes, day: date, version: int = 1) -> Sn
             deployments.setdefault(f"{name}/{public}", []).append(deployment)
     routes = _routes(config, problems)
     _check_routes(config, deployments, catalog, day, problems)
-    keys = _keys(config, pepper, problems)
+    keys = keys_of(config, pepper, problems)
+    budgets = budgets_of(config, catalog, day, problems)
+    rates = rates_of(config, catalog, day, problems)
+    upstream_terms = _upstream_terms(config, problems)
+    cache = _cache_rules(config, routes, problems)
+    _check_keys(config, routes, problems)
     if problems:
         raise ConfigError(problems, "the configuration")
     return Snapshot(
@@ -65,7 +74,15 @@ def resolve(config: Config, *, pepper: bytes, day: date, version: int = 1) -> Sn
         upstreams=upstreams,
         keys=keys,
         key_pepper=pepper,
-        is_open=not keys,
+        passthrough=config.auth.passthrough,
+        budgets=budgets,
+        rates=rates,
+        cache=cache,
+        upstream_terms=upstream_terms,
+        waiting_max=config.waiting.size,
+        wait_max_s=config.waiting.max_wait_s,
+        economy_at_permille=config.router.economy_at_percent * 10,
+        alert_at_permille=tuple(percent * 10 for percent in config.alerts.at_percent),
         retry=config.retry,
         input_tokens_max=config.limits.input_tokens_max,
         has_metadata=config.router.metadata,
@@ -86,14 +103,11 @@ def _upstream(
         return None
     provider = PROVIDERS[kind]
     base = settings.api_base or provider.api_base
-    if (
-        base is None
-        or urlsplit(base).scheme not in ("http", "https")
-        or not urlsplit(base).hostname
-    ):
+    if base is None or not _is_address(base):
         problems.append(Problem(f"{place}.api_base", "an http(s) address is needed"))
         return None
-    if not (settings.api_key or settings.api_base) and provider.key_variable is not None:
+    is_brought = config.auth.passthrough == name
+    if not (settings.api_key or settings.api_base or is_brought) and provider.key_variable:
         hint = f"set it, or {provider.key_variable} in the environment"
         problems.append(Problem(f"{place}.api_key", hint))
         return None
@@ -104,6 +118,7 @@ def _upstream(
         ("user-agent", "windvane"),
         ("via", "1.1 windvane"),
     ]
+    bare_headers = tuple(headers)
     if settings.api_key:
         if not settings.api_key.isascii() or any(sign.isspace() for sign in settings.api_key):
             problems.append(Problem(f"{place}.api_key", "it has a space or a non-ASCII character"))
@@ -115,7 +130,33 @@ def _upstream(
         chat_url=base.rstrip("/") + provider.chat_path,
         headers=tuple(headers),
         timeouts=settings.timeouts or config.timeouts,
+        bare_headers=bare_headers,
+        shares_limits=provider.shares_limits or settings.limits is not None,
     )
+
+
+def _upstream_terms(config: Config, problems: list[Problem]) -> dict[str, UpstreamTerms]:
+    """What providers allow, by their name, where the configuration says so."""
+    found: dict[str, UpstreamTerms] = {}
+    for name, settings in config.providers.items():
+        provider = PROVIDERS.get(settings.kind or name)
+        terms = UpstreamTerms()
+        if settings.tier is not None and provider is not None:
+            known = provider.tiers.get(settings.tier.lower())
+            if known is None:
+                tiers = ", ".join(provider.tiers) or "none: state limits instead"
+                problems.append(Problem(f"providers.{name}.tier", f"must be one of {tiers}"))
+            else:
+                terms = known
+        if settings.limits is not None:
+            terms = UpstreamTerms(
+                requests_per_minute=settings.limits.requests_per_minute
+                or terms.requests_per_minute,
+                tokens_per_minute=settings.limits.tokens_per_minute or terms.tokens_per_minute,
+            )
+        if not terms.is_empty:
+            found[name] = terms
+    return found
 
 
 def _deployments(
@@ -138,8 +179,31 @@ def _deployments(
         if spec.card and known is None:
             place = f"providers.{upstream.name}.models.{name}.card"
             problems.append(Problem(place, f"the catalog has no model {spec.card!r}"))
+        known = _with_sizes(known, spec, upstream, told)
         price = _own_price(spec.price, f"providers.{upstream.name}.models.{name}.price", problems)
         yield name, _deployment(upstream, name, told, known, price, factor)
+
+
+def _with_sizes(
+    card: ModelCard | None, spec: ModelConfig, upstream: Upstream, told: str
+) -> ModelCard | None:
+    """The card with the sizes that the configuration states."""
+    if spec.context_window_tokens is None and spec.output_tokens_max is None:
+        return card
+    if card is None:
+        card = ModelCard(
+            id=told,
+            provider=upstream.name,
+            name=told,
+            status=Status.GA,
+            source="configuration",
+            capabilities=frozenset(Capability),
+        )
+    return msgspec.structs.replace(
+        card,
+        context_window_tokens=spec.context_window_tokens or card.context_window_tokens,
+        output_tokens_max=spec.output_tokens_max or card.output_tokens_max,
+    )
 
 
 def _deployment(
@@ -264,35 +328,69 @@ def _check_routes(
                 )
 
 
-def _keys(config: Config, pepper: bytes, problems: list[Problem]) -> dict[bytes, VirtualKey]:
-    """Keys by digest. Two keys of one name would see each other's requests; one key of two names
-    would be counted under either."""
-    named = [
-        (
-            f"auth.keys[{place}]",
-            spec.key,
-            Principal(key_id=spec.name or f"key-{place + 1}", team=spec.team, tags=spec.tags),
+def _check_keys(config: Config, routes: RouteTable, problems: list[Problem]) -> None:
+    """What keys lead to must be there."""
+    for place, spec in enumerate(config.auth.keys):
+        if spec.route is not None and routes.routes and spec.route not in routes:
+            known = ", ".join(routes.routes)
+            problems.append(
+                Problem(f"auth.keys[{place}].route", f'there is no route "{spec.route}"; {known}')
+            )
+    webhook = config.alerts.webhook
+    if webhook is not None and not _is_address(webhook):
+        problems.append(Problem("alerts.webhook", "an http(s) address is needed"))
+    brought = config.auth.passthrough
+    if brought is not None and brought not in config.providers:
+        problems.append(Problem("auth.passthrough", f'no provider "{brought}" is configured'))
+
+
+def _cache_rules(config: Config, routes: RouteTable, problems: list[Problem]) -> CacheRules | None:
+    """How answers are kept; None when they are not."""
+    said = config.cache
+    for name in said.routes:
+        if routes.routes and name not in routes:
+            known = ", ".join(routes.routes)
+            problems.append(Problem(f"cache.routes.{name}", f"there is no such route; {known}"))
+    if said.scope is None:
+        return None
+    policy = CachePolicy(
+        ttl_s=said.ttl_s,
+        stale_while_revalidate_s=said.stale_while_revalidate_s,
+        stale_if_error_s=said.stale_if_error_s,
+        early_refresh=said.early_refresh,
+        deterministic_only=said.deterministic_only,
+        entry_bytes_max=said.entry_bytes_max,
+        is_paced=said.replay == "natural",
+    )
+    return CacheRules(
+        scope=said.scope,
+        policy=policy,
+        routes={name: _route_policy(policy, each) for name, each in said.routes.items()},
+        wait_s=said.wait_s,
+    )
+
+
+def _route_policy(policy: CachePolicy, said: CacheRouteConfig) -> CachePolicy | None:
+    if not said.enabled:
+        return None
+    changes = {
+        name: value
+        for name in (
+            "ttl_s",
+            "stale_while_revalidate_s",
+            "stale_if_error_s",
+            "deterministic_only",
         )
-        for place, spec in enumerate(config.auth.keys)
-    ]
-    if config.auth.admin_key is not None:
-        admin = Principal(key_id=ADMIN, is_admin=True)
-        named.append(("auth.admin_key", config.auth.admin_key, admin))
-    keys: dict[bytes, VirtualKey] = {}
-    names: set[str] = set()
-    for place, secret, principal in named:
-        digest = key_digest(pepper, secret)
-        if len(secret) < KEY_CHARS_MIN:
-            problems.append(Problem(place, f"a key has at least {KEY_CHARS_MIN} characters"))
-        elif not secret.isascii() or not secret.isprintable() or " " in secret:
-            problems.append(Problem(place, "it has a space or a character that is not ASCII"))
-        if digest in keys:
-            problems.append(Problem(place, "this key is there twice"))
-        if principal.key_id in names:
-            problems.append(Problem(place, f'another key is named "{principal.key_id}"'))
-        names.add(principal.key_id)
-        keys[digest] = VirtualKey(digest=digest, principal=principal)
-    return keys
+        if (value := getattr(said, name)) is not None
+    }
+    if said.replay is not None:
+        changes["is_paced"] = said.replay == "natural"
+    return msgspec.structs.replace(policy, **changes)
+
+
+def _is_address(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def is_loopback(host: str) -> bool:

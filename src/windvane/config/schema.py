@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from windvane.core.priority import Priority
 from windvane.core.retry import RetryPolicy
 from windvane.core.routing.table import Route
 from windvane.engine.snapshot import Timeouts
@@ -32,17 +33,28 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `model` is the name the provider is told, when it is not the public one. `card` is a catalog id
     whose abilities and price it shares. Without a price its cost is unknown, not zero.
+    `context_window_tokens` and `output_tokens_max` say how long input and answer may be.
     """
 
     model: str | None = None
     card: str | None = None
     price: PriceConfig | None = None
+    context_window_tokens: Positive | None = None
+    output_tokens_max: Positive | None = None
+
+
+class UpstreamLimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a provider allows all our requests together."""
+
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A provider to use. `kind` is one of mistral, openai, compatible; the provider's own name
     serves when it is one of those. `price_factor` multiplies list prices (1.1 for Mistral's
-    regional hosts)."""
+    regional hosts). `tier` is Mistral's (hobbyist, standard, enterprise), with its limits; `limits`
+    states others."""
 
     kind: str | None = None
     api_base: str | None = None
@@ -50,6 +62,8 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     models: dict[str, ModelConfig | None] = {}
     timeouts: Timeouts | None = None
     price_factor: Decimal | None = None
+    tier: str | None = None
+    limits: UpstreamLimitsConfig | None = None
 
     def __repr__(self) -> str:
         """Without what is secret in it."""
@@ -59,9 +73,11 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`preset` gives the route `auto` when `routes` does not; `length_threshold` replaces the preset's
     own (120 characters, 100 in `small-large`). `metadata` puts `router_metadata`
-    into JSON answers."""
+    into JSON answers. From `economy_at_percent` of a budget on, a route asks its cheapest model
+    first; 101 turns that off."""
 
     preset: str = "default"
+    economy_at_percent: Annotated[int, Meta(ge=0, le=101)] = 80
     length_threshold: Positive | None = None
     metadata: bool = True
 
@@ -76,13 +92,46 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     connections_max: Positive = 20_000
 
 
+class BudgetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Dollars that may be spent in a UTC day, a UTC month, and ever."""
+
+    daily: Decimal | None = None
+    monthly: Decimal | None = None
+    total: Decimal | None = None
+
+
+class RateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests and tokens a minute, and requests at once. `burst_requests` is how many requests may
+    come in one moment: as many as a minute's, unless said otherwise."""
+
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    concurrency: Positive | None = None
+    burst_requests: Positive | None = None
+
+
 class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One gateway key. `name` is how reports call it."""
+    """One gateway key. `name` is how reports call it.
+
+    `models`, `routes` and `endpoints` (chat, models, route) are what it may use, all when empty; a
+    trailing `*` stands for any ending. `route` is what `auto` means for it. `clamp: false` refuses a
+    request whose answer the budget does not cover, rather than asking for a shorter one.
+    """
 
     key: str
     name: str | None = None
+    owner: str | None = None
     team: str | None = None
     tags: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    budget: BudgetConfig | None = None
+    rates: RateConfig | None = None
+    route: str | None = None
+    priority: Priority = Priority.NORMAL
+    output_tokens_max: Positive | None = None
+    clamp: bool = True
 
     def __repr__(self) -> str:
         """Without what is secret in it."""
@@ -92,12 +141,17 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may call. Without any key the gateway serves loopback alone, to anyone there.
 
-    `admin_key` may call too, and sees every key's requests. `open_metrics` answers `/metrics` and
-    `/providers` on loopback without a key although there are keys: not behind a proxy.
+    `admin_key` may call too, sees every key's requests, and makes keys. `passthrough` names a provider
+    whose own keys callers may bring: such a key is forwarded, and never kept. `pepper` is the secret
+    that digests of made keys depend on; without it one is kept in the data folder. `open_metrics`
+    answers `/metrics` and `/providers` on loopback without a key although there are keys: not behind
+    a proxy.
     """
 
     keys: tuple[KeyConfig, ...] = ()
     admin_key: str | None = None
+    passthrough: str | None = None
+    pepper: str | None = None
     open_metrics: bool = False
 
     @property
@@ -114,8 +168,77 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     format: Literal["text", "json"] = "text"
 
 
+class AlertsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When, and where, to tell of a budget that nears its end: percent of it, and an address that a
+    JSON object is posted to."""
+
+    at_percent: tuple[Annotated[int, Meta(ge=1, le=100)], ...] = (50, 80, 100)
+    webhook: str | None = None
+
+
+class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`retention_days`: single attempts older than this are deleted; their sums stay for ever."""
+
+    retention_days: Positive | None = None
+
+
+class WaitingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Waiting for room at a provider's limit: how many may wait at once, and for how long."""
+
+    size: Annotated[int, Meta(ge=0)] = 1_000
+    max_wait_s: Annotated[float, Meta(ge=0, le=600)] = 60.0
+
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class CacheRouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one route says of its own; `enabled: false` keeps none of its answers."""
+
+    enabled: bool = True
+    ttl_s: Positive | None = None
+    stale_while_revalidate_s: Count | None = None
+    stale_if_error_s: Count | None = None
+    deterministic_only: bool | None = None
+    replay: Literal["immediate", "natural"] | None = None
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers that are kept, and given again to the same request.
+
+    `scope` says whose answers may be shared: those of one `key`, of one `team`, or `shared` by all.
+    Without it nothing is kept: that is never guessed. `redis` (or `REDIS_URL`) lets several gateways
+    share them. `disk` keeps them in the data folder when there is no Redis. `early_refresh` is XFetch's
+    beta: 1 fetches a much-used answer anew shortly before its end, 0 never does. `wait_s` is how long
+    another gateway's request for the same answer is waited for.
+    """
+
+    scope: Literal["key", "team", "shared"] | None = None
+    ttl_s: Positive = 3_600
+    memory_bytes_max: Positive = 64 * 1024 * 1024
+    disk: bool = True
+    disk_bytes_max: Positive = 1024 * 1024 * 1024
+    entry_bytes_max: Positive = 256 * 1024
+    redis: str | None = None
+    stale_while_revalidate_s: Count = 0
+    stale_if_error_s: Count = 0
+    early_refresh: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    deterministic_only: bool = False
+    replay: Literal["immediate", "natural"] = "immediate"
+    wait_s: Annotated[float, Meta(ge=0, le=600)] = 30.0
+    routes: dict[str, CacheRouteConfig] = {}
+
+    def __repr__(self) -> str:
+        """Without what is secret in it: an address may hold a password."""
+        return "CacheConfig(...)"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole configuration."""
+    """The whole configuration.
+
+    `budgets` and `rates` are by scope: `global`, `key:NAME`, `team:NAME`, `user:NAME`, `tag:NAME`,
+    `model:ID`; `key:*` is for each key that does not say otherwise, and so for the other kinds.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
@@ -128,6 +251,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
     auth: AuthConfig = AuthConfig()
+    budgets: dict[str, BudgetConfig] = {}
+    rates: dict[str, RateConfig] = {}
+    waiting: WaitingConfig = WaitingConfig()
+    cache: CacheConfig = CacheConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    ledger: LedgerConfig = LedgerConfig()
     log: LogConfig = LogConfig()
 
 

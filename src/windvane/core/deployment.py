@@ -7,6 +7,7 @@ import msgspec
 from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Capability, ModelCard
 from windvane.core.catalog.prices import PERMILLE, Price
+from windvane.core.chat import JsonObject
 
 OUTPUT_TOKENS_ASSUMED = 1
 """What must fit beside the input when the caller does not say how long the answer may be."""
@@ -68,6 +69,24 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if self.own_price is not None:
             return self.own_price
         return self.card.price_on(day) if self.card else None
+
+    def unpriced_part(self, analysis: Analysis, body: JsonObject) -> str | None:
+        """What in a request costs something that the price does not cover; None when all is covered."""
+        if analysis.audio:
+            return "audio input"
+        if analysis.documents:
+            return "documents, which are billed by the page"
+        if self.billing.of_tier(body.get("service_tier")) is None:
+            return f"the service tier {str(body['service_tier'])[:40]!r}"
+        for name in ("web_search_options", "audio"):
+            if body.get(name) is not None:
+                return name
+        tools = body.get("tools")
+        for tool in tools if isinstance(tools, list) else ():
+            kind = tool.get("type") if isinstance(tool, dict) else None
+            if kind not in (None, "function"):
+                return f"the tool {str(kind)[:40]!r}"
+        return None
 
     def why_not(self, analysis: Analysis, day: date) -> str | None:
         """Why this deployment cannot serve such a request, or None when it can.

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from windvane.core.budgets import Standing
 from windvane.core.ledger import LedgerEntry
 
 
@@ -35,6 +36,21 @@ class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True):
     cost_nano_usd: int | None
     fault: str | None
     at_us: int
+    queued_s: float = 0.0
 
 
-Event = AttemptSettled | ExchangeEnded
+class BudgetReached(msgspec.Struct, frozen=True, kw_only=True):
+    """A budget has reached a share of its limit, in thousandths; 1000 is its end."""
+
+    standing: Standing
+    permille: int
+    at_us: int
+
+
+class HoldExceeded(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider billed more than the worst case that was held: our bound was no bound."""
+
+    entry: LedgerEntry
+
+
+Event = AttemptSettled | ExchangeEnded | BudgetReached | HoldExceeded

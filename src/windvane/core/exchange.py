@@ -6,6 +6,7 @@ The only mutable record of the engine. Its laws:
 3. After the first chunk has gone to the caller no further attempt begins.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -15,8 +16,10 @@ from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.faults import Fault
 from windvane.core.ledger import LedgerEntry
+from windvane.core.limits import RateLease, RateStanding
 from windvane.core.money import NanoUsd
-from windvane.core.principal import Principal
+from windvane.core.principal import Principal, Scope
+from windvane.core.priority import Priority
 from windvane.core.routing.decision import Decision
 from windvane.core.usage import Usage
 
@@ -49,6 +52,13 @@ class Attempt(msgspec.Struct, kw_only=True):
     status: int | None = None
     entry: LedgerEntry | None = None
     upstream_request_id: str | None = None
+    lease: RateLease | None = None
+    """What it took of its model's rates."""
+    tokens_expected: int = 0
+    admission: object | None = None
+    """Its leave to be sent, of the engine's waiting room."""
+    headers: Mapping[str, str] = {}
+    """Those of the provider's answer, names in lower case."""
 
     def become(self, state: AttemptState) -> None:
         """Move to `state`; a move the table does not have is our own bug."""
@@ -80,11 +90,32 @@ class Exchange(msgspec.Struct, kw_only=True):
     client_request_id: str | None = None
     body_bytes: int = 0
     principal: Principal | None = None
+    user: str | None = None
+    tags: tuple[str, ...] = ()
+    """The key's tags, and those the caller gave."""
+    scopes: tuple[Scope, ...] = ()
+    """Where it is counted, but for the model's scope, which each attempt has of its own."""
+    priority: Priority = Priority.NORMAL
+    lease: RateLease | None = None
+    rates: tuple[RateStanding | None, RateStanding | None] | None = None
+    """What was left of the caller's requests and tokens a minute when this one was admitted."""
+    queued_s: float = 0.0
+    """How long it waited for room at a provider's limit."""
+    clamped_to: int | None = None
+    """The output tokens asked for, when the budget did not cover the caller's own."""
     analysis: Analysis | None = None
     decision: Decision | None = None
     attempts: list[Attempt] = []
     answered_by: Attempt | None = None
-    cache_status: str = "miss"
+    cache_status: str = "bypass"
+    """hit, miss, joined (to another's request under way), or bypass."""
+    cache_age_s: int | None = None
+    cache_ttl_s: int | None = None
+    """Of a hit: how long it stays fresh; below zero when it is stale."""
+    cache_detail: str = ""
+    is_stored: bool = False
+    leads: bool = False
+    """Its answer is fetched by a flight that others may join; the flight ends it."""
     fault: Fault | None = None
     upstream_s: float = 0.0
     ended_s: float | None = None

@@ -58,6 +58,23 @@ class Retry(StrEnum):
     """Only another deployment can succeed."""
 
 
+class LimitReached(msgspec.Struct, frozen=True, kw_only=True):
+    """Which limit refused, and when it will not. Amounts are nano-dollars for a budget, else counts.
+
+    `period` is `daily`, `monthly` or `total` for a budget, and `minute` or `now` (concurrency) for a
+    rate. `renews_at_us` is UTC; None when it never does, or cannot be foretold.
+    """
+
+    scope: str
+    what: str
+    period: str
+    limit: int
+    used: int
+    left: int
+    needed: int | None = None
+    renews_at_us: int | None = None
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """A classified failure.
 
@@ -76,6 +93,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
     upstream_status: int | None = None
     billed: bool = False
+    limit: LimitReached | None = None
 
     def at(self, place: str) -> "Fault":
         """The same fault with the place it arose in front of its message."""

@@ -12,13 +12,19 @@ from windvane.core.money import NanoUsd
 from windvane.core.usage import Certainty
 
 OK = "ok"
+HIT = "hit"
+"""Answered from the cache: nobody was asked, and nothing was paid."""
+JOINED = "joined"
+"""Answered by another's request that was under way."""
+FREE = (HIT, JOINED)
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What one attempt was, used and cost. Field order is the journal's format: only append.
 
     `cost_nano_usd` is None when the price is unknown, which is not zero. `hold_nano_usd` is the worst
-    case that was held. Times are microseconds; `started_at_us` is UTC since 1970.
+    case that was held; `saved_nano_usd` what a cache hit saved. Times are microseconds;
+    `started_at_us` is UTC since 1970.
     """
 
     attempt_id: str
@@ -50,21 +56,29 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     first_chunk_us: int | None = None
     client_request_id: str | None = None
     upstream_request_id: str | None = None
+    user: str | None = None
+    saved_nano_usd: NanoUsd | None = None
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over ledger entries. `unpriced_attempts` are in no amount.
 
+    A request counts where its first attempt does, so that parts add up to the whole.
     `estimated_nano_usd` and `assumed_nano_usd` are the parts of `cost_nano_usd` that no provider
     confirmed; an assumed amount is a worst case, and usually far above the truth.
+    `failed_attempts` are those that gave no answer; `saved_nano_usd` is what cache hits saved.
     """
 
     requests: int = 0
     attempts: int = 0
+    failed_attempts: int = 0
     unpriced_attempts: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    reasoning_output_tokens: int = 0
     cost_nano_usd: int = 0
     estimated_nano_usd: int = 0
     assumed_nano_usd: int = 0
+    saved_nano_usd: int = 0

@@ -1,22 +1,51 @@
-"""Who calls, and where what they do is counted."""
+"""Who calls, where what they do is counted, and what they may do."""
+
+from typing import NewType
 
 import msgspec
 
+from windvane.core.priority import Priority
+
+Scope = NewType("Scope", str)
+"""Where money and rates are counted: `global`, or a kind and a name, `team:research`."""
+
+GLOBAL = Scope("global")
+SCOPE_KINDS = ("key", "team", "user", "tag", "model")
+
+
+def scope(kind: str, name: str) -> Scope:
+    return Scope(f"{kind}:{name}")
+
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """The caller of one exchange, made only by `engine.identify`: it has no default form.
+    """The caller of one exchange, made only by `engine.admission`: it has no default form.
 
-    `key_id` names the key without revealing it.
+    `key_id` names the key without revealing it. `models`, `routes` and `endpoints` are what the key
+    may use, all when empty; a trailing `*` stands for any ending. `route` is what `auto` means for
+    it. `may_clamp`: when its budget does not cover the answer asked for, a shorter one is asked for.
+    `provider` is set for a caller who brought the provider's own key: it may go there alone.
     """
 
     key_id: str
     is_admin: bool = False
+    owner: str | None = None
     team: str | None = None
     tags: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    route: str | None = None
+    priority: Priority = Priority.NORMAL
+    output_tokens_max: int | None = None
+    may_clamp: bool = True
+    provider: str | None = None
 
 
-class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A gateway key as stored: never the secret, only its keyed digest."""
-
-    digest: bytes
-    principal: Principal
+def allows(patterns: tuple[str, ...], name: str) -> bool:
+    """Whether `name` is one of the patterns, or begins like one that ends in `*`. None allow all."""
+    if not patterns:
+        return True
+    return any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+        for pattern in patterns
+    )

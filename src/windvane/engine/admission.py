@@ -1,49 +1,190 @@
 """Steps 2 and 3: who calls, and whether there is room.
 
-`identify` is one dictionary look-up by keyed digest: no I/O, and no comparison of secrets that could
-be timed. `gate` is the seat of rates and concurrency; none are set yet.
+`identify` is one dictionary look-up by keyed digest: no I/O. `gate` is rates and concurrency: the
+cheap refusals, before the request is looked at. Tokens are taken once it is known how many there are.
 """
 
 from hashlib import blake2b
 
 from windvane.core.exchange import Credentials, Exchange
-from windvane.core.faults import FaultKind, refuse
-from windvane.core.principal import Principal
+from windvane.core.faults import (
+    Fault,
+    FaultKind,
+    LimitReached,
+    Retry,
+    Source,
+    WindvaneError,
+    error_of,
+    refuse,
+)
+from windvane.core.limits import RateLease, RateRefusal
+from windvane.core.principal import Principal, Scope, allows
+from windvane.core.usage import Certainty
+from windvane.engine.attribution import attribute
+from windvane.engine.keyring import Keyring
 from windvane.engine.snapshot import Snapshot
+from windvane.ports.clock import Clock
+from windvane.ports.stores import LimitStore
 
 ANONYMOUS = Principal(key_id="anonymous")
 IN_PROCESS = Principal(key_id="in-process")
 
+US_PER_S = 1_000_000
+OUTPUT_TOKENS_EXPECTED = 256
+"""Taken of a rate for an answer whose caller set no bound; usage corrects it."""
+SLOT_RETRY_S = 1.0
+"""When a slot may be free again cannot be foretold."""
 
-def key_digest(pepper: bytes, secret: str) -> bytes:
-    """The digest a key is stored and found by: BLAKE2b, keyed with a pepper of at most 64 bytes."""
-    return blake2b(secret.encode(errors="surrogatepass"), key=pepper, digest_size=32).digest()
 
-
-def identify(credentials: Credentials, snapshot: Snapshot) -> Principal:
+def identify(credentials: Credentials, snapshot: Snapshot, keyring: Keyring) -> Principal:
     """The caller. Raises AuthenticationError when there is no key, or one that is not known."""
     if credentials.is_in_process:
         return IN_PROCESS
-    if snapshot.is_open:
-        return ANONYMOUS
     if credentials.bearer is None:
+        if keyring.is_empty and snapshot.passthrough is None:
+            return ANONYMOUS
         raise refuse(
             FaultKind.UNAUTHENTICATED,
             "no key was sent; send `Authorization: Bearer <key>`",
             status=401,
             code="missing_api_key",
         )
-    known = snapshot.keys.get(key_digest(snapshot.key_pepper, credentials.bearer))
-    if known is None:
+    known = keyring.find(credentials.bearer)
+    if known is not None:
+        return known
+    if snapshot.passthrough is not None:
+        return _visitor(credentials.bearer, snapshot)
+    if keyring.is_empty:
+        return ANONYMOUS
+    raise refuse(
+        FaultKind.UNAUTHENTICATED,
+        "the key is not one of this gateway's",
+        status=401,
+        code="invalid_api_key",
+    )
+
+
+def _visitor(bearer: str, snapshot: Snapshot) -> Principal:
+    """A caller who brought the provider's own key: known by a digest of it, and by nothing else."""
+    digest = blake2b(bearer.encode(errors="surrogatepass"), key=snapshot.key_pepper, digest_size=8)
+    return Principal(key_id=f"own-{digest.hexdigest()}", provider=snapshot.passthrough)
+
+
+def check_endpoint(principal: Principal, endpoint: str) -> None:
+    """Raise PermissionDeniedError when the key may not use this endpoint."""
+    if principal.endpoints and not allows(principal.endpoints, endpoint):
+        allowed = ", ".join(principal.endpoints)
         raise refuse(
-            FaultKind.UNAUTHENTICATED,
-            "the key is not one of this gateway's",
-            status=401,
-            code="invalid_api_key",
+            FaultKind.FORBIDDEN,
+            f"this key may not use {endpoint!r}; it may use: {allowed}",
+            status=403,
+            code="endpoint_not_allowed",
         )
-    return known.principal
 
 
-async def gate(exchange: Exchange) -> None:
-    """Admit the exchange under its limits of rate and concurrency."""
-    assert exchange.principal is not None
+class Admission:
+    """Rates and concurrency, of the exchange and of each attempt's model."""
+
+    def __init__(self, limits: LimitStore, clock: Clock) -> None:
+        self._limits = limits
+        self._clock = clock
+
+    def now_us(self) -> int:
+        return int(self._clock.monotonic_s() * US_PER_S)
+
+    def gate(self, exchange: Exchange) -> None:
+        """Admit the exchange under its requests a minute and its concurrency, or raise."""
+        principal = exchange.principal
+        assert principal is not None
+        attribute(exchange, principal)
+        if self._limits.table.is_empty:
+            return
+        lease, now_us = RateLease(), self.now_us()
+        refusal = self._limits.take_request(exchange.scopes, lease, now_us)
+        if refusal is not None:
+            raise rate_limited(refusal, self._clock.wall_us())
+        exchange.lease = lease
+
+    def take_tokens(self, exchange: Exchange) -> None:
+        """Take the tokens the exchange may use, by estimate, or raise."""
+        if exchange.lease is None:
+            return
+        now_us = self.now_us()
+        refusal = self._limits.take_tokens(
+            exchange.scopes, tokens_expected(exchange), exchange.lease, now_us
+        )
+        if refusal is not None:
+            exchange.lease.give_back(now_us)
+            raise rate_limited(refusal, self._clock.wall_us())
+        exchange.rates = self._limits.standing(exchange.scopes, now_us)
+
+    def take_for_attempt(self, exchange: Exchange, model: Scope) -> RateLease | None:
+        """What an attempt takes of its model's rates; None when it has none. Raises when full."""
+        scopes = (model,)
+        if self._limits.table.is_empty or self._limits.table.of(model) is None:
+            return None
+        lease, now_us = RateLease(), self.now_us()
+        refusal = self._limits.take_request(scopes, lease, now_us)
+        if refusal is None:
+            tokens = tokens_expected(exchange)
+            refusal = self._limits.take_tokens(scopes, tokens, lease, now_us)
+        if refusal is not None:
+            lease.give_back(now_us)
+            raise rate_limited(refusal, self._clock.wall_us())
+        return lease
+
+    def end(self, exchange: Exchange) -> None:
+        """The exchange is over: its slots are free, and its tokens are what was used."""
+        if exchange.lease is None:
+            return
+        used, is_certain = 0, True
+        for attempt in exchange.attempts:
+            if attempt.entry is not None and attempt.usage is not None:
+                used += attempt.usage.total_tokens
+                is_certain = is_certain and attempt.entry.certainty is Certainty.EXACT
+        if not is_certain:
+            # What is not known for certain gives nothing back.
+            used = max(used, tokens_expected(exchange))
+        exchange.lease.end(used, self.now_us())
+
+
+def tokens_expected(exchange: Exchange) -> int:
+    """About how many tokens the exchange will use."""
+    analysis, request = exchange.analysis, exchange.request
+    assert analysis is not None
+    output = (
+        OUTPUT_TOKENS_EXPECTED if request.output_tokens_max is None else request.output_tokens_max
+    )
+    return analysis.input_tokens + output * request.n
+
+
+def rate_limited(refusal: RateRefusal, wall_us: int) -> WindvaneError:
+    """The error that tells a caller which rate is used up, and when it is not. Of one model's rate,
+    another model knows nothing: it may be asked."""
+    if refusal.what == "concurrency":
+        how = f"{refusal.limit} requests run at once already"
+        period, retry_s = "now", SLOT_RETRY_S
+    else:
+        how = f"{refusal.limit} {refusal.what} a minute are used up"
+        period = "minute"
+        retry_s = SLOT_RETRY_S if refusal.wait_us is None else refusal.wait_us / US_PER_S
+    return error_of(
+        Fault(
+            kind=FaultKind.RATE_LIMITED,
+            source=Source.CLIENT,
+            message=f"{refusal.scope}: {how}; try again in {retry_s:.3g} s",
+            status=429,
+            code="rate_limited",
+            retry=Retry.OTHER,
+            retry_after_s=retry_s,
+            limit=LimitReached(
+                scope=refusal.scope,
+                what=refusal.what,
+                period=period,
+                limit=refusal.limit,
+                used=refusal.limit - refusal.left,
+                left=refusal.left,
+                renews_at_us=None if refusal.wait_us is None else wall_us + refusal.wait_us,
+            ),
+        )
+    )

@@ -195,6 +195,7 @@ class Asking:
         finally:
             watchdog.rest()
         attempt.status = response.status
+        attempt.headers = response.headers
         attempt.upstream_request_id = response.headers.get(upstream.provider.request_id_header)
         encoding = response.headers.get("content-encoding", "identity")
         if response.status != 200 or encoding.lower() != "identity":

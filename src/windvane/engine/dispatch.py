@@ -5,7 +5,11 @@ it is sent and settled when it is over: here, or in `relay` for a stream under w
 """
 
 import asyncio
+from collections.abc import Iterator
+from http import HTTPStatus
 from random import Random
+
+import msgspec
 
 from windvane.core.chat import Completion
 from windvane.core.exchange import Attempt, Exchange
@@ -13,16 +17,24 @@ from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError,
 from windvane.core.retry import Stop, TryNext, TrySame, next_step
 from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
+from windvane.engine.admission import Admission, tokens_expected
 from windvane.engine.asking import Asking, OpenStream
 from windvane.engine.health import HealthBook
 from windvane.engine.relay import ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
-from windvane.engine.snapshot import Snapshot
+from windvane.engine.snapshot import Snapshot, Upstream
+from windvane.engine.waiting_room import Admission as UpstreamAdmission
+from windvane.engine.waiting_room import WaitingRoom
 from windvane.engine.watchdog import Watch, Watchdog
 from windvane.ports.clock import Clock
 from windvane.ports.transport import UpstreamRequest
+from windvane.wire.chat_request import limited
 
 Answer = Completion | ChunkStream
+
+VISITING = UpstreamAdmission(None, None)
+"""Of callers with a key of their own, whose limits are theirs alone."""
+_OF_THE_CREDENTIAL = frozenset((401, 402, 403, 429))
 
 
 class _Plan:
@@ -45,6 +57,15 @@ class _Plan:
         self._place += 1
         self.attempts_here = 0
 
+    def rest(self) -> Iterator[tuple[int, Candidate]]:
+        """The candidates after the current one, with their places."""
+        for place in range(self._place + 1, len(self._candidates)):
+            yield place, self._candidates[place]
+
+    def move_to(self, place: int) -> None:
+        self._place = place
+        self.attempts_here = 1
+
     def move_to_stronger(self) -> bool:
         """Go to the next candidate of higher quality; False, and no move, when there is none."""
         quality = self.current.deployment.quality
@@ -65,11 +86,15 @@ class Dispatch:
         asking: Asking,
         settlement: Settlement,
         health: HealthBook,
+        admission: Admission,
+        room: WaitingRoom,
         clock: Clock,
         rng: Random,
         on_end: OnEnd,
     ) -> None:
         self._asking = asking
+        self._admission = admission
+        self._room = room
         self._settlement = settlement
         self._health = health
         self._clock = clock
@@ -91,8 +116,9 @@ class Dispatch:
             while True:
                 plan.attempts_here += 1
                 try:
+                    admission = await self._admit(exchange, snapshot, plan, watchdog)
                     attempt, answer = await self._attempt(
-                        exchange, snapshot, plan.current, watchdog
+                        exchange, snapshot, plan.current, admission, watchdog
                     )
                 except WindvaneError as error:
                     if kept is not None:
@@ -113,34 +139,132 @@ class Dispatch:
             self._on_end(exchange, 200, None)
         return kept
 
+    async def _admit(
+        self, exchange: Exchange, snapshot: Snapshot, plan: _Plan, watchdog: Watchdog
+    ) -> UpstreamAdmission:
+        """Leave to ask the current candidate: at once, or after waiting for room at its limit.
+
+        Rather than wait, another candidate is asked whose upstream has room. Raises RateLimitError.
+        """
+        principal = exchange.principal
+        assert principal is not None
+        if principal.provider is not None:
+            return VISITING
+        tokens = tokens_expected(exchange)
+        here = plan.current.deployment
+        key = snapshot.upstreams[here.provider].limits_key(here.id)
+        admission = self._room.try_admit(key, here.id, tokens)
+        if admission is not None:
+            return admission
+        for place, candidate in plan.rest():
+            there = candidate.deployment
+            other = snapshot.upstreams[there.provider].limits_key(there.id)
+            if other != key and not self._room.bar(there.id):
+                admission = self._room.try_admit(other, there.id, tokens)
+                if admission is not None:
+                    plan.move_to(place)
+                    return admission
+        deadline_s = self._clock.monotonic_s() + min(snapshot.wait_max_s, watchdog.remaining_s)
+        admission = await self._room.admit(
+            key,
+            here.id,
+            tokens=tokens,
+            tenant=principal.key_id,
+            priority=exchange.priority,
+            deadline_s=deadline_s,
+        )
+        exchange.queued_s += admission.waited_s
+        return admission
+
     async def _attempt(
-        self, exchange: Exchange, snapshot: Snapshot, candidate: Candidate, watchdog: Watchdog
+        self,
+        exchange: Exchange,
+        snapshot: Snapshot,
+        candidate: Candidate,
+        admission: UpstreamAdmission,
+        watchdog: Watchdog,
     ) -> tuple[Attempt, Completion | OpenStream]:
         """One attempt; it is settled when it fails, and the caller's to settle when it does not."""
         deployment = candidate.deployment
         upstream = snapshot.upstreams[deployment.provider]
-        body = upstream.provider.encode_chat(exchange.request, deployment.model)
-        attempt = self._settlement.reserve(exchange, candidate)
+        try:
+            attempt, body = self._reserve(exchange, candidate, upstream)
+        except BaseException:
+            self._room.give_back(admission)
+            raise
+        attempt.admission = admission
+        visitor = exchange.principal is not None and exchange.principal.provider is not None
         request = UpstreamRequest(
             url=upstream.chat_url,
-            headers=upstream.headers,
+            headers=upstream.bare_headers if visitor else upstream.headers,
             request_id=attempt.id,
             body=body,
             connect_timeout_s=upstream.timeouts.connect_s,
+            authorization=f"Bearer {exchange.credentials.bearer}" if visitor else None,
         )
         self._health.sent(deployment, self._clock.monotonic_s())
         ask = self._asking.stream if exchange.request.stream else self._asking.complete
         try:
-            return attempt, await ask(exchange, attempt, request, upstream, watchdog)
+            answer = await ask(exchange, attempt, request, upstream, watchdog)
         except WindvaneError as error:
             fault = error.fault.at(f"attempt {attempt.number} at {deployment.id}")
+            # First: settling lets the next one go that waits, and it would run into the same wall.
+            self._hear_refusal(attempt, fault, upstream, admission)
             self._settlement.settle_failed(exchange, attempt, fault)
-            self._health.failed(deployment, fault, self._clock.monotonic_s(), self._clock.wall_us())
+            if visitor and fault.upstream_status in _OF_THE_CREDENTIAL:
+                # It tells of the caller's own key, not of the deployment.
+                self._health.released(deployment)
+                fault = _about_own_key(fault)
+            else:
+                self._health.failed(
+                    deployment, fault, self._clock.monotonic_s(), self._clock.wall_us()
+                )
             raise error_of(fault) from error
         except BaseException:
             self._settlement.settle_cancelled(exchange, attempt)
             self._health.released(deployment)
             raise
+        if admission is not VISITING:
+            self._room.learn(upstream.limits_key(deployment.id), attempt.headers, admission)
+        return attempt, answer
+
+    def _hear_refusal(
+        self, attempt: Attempt, fault: Fault, upstream: Upstream, admission: UpstreamAdmission
+    ) -> None:
+        """A provider that says "too many" tells when there will be room; others should wait for it."""
+        if fault.upstream_status == HTTPStatus.TOO_MANY_REQUESTS and admission is not VISITING:
+            deployment = attempt.deployment
+            self._room.learn_429(
+                upstream.limits_key(deployment.id),
+                deployment.id,
+                fault=fault,
+                headers=attempt.headers,
+                admission=admission,
+            )
+
+    def _reserve(
+        self, exchange: Exchange, candidate: Candidate, upstream: Upstream
+    ) -> tuple[Attempt, bytes]:
+        """Step 7: the worst case is held, and the request written with the limit that it needs.
+
+        One step of the loop: what is left of a budget cannot change in the midst of it. Whatever
+        raises, nothing is held.
+        """
+        deployment = candidate.deployment
+        bound = self._settlement.bound(exchange, deployment)
+        asked = exchange.request
+        if bound.output_tokens_max is not None:
+            asked = limited(asked, bound.output_tokens_max)
+        body = upstream.provider.encode_chat(asked, deployment.model)
+        lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
+        try:
+            attempt = self._settlement.reserve(exchange, candidate, bound, lease)
+        except WindvaneError:
+            if lease is not None:
+                lease.give_back(self._admission.now_us())
+            raise
+        attempt.tokens_expected = tokens_expected(exchange)
+        return attempt, body
 
     async def _move_on(
         self,
@@ -225,6 +349,21 @@ class Dispatch:
             watchdog=watchdog,
             on_end=self._on_end,
         )
+
+
+def _about_own_key(fault: Fault) -> Fault:
+    """What a provider says of a key, to the caller who brought it."""
+    if fault.upstream_status != HTTPStatus.UNAUTHORIZED:
+        return fault
+    return msgspec.structs.replace(
+        fault,
+        kind=FaultKind.UNAUTHENTICATED,
+        source=Source.CLIENT,
+        retry=Retry.NEVER,
+        status=401,
+        message="the provider refused the key that was sent",
+        code="invalid_api_key",
+    )
 
 
 def _is_poor(answer: Completion | OpenStream) -> bool:

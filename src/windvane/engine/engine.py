@@ -4,8 +4,8 @@
     2 identify  who calls
     3 gate      rate and concurrency: cheap refusals first
     4 analyze   what is known of the request without asking anyone
-    5 find      an answer that is already there
-    6 decide    who is asked, in which order, and why
+    5 decide    who is asked, in which order, and why
+    6 find      an answer that is already there, or on its way: of the model decided on
     7 reserve   the worst case is held and written down        \\
     8 dispatch  the provider is asked; failures are classified   } per attempt, in `dispatch`
     9 relay     the answer goes out, whole or as it comes      /
@@ -16,34 +16,56 @@ It holds the clock, asks the core, does what the core says, and tells the observ
 
 import asyncio
 from random import Random
+from typing import Protocol
+
+import msgspec
 
 from windvane.core.analysis import Analysis, analyze
+from windvane.core.cache.invalidation import ALL
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.events import ExchangeEnded
 from windvane.core.exchange import Credentials, Exchange
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
+from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
 from windvane.core.principal import Principal
 from windvane.core.routing.decide import Decider
 from windvane.core.routing.decision import Decision
-from windvane.engine.admission import gate, identify
+from windvane.core.routing.permits import meant, permitted
+from windvane.engine.admission import Admission, check_endpoint, identify
 from windvane.engine.asking import Asking
-from windvane.engine.dispatch import Answer, Dispatch
+from windvane.engine.attribution import attribute
+from windvane.engine.dispatch import Dispatch
 from windvane.engine.facts import Facts
 from windvane.engine.health import HealthBook
-from windvane.engine.lookup import find
+from windvane.engine.keyring import KeyDesk, Keyring
+from windvane.engine.lookup import Lookup
 from windvane.engine.relay import CLIENT_CLOSED
 from windvane.engine.settlement import Settlement
+from windvane.engine.sharing import FAILED, Answer, Sharing
 from windvane.engine.snapshot import Snapshot
+from windvane.engine.waiting_room import WaitingRoom
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.observer import Observer
-from windvane.ports.stores import Journal, LedgerStore
+from windvane.ports.stores import (
+    BudgetStore,
+    FlightLeases,
+    InvalidationStore,
+    Journal,
+    LedgerStore,
+    LimitStore,
+    ResponseCache,
+)
 from windvane.ports.transport import Transport
 
-FAILED = Fault(
-    kind=FaultKind.INTERNAL, source=Source.GATEWAY, message="the engine failed", status=500
-)
-"""A bug of ours, as the observers are told of it."""
+CHAT = "chat"
+"""The endpoint, as keys name it in what they may use."""
+ECONOMY = "budget nearly used up: the cheapest that can"
+
+
+class Closes(Protocol):
+    """What runs beside an engine, and ends with it."""
+
+    async def aclose(self) -> None: ...
 
 
 class Engine:
@@ -56,29 +78,60 @@ class Engine:
         transport: Transport,
         journal: Journal,
         ledger: LedgerStore,
+        budgets: BudgetStore,
+        limits: LimitStore,
+        keyring: Keyring,
+        desk: KeyDesk,
         clock: Clock,
         ids: Ids,
         rng: Random,
+        cache: ResponseCache | None = None,
+        invalidations: InvalidationStore | None = None,
+        leases: FlightLeases | None = None,
         observers: tuple[Observer, ...] = (),
+        beside: tuple[Closes, ...] = (),
     ) -> None:
         self.snapshot = snapshot
+        self._beside = beside
         self.ledger = ledger
+        self.budgets = budgets
+        self.keyring = keyring
+        self.desk = desk
         self.health = HealthBook()
         self._transport = transport
         self._clock = clock
         self._ids = ids
         self._observers = observers
-        self._settlement = Settlement(journal, clock, observers)
+        self.room = WaitingRoom(clock, snapshot.upstream_terms, waiting_max=snapshot.waiting_max)
+        self._admission = Admission(limits, clock)
+        self._settlement = Settlement(
+            journal, budgets, self.room, clock, observers, snapshot.alert_at_permille
+        )
         self._decider: Decider | None = None
         self._decider_of: Snapshot | None = None
         self._dispatch = Dispatch(
             asking=Asking(transport, clock),
             settlement=self._settlement,
             health=self.health,
+            admission=self._admission,
+            room=self.room,
             clock=clock,
             rng=rng,
             on_end=self._end,
         )
+        self._sharing = Sharing(
+            lookup=Lookup(cache, invalidations, clock, rng),
+            leases=leases,
+            dispatch=self._dispatch,
+            settlement=self._settlement,
+            admission=self._admission,
+            clock=clock,
+            ids=ids,
+            rng=rng,
+            on_end=self._end,
+        )
+        self.cache = cache
+        self.invalidations = invalidations
 
     def accept(
         self,
@@ -104,6 +157,26 @@ class Engine:
             body_bytes=body_bytes,
         )
 
+    async def invalidate(self, tag: str) -> int:
+        """Take back all answers with a tag (`all`: every one), here and wherever they are shared.
+        Returns how many there were, as far as known."""
+        if self.cache is None:
+            return 0
+        if self.invalidations is not None:
+            await self.invalidations.invalidate(tag)
+        return await self.cache.remove_tagged(tag)
+
+    def clear_cache_now(self) -> int:
+        """`invalidate` all, without waiting for those who share the cache."""
+        assert self.cache is not None
+        count = self.cache.clear_now()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return count  # between two runs of a client: what is shared keeps its answers
+        self._clearing = loop.create_task(self.invalidate(ALL))
+        return count
+
     def new_request_id(self) -> str:
         """An id for a request that was refused before it became an exchange."""
         return self._ids.request_id(self._clock.wall_us())
@@ -116,22 +189,25 @@ class Engine:
         snapshot = self.snapshot
         try:
             if exchange.principal is None:
-                exchange.principal = identify(exchange.credentials, snapshot)
-            await gate(exchange)
+                exchange.principal = self.identify(exchange.credentials, CHAT)
+            self._admission.gate(exchange)
             exchange.analysis = self._analyze(exchange, snapshot)
-            if (found := await find(exchange)) is not None:
-                return found
             exchange.decision = self._decide(exchange, snapshot)
-            return await self._dispatch.run(exchange, snapshot)
+            return await self._sharing.answer(exchange, snapshot)
         except WindvaneError as error:
-            self._end(exchange, error.fault.status, error.fault)
+            self._end_unled(exchange, error.fault.status, error.fault)
             raise
         except asyncio.CancelledError:
-            self._end(exchange, CLIENT_CLOSED, None)
+            self._end_unled(exchange, CLIENT_CLOSED, None)
             raise
         except BaseException:
-            self._end(exchange, FAILED.status, FAILED)
+            self._end_unled(exchange, FAILED.status, FAILED)
             raise
+
+    def _end_unled(self, exchange: Exchange, status: int, fault: Fault | None) -> None:
+        """End the exchange, unless it leads a flight: that may go on for others, and will end it."""
+        if not exchange.leads:
+            self._end(exchange, status, fault)
 
     def explain(
         self, request: ChatRequest, *, credentials: Credentials, headers: dict[bytes, bytes]
@@ -144,16 +220,23 @@ class Engine:
             request, dialect="", credentials=credentials, body_bytes=0, headers=headers
         )
         snapshot = self.snapshot
-        exchange.principal = identify(credentials, snapshot)
+        exchange.principal = self.identify(credentials, CHAT)
+        attribute(exchange, exchange.principal)
         exchange.analysis = self._analyze(exchange, snapshot)
         return exchange.analysis, self._decide(exchange, snapshot)
 
-    def identify(self, credentials: Credentials) -> Principal:
-        """Who shows these credentials. Raises AuthenticationError."""
-        return identify(credentials, self.snapshot)
+    def identify(self, credentials: Credentials, endpoint: str | None = None) -> Principal:
+        """Who shows these credentials. Raises AuthenticationError, and PermissionDeniedError when
+        the key may not use `endpoint`."""
+        principal = identify(credentials, self.snapshot, self.keyring)
+        if endpoint is not None:
+            check_endpoint(principal, endpoint)
+        return principal
 
     def is_available(self, deployment: Deployment) -> bool:
-        return self.health.is_available(deployment, self._clock.monotonic_s())
+        """Whether it may be asked now: its breaker is shut, and its provider has not barred us."""
+        is_well = self.health.is_available(deployment, self._clock.monotonic_s())
+        return is_well and self.room.bar(deployment.id) is None
 
     def _analyze(self, exchange: Exchange, snapshot: Snapshot) -> Analysis:
         analysis = analyze(exchange.request)
@@ -174,18 +257,37 @@ class Engine:
         if decider is None or decider.day != day or self._decider_of is not snapshot:
             decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
             self._decider, self._decider_of = decider, snapshot
-        return decider.decide(
-            exchange.request.model,
+        principal = exchange.principal
+        assert principal is not None
+        requested = meant(exchange.request.model, principal)
+        decision = decider.decide(
+            requested,
             exchange.analysis,
             Facts(exchange),
-            None if self.health.is_all_well else self.is_available,
+            None if self.health.is_all_well and not self.room.has_bars else self.is_available,
         )
+        decision = permitted(decision, requested, principal)
+        if decision.route is None or len(decision.candidates) == 1:
+            return decision
+        if self._settlement.used_permille(exchange) < snapshot.economy_at_permille:
+            return decision
+        return self._economized(exchange, decision)
+
+    def _economized(self, exchange: Exchange, decision: Decision) -> Decision:
+        """The same candidates, the cheapest first: the budget is nearly used up."""
+        ordered = tuple(self._settlement.cheapest_first(exchange, decision.candidates))
+        if ordered == decision.candidates:
+            return decision
+        return msgspec.structs.replace(decision, candidates=ordered, reason=ECONOMY)
 
     def _end(self, exchange: Exchange, status: int, fault: Fault | None) -> None:
-        """Step 10's last part: the exchange is over, and the observers are told."""
+        """Step 10's last part: the exchange is over, and the observers are told. Once."""
+        if exchange.ended_s is not None:
+            return
         now_s = self._clock.monotonic_s()
         exchange.fault = fault
         exchange.end(now_s)
+        self._admission.end(exchange)
         attempt = exchange.final_attempt
         decision, principal = exchange.decision, exchange.principal
         duration_s = now_s - exchange.received_s
@@ -210,11 +312,17 @@ class Engine:
             cost_nano_usd=exchange.cost_nano_usd,
             fault=fault.kind.value if fault else None,
             at_us=exchange.received_at_us,
+            queued_s=exchange.queued_s,
         )
         for observer in self._observers:
             observer.on(event)
 
     async def aclose(self) -> None:
-        """Close what the engine was given: transport and ledger."""
+        """Close what the engine was given: what runs beside it, transport and ledger."""
+        await self._sharing.aclose()
+        for each in self._beside:
+            await each.aclose()
         await self._transport.aclose()
+        if self.cache is not None:
+            await self.cache.aclose()
         await self.ledger.aclose()

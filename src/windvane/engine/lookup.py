@@ -1,14 +1,306 @@
-"""Step 5: an answer that is already there.
+"""Step 5: an answer that is already there, or on its way.
 
-The seat of the cache: exact, then semantic, then joining an equal request in flight. Until those
-are built every look-up is a miss, and `Cache-Status` says so.
+Exact matches first; the seat behind them is for answers to questions that mean the same. Then the
+flights: an equal request under way is joined. Who finds neither leads a flight of its own, and what it
+brings home is kept, if it is whole and good.
+
+Whatever ails a store, it is a miss.
 """
 
-from windvane.core.chat import Completion
+from random import Random
+
+import msgspec
+
+from windvane.core.cache.entry import CacheEntry, pack, unpack
+from windvane.core.cache.freshness import CachePolicy, Standing, Wish, standing_of, wish_of
+from windvane.core.cache.invalidation import (
+    CALLER_TAGS_MAX,
+    key_tag,
+    model_tag,
+    route_tag,
+    scope_tag,
+)
+from windvane.core.cache.key import cache_key
+from windvane.core.chat import ChatRequest, Completion, FinishReason, ImagePart, JsonObject
+from windvane.core.deployment import Deployment
 from windvane.core.exchange import Exchange
+from windvane.core.faults import FaultKind, refuse
+from windvane.core.routing.decision import Candidate
+from windvane.core.usage import Certainty
+from windvane.engine.flights import Flight
+from windvane.engine.snapshot import CacheRules
+from windvane.ports.clock import Clock
+from windvane.ports.stores import InvalidationStore, ResponseCache
+from windvane.wire.canonical import canonical
+
+TAGS_HEADER = b"x-windvane-cache-tags"
+WISH_HEADERS = (b"windvane-cache-control", b"cache-control")
+"""The first is for callers whose client does not let them set the second."""
+TAG_CHARS_MAX = 128
+PIECES_MAX = 4_096
+
+_GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS))
+_NOT_KEPT = ("logprobs", "top_logprobs", "web_search_options", "audio", "modalities", "store")
+_SAID_NO = (None, False)
+_OURS = (None, "function")
+"""Types of tools that the caller runs."""
+"""Fields that ask for more than an entry keeps, or for what is not the same the next time."""
 
 
-async def find(exchange: Exchange) -> Completion | None:
-    """An answer for this exchange, or None."""
-    exchange.cache_status = "miss"
-    return None
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What an exchange asks of the cache.
+
+    `flight` names the flights it may join: those that would ask the same models in the same order, and
+    for an answer as long. `tags` are its own and those of its scope, route and model; `version` counts
+    the invalidations known when it came.
+    """
+
+    key: bytes
+    flight: bytes
+    scope: str
+    candidate: Candidate
+    canonical: JsonObject
+    policy: CachePolicy
+    wish: Wish
+    tags: tuple[str, ...]
+    version: int
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry, and what it is good for."""
+
+    entry: CacheEntry
+    standing: Standing
+
+
+class Lookup:
+    """Asks the cache, and keeps what is worth keeping."""
+
+    def __init__(
+        self,
+        cache: ResponseCache | None,
+        invalidations: InvalidationStore | None,
+        clock: Clock,
+        rng: Random,
+    ) -> None:
+        self._cache = cache
+        self._invalidations = invalidations
+        self._clock = clock
+        self._rng = rng
+
+    def ask_of(self, exchange: Exchange, rules: CacheRules | None) -> Ask | None:
+        """What the exchange asks; None when it has nothing to do with the cache. Raises
+        BadRequestError for tags that are none."""
+        decision, principal = exchange.decision, exchange.principal
+        assert decision is not None and principal is not None
+        if rules is None or self._cache is None:
+            return None
+        policy = rules.policy_of(decision.route)
+        wish = _wish(exchange)
+        if policy is None or not (wish.may_read or wish.may_store or wish.only_if_cached):
+            return None
+        if not may_be_kept(exchange.request, policy):
+            return None
+        whose = principal.team if rules.scope == "team" else None
+        shared = f"team:{whose}" if whose is not None else f"key:{principal.key_id}"
+        if rules.scope == "shared" and principal.provider is None:
+            shared = "shared"
+        candidate = decision.candidates[0]
+        said = canonical(exchange.request)
+        key = cache_key(
+            shared, candidate.deployment.provider, asked_model(candidate.deployment), said
+        )
+        tags = [*_tags(exchange), scope_tag(shared), *_model_tags(candidate.deployment)]
+        if decision.route is not None:
+            tags.append(route_tag(decision.route))
+        known = self._invalidations
+        return Ask(
+            key=key,
+            flight=key + _course(exchange),
+            scope=shared,
+            candidate=candidate,
+            canonical=said,
+            policy=policy,
+            wish=wish,
+            tags=tuple(tags),
+            version=0 if known is None else known.known.version,
+        )
+
+    async def find(self, ask: Ask) -> Found | None:
+        """The entry for `ask`, if there is one that is good for anything."""
+        assert self._cache is not None
+        if not ask.wish.may_read:
+            return None
+        data = self._cache.get_now(ask.key)
+        if data is None:
+            data = await self._cache.get(ask.key)
+        entry = None if data is None else unpack(data)
+        if entry is None or self.is_void(ask, entry.tags, entry.version):
+            return None
+        now_us = self._clock.wall_us()
+        standing = standing_of(entry, ask.policy, ask.wish, now_us, self._rng)
+        if standing is Standing.USELESS:
+            return None
+        return Found(entry=entry, standing=standing)
+
+    def is_void(self, ask: Ask, tags: tuple[str, ...], version: int) -> bool:
+        """Whether an answer with these tags, asked for at `version`, must not be given to `ask`: for
+        what it is tagged with, or for what `ask` is."""
+        if self._invalidations is None or version >= self._invalidations.known.version:
+            return False
+        known = self._invalidations.known
+        return known.voids((*tags, *ask.tags, key_tag(ask.key)), version)
+
+    async def keep(self, ask: Ask, flight: Flight) -> bool:
+        """Keep what a flight has brought home, if it is whole and good."""
+        assert self._cache is not None
+        ttl_s = ask.policy.ttl_s if ask.wish.ttl_s is None else ask.wish.ttl_s
+        if not ask.wish.may_store or ttl_s <= 0:
+            return False
+        entry = self._entry_of(ask, flight, ttl_s)
+        if entry is None or self.is_void(ask, entry.tags, entry.version):
+            return False  # the second was asked for before an invalidation
+        data = pack(entry)
+        if len(data) > ask.policy.entry_bytes_max:
+            return False
+        deployment = _answering(flight.leader)
+        key = ask.key
+        if deployment is not ask.candidate.deployment:
+            # Another model has answered: it is kept as that model's answer, and never as this one's.
+            key = cache_key(ask.scope, deployment.provider, asked_model(deployment), ask.canonical)
+        await self._cache.put(
+            key,
+            data,
+            tags=entry.tags,
+            keep_s=ttl_s + ask.policy.kept_s - ask.policy.ttl_s,
+            worth=float(entry.cost_nano_usd or 0),
+        )
+        return True
+
+    def _entry_of(self, ask: Ask, flight: Flight, ttl_s: int) -> CacheEntry | None:
+        exchange = flight.leader
+        attempt = exchange.final_attempt
+        completion = flight.completion
+        pieces: tuple[int, ...] = ()
+        if completion is None and flight.fold is not None:
+            completion = flight.fold.completion()
+            pieces = _lengths(flight)
+        if completion is None or attempt is None or attempt.entry is None or attempt.usage is None:
+            return None
+        if attempt.entry.certainty is not Certainty.EXACT or not is_good(completion):
+            return None
+        now_us = self._clock.wall_us()
+        deployment = attempt.deployment
+        decision = exchange.decision
+        assert decision is not None
+        tags = ask.tags
+        if deployment is not ask.candidate.deployment:
+            tags = tuple(dict.fromkeys((*tags, *_model_tags(deployment))))
+        return CacheEntry(
+            completion=msgspec.structs.replace(completion, raw=None),
+            usage=attempt.usage,
+            provider=deployment.provider,
+            model=deployment.model,
+            route=decision.route,
+            tags=tags,
+            created_at_us=now_us,
+            fresh_until_us=now_us + ttl_s * 1_000_000,
+            version=ask.version,
+            cost_nano_usd=attempt.entry.cost_nano_usd,
+            latency_us=attempt.entry.latency_us or 0,
+            first_chunk_us=attempt.entry.first_chunk_us,
+            pieces=pieces,
+        )
+
+
+def may_be_kept(request: ChatRequest, policy: CachePolicy) -> bool:
+    """Whether the same request could be given the same answer another time."""
+    body = request.body
+    if any(body.get(name) not in _SAID_NO for name in _NOT_KEPT):
+        return False  # an empty object asks for a web search already
+    if policy.deterministic_only and body.get("temperature") != 0:
+        return False
+    if any(tool.function is None or tool.type not in _OURS for tool in request.tools):
+        return False  # tools that the provider runs look at the world
+    for message in request.messages:
+        if not isinstance(message.content, list):
+            continue
+        for part in message.content:
+            if isinstance(part, ImagePart):
+                image = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+                if not image.startswith("data:"):
+                    return False  # what is behind an address may change
+            elif part.__struct_config__.tag not in ("text", "thinking", "refusal", "reference"):
+                return False
+    return True
+
+
+def is_good(completion: Completion) -> bool:
+    """Whether an answer is whole, was not filtered, and says something in each of its choices."""
+    return bool(completion.choices) and all(
+        choice.finish_reason in _GOOD_ENDS
+        and not choice.message.refusal
+        and not choice.message.is_empty
+        for choice in completion.choices
+    )
+
+
+def asked_model(deployment: Deployment) -> str:
+    """What is asked under all its names: its id, which no alias is. A model that merely shares another's
+    card, for its price and abilities, is asked by the name that its provider is told."""
+    card, told = deployment.card, deployment.model
+    is_the_cards = card is not None and any(told == alias.name for alias in card.aliases)
+    return card.id if card is not None and is_the_cards else told
+
+
+def _model_tags(deployment: Deployment) -> tuple[str, ...]:
+    """The tags of a model, by its id and by the name that its provider is told."""
+    return tuple({model_tag(deployment.resolved_model): 0, model_tag(deployment.model): 0})
+
+
+def _course(exchange: Exchange) -> bytes:
+    """What tells two flights for one key apart: whom they would ask if the first cannot answer, and how
+    long their leaders let an answer be."""
+    decision, principal = exchange.decision, exchange.principal
+    assert decision is not None and principal is not None
+    names = "\0".join([candidate.deployment.id for candidate in decision.candidates])
+    return f"\0{principal.output_tokens_max}\0{names}".encode()
+
+
+def _answering(exchange: Exchange) -> Deployment:
+    attempt = exchange.final_attempt
+    assert attempt is not None
+    return attempt.deployment
+
+
+def _wish(exchange: Exchange) -> Wish:
+    for name in WISH_HEADERS:
+        if (said := exchange.headers.get(name)) is not None:
+            return wish_of(said.decode("latin-1"))
+    return Wish()
+
+
+def _tags(exchange: Exchange) -> tuple[str, ...]:
+    said = exchange.headers.get(TAGS_HEADER)
+    if said is None:
+        return ()
+    tags = [tag.strip() for tag in said.decode("latin-1").split(",") if tag.strip()]
+    if len(tags) > CALLER_TAGS_MAX or any(len(tag) > TAG_CHARS_MAX for tag in tags):
+        raise refuse(
+            FaultKind.INVALID_REQUEST,
+            f"{TAGS_HEADER.decode()}: at most {CALLER_TAGS_MAX} tags of {TAG_CHARS_MAX} characters",
+            param=TAGS_HEADER.decode(),
+        )
+    return tuple(f"tag:{tag}" for tag in tags)
+
+
+def _lengths(flight: Flight) -> tuple[int, ...]:
+    """The lengths that the first choice's text came in; none when there are too many to keep."""
+    lengths = [
+        len(piece.content)
+        for chunks in flight.log
+        for chunk in chunks
+        for piece in chunk.choices
+        if piece.index == 0 and piece.content
+    ]
+    return tuple(lengths) if len(lengths) <= PIECES_MAX else ()

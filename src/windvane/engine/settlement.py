@@ -10,29 +10,30 @@ How an amount is known:
 """
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
 import msgspec
 
-from windvane.core.analysis.tokens import tokens_upper_bound
 from windvane.core.catalog.models import Capability
-from windvane.core.catalog.prices import PERMILLE, Price, cost, worst_case
+from windvane.core.catalog.prices import PERMILLE, Price, cost
 from windvane.core.chat import Completion
-from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment
+from windvane.core.deployment import Deployment
 from windvane.core.events import AttemptSettled
 from windvane.core.exchange import Attempt, AttemptState, Exchange
 from windvane.core.faults import Fault
 from windvane.core.ledger import OK, LedgerEntry
+from windvane.core.limits import RateLease
 from windvane.core.money import ZERO, NanoUsd
 from windvane.core.routing.decision import Candidate
 from windvane.core.usage import NOTHING_USED, Certainty, Usage
+from windvane.engine.alerts import ALERT_AT_PERMILLE, BudgetAlerts
+from windvane.engine.bounding import Bound, Bounder, amount_expected
+from windvane.engine.waiting_room import Admission, WaitingRoom
 from windvane.ports.clock import Clock
 from windvane.ports.observer import Observer
-from windvane.ports.stores import Journal
+from windvane.ports.stores import BudgetStore, Journal
 from windvane.wire.fold import Fold
-
-TOKENS_UNBOUNDED = 131_072
-"""The bound of input and of output for a model whose window is unknown, when nothing else gives one."""
 
 CANCELLED = "cancelled"
 IN_FLIGHT_S = 0.05
@@ -51,8 +52,20 @@ MICROSECONDS = 1_000_000
 class Settlement:
     """Makes holds and settlements, writes them to the journal, and tells the observers."""
 
-    def __init__(self, journal: Journal, clock: Clock, observers: tuple[Observer, ...]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        budgets: BudgetStore,
+        room: WaitingRoom,
+        clock: Clock,
+        observers: tuple[Observer, ...],
+        alert_at_permille: tuple[int, ...] = ALERT_AT_PERMILLE,
+    ) -> None:
         self._journal = journal
+        self._budgets = budgets
+        self._room = room
+        self._alerts = BudgetAlerts(observers, alert_at_permille)
+        self._bounder = Bounder(budgets, self._alerts.refused)
         self._clock = clock
         self._observers = observers
         self._input_ratio: dict[str, float] = {}
@@ -69,22 +82,40 @@ class Settlement:
             self._rates = {}
         return self._day
 
-    def reserve(self, exchange: Exchange, candidate: Candidate) -> Attempt:
-        """Hold the worst case for one attempt and write it down, before anything is sent."""
+    def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
+        """What an attempt at `deployment` may cost at most, and the limit it goes out with.
+
+        Raises BudgetExceededError, or PermissionDeniedError for what has no price under a budget.
+        """
+        now_us = self._clock.wall_us()
+        return self._bounder.bound(exchange, deployment, self._price(deployment, now_us), now_us)
+
+    def reserve(
+        self, exchange: Exchange, candidate: Candidate, bound: Bound, lease: RateLease | None = None
+    ) -> Attempt:
+        """Hold the worst case for one attempt and write it down, before anything is sent.
+
+        Raises BudgetExceededError, and InternalServerError (503) when it cannot be written: nothing
+        is held then.
+        """
         deployment = candidate.deployment
         number = len(exchange.attempts) + 1
         now_us = self._clock.wall_us()
-        hold_nano_usd = self._worst_case(exchange, deployment, now_us)
+        attempt_id = f"{exchange.id}-{number}"
+        # Also when nothing has a limit yet: a budget set while this runs must count it.
+        refusing = self._budgets.hold(attempt_id, bound.scopes, bound.hold_nano_usd or 0, now_us)
+        if refusing is not None:
+            raise self._bounder.refuse(refusing, bound.hold_nano_usd or 0, now_us)
         principal, decision = exchange.principal, exchange.decision
         assert principal is not None and decision is not None
         hold = LedgerEntry(
-            attempt_id=f"{exchange.id}-{number}",
+            attempt_id=attempt_id,
             request_id=exchange.id,
             number=number,
             started_at_us=now_us,
             key_id=principal.key_id,
             team=principal.team,
-            tags=principal.tags,
+            tags=exchange.tags,
             route=decision.route,
             requested_model=exchange.request.model,
             provider=deployment.provider,
@@ -94,19 +125,26 @@ class Settlement:
             dialect=exchange.dialect,
             is_stream=exchange.request.stream,
             certainty=Certainty.ASSUMED,
-            cost_nano_usd=hold_nano_usd,
-            hold_nano_usd=hold_nano_usd,
+            cost_nano_usd=bound.hold_nano_usd,
+            hold_nano_usd=bound.hold_nano_usd,
             outcome="unknown",
             client_request_id=exchange.client_request_id,
+            user=exchange.user,
         )
-        self._journal.hold(hold)
+        try:
+            self._journal.hold(hold)
+        except BaseException:
+            self._budgets.settle(attempt_id, 0)
+            raise
         attempt = Attempt(
             id=hold.attempt_id,
             number=number,
             deployment=deployment,
             hold=hold,
             started_s=self._clock.monotonic_s(),
+            lease=lease,
         )
+        exchange.clamped_to = bound.output_tokens_max if bound.is_clamped else None
         exchange.attempts = [*exchange.attempts, attempt]
         return attempt
 
@@ -118,30 +156,23 @@ class Settlement:
             price = self._rates[deployment.id] = deployment.price_on(day)
             return price
 
-    def _worst_case(
-        self, exchange: Exchange, deployment: Deployment, now_us: int
-    ) -> NanoUsd | None:
-        price = self._price(deployment, now_us)
-        analysis, request = exchange.analysis, exchange.request
-        assert analysis is not None
-        if price is None:
-            return None
-        billing = deployment.billing
-        window = deployment.card.context_window_tokens if deployment.card else None
-        input_max = tokens_upper_bound(
-            exchange.body_bytes,
-            analysis.messages,
-            analysis.images,
-            analysis.tools,
-            billing.image_tokens_max,
-        )
-        if analysis.documents:
-            # Named by reference, a document may be as long as fits.
-            input_max = max(input_max, window or TOKENS_UNBOUNDED)
-        output_max = request.output_tokens_max or window or TOKENS_UNBOUNDED
-        tier = billing.of_tier(request.body.get("service_tier"))
-        factor = deployment.multiplier_permille * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE)
-        return worst_case(price, input_max, output_max * request.n, -(-factor // PERMILLE))
+    def used_permille(self, exchange: Exchange) -> int:
+        """How much of its tightest budget is used up."""
+        return self._bounder.used_permille(exchange, self._clock.wall_us())
+
+    def cheapest_first(
+        self, exchange: Exchange, candidates: Sequence[Candidate]
+    ) -> list[Candidate]:
+        """The candidates by what this request may cost at each; those without a price go last."""
+        now_us = self._clock.wall_us()
+
+        def amount(candidate: Candidate) -> tuple[bool, int]:
+            price = self._price(candidate.deployment, now_us)
+            if price is None:
+                return True, 0
+            return False, amount_expected(exchange, candidate.deployment, price)
+
+        return sorted(candidates, key=amount)
 
     def settle_answered(
         self, exchange: Exchange, attempt: Attempt, answer: Completion, outcome: str = OK
@@ -258,10 +289,73 @@ class Settlement:
         self._journal.settle(entry)
         attempt.usage = usage
         attempt.entry = entry
+        self._release(attempt, entry, usage)
         exchange.upstream_s += now_s - attempt.started_s
         event = AttemptSettled(entry=entry)
         for observer in self._observers:
             observer.on(event)
+
+    def record_free(
+        self, exchange: Exchange, deployment: Deployment, outcome: str, saved: NanoUsd | int | None
+    ) -> None:
+        """Put an answer on the ledger for which nobody was asked: it cost nothing, and saved `saved`."""
+        principal, decision = exchange.principal, exchange.decision
+        assert principal is not None and decision is not None
+        number = len(exchange.attempts) + 1
+        now_us = self._clock.wall_us()
+        entry = LedgerEntry(
+            attempt_id=f"{exchange.id}-{number}",
+            request_id=exchange.id,
+            number=number,
+            started_at_us=now_us,
+            key_id=principal.key_id,
+            team=principal.team,
+            tags=exchange.tags,
+            route=decision.route,
+            requested_model=exchange.request.model,
+            provider=deployment.provider,
+            model=deployment.model,
+            resolved_model=deployment.resolved_model,
+            reason=decision.reason,
+            dialect=exchange.dialect,
+            is_stream=exchange.request.stream,
+            certainty=Certainty.EXACT,
+            cost_nano_usd=ZERO,
+            hold_nano_usd=ZERO,
+            outcome=outcome,
+            client_request_id=exchange.client_request_id,
+            user=exchange.user,
+            saved_nano_usd=None if saved is None else NanoUsd(saved),
+        )
+        self._journal.settle(entry)
+        exchange.answered_by = Attempt(
+            id=entry.attempt_id,
+            number=number,
+            deployment=deployment,
+            hold=entry,
+            started_s=self._clock.monotonic_s(),
+            state=AttemptState.SETTLED,
+            usage=NOTHING_USED,
+            entry=entry,
+        )
+        event = AttemptSettled(entry=entry)
+        for observer in self._observers:
+            observer.on(event)
+
+    def _release(self, attempt: Attempt, entry: LedgerEntry, usage: Usage) -> None:
+        """End what the attempt held of budgets and of rates. What is not known for certain gives
+        nothing back."""
+        if attempt.lease is not None or attempt.admission is not None:
+            used = usage.total_tokens
+            if entry.certainty is not Certainty.EXACT:
+                used = max(used, attempt.tokens_expected)
+            if attempt.lease is not None:
+                attempt.lease.end(used, int(self._clock.monotonic_s() * MICROSECONDS))
+            if attempt.admission is not None:
+                assert isinstance(attempt.admission, Admission)
+                self._room.correct(attempt.admission, used)
+        accounts = self._budgets.settle(entry.attempt_id, entry.cost_nano_usd or 0)
+        self._alerts.look(accounts, entry)
 
     def _cost(self, attempt: Attempt, usage: Usage, certainty: Certainty) -> NanoUsd | None:
         held = attempt.hold.hold_nano_usd

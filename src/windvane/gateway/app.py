@@ -1,16 +1,28 @@
-"""The root ASGI callable: `/v1/*` to the data plane, probes at once, all else to the control plane."""
+"""What the server serves: `/v1/*` is the data plane's, probes are answered at once, and all else is the
+control plane's, as ASGI has it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from windvane.config.resolve import is_loopback
 from windvane.config.schema import Config
 from windvane.core.faults import Fault, FaultKind, Source
 from windvane.engine.engine import Engine
 from windvane.gateway.data_plane.app import DataPlane
-from windvane.gateway.data_plane.asgi import JSON, ASGIApp, Receive, Scope, Send, send_whole
+from windvane.gateway.data_plane.asgi import (
+    JSON,
+    ASGIApp,
+    AsgiCaller,
+    HeaderList,
+    Receive,
+    Scope,
+    Send,
+    send_whole,
+)
+from windvane.gateway.data_plane.caller import DATA_PLANE, Caller
 from windvane.gateway.data_plane.incoming import Incoming
-from windvane.gateway.data_plane.outgoing import id_headers
+from windvane.gateway.data_plane.outgoing import id_headers, lines_of
 from windvane.system import SystemClock
 from windvane.telemetry.metrics import Metrics
 from windvane.wire.errors import render_error
@@ -47,10 +59,8 @@ class Gateway:
             body_timeout_s=config.limits.body_timeout_s,
         )
         self._metrics = metrics
-        # A proxy on this machine calls from loopback too, and may not pass on the name its own callers
-        # used: once there are keys, being local is enough only where the configuration says so.
-        is_unguarded = config.auth.is_open or config.auth.open_metrics
-        self._is_local = is_loopback(config.host) and is_unguarded
+        self._is_loopback = is_loopback(config.host)
+        self._has_open_metrics = config.auth.open_metrics
         self._control_plane: ASGIApp | None = None
         self._checks_host = not config.insecure
         self._is_stopping: Callable[[], bool] = lambda: False
@@ -59,17 +69,26 @@ class Gateway:
         """From now, `/readyz` answers 503 whenever `is_stopping()`."""
         self._is_stopping = is_stopping
 
+    def serve(self, caller: Caller) -> Coroutine[Any, Any, None]:
+        """Serve a request for `/v1/*`."""
+        if self._checks_host and self._engine.keyring.is_empty:
+            incoming = Incoming({"headers": caller.headers})
+            if not incoming.names_loopback:
+                status, headers, body = self._wrong_host(incoming)
+                return caller.answer(status, lines_of(headers), body)
+        return self._data_plane.serve(caller)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._checks_host and self._engine.snapshot.is_open:
+        """Serve a request as ASGI has it: from our own server, those for anything else."""
+        if self._checks_host and self._engine.keyring.is_empty:
             incoming = Incoming(scope)
             if not incoming.names_loopback:
-                await self._refuse_host(incoming, send)
+                await send_whole(send, *self._wrong_host(incoming))
                 return
-        path = scope["path"]
-        assert isinstance(path, str)
-        if path.startswith("/v1/"):
-            await self._data_plane(scope, receive, send)
-        elif path in PROBES and scope["method"] == "GET":
+        path = cast(str, scope["path"])
+        if path.startswith(DATA_PLANE):
+            await self._data_plane.serve(AsgiCaller(scope, receive, send))
+        elif path in PROBES and scope["method"] in ("GET", "HEAD"):
             is_ready = path != READY or not self._is_stopping()
             await send_whole(
                 send, 200 if is_ready else 503, [JSON], ALIVE if is_ready else DRAINING
@@ -79,6 +98,15 @@ class Gateway:
                 self._control_plane = await asyncio.to_thread(self._load_control_plane)
             await self._control_plane(scope, receive, send)
 
+    def _is_local(self) -> bool:
+        """Whether traffic may be looked at from this machine without a key.
+
+        A proxy on this machine calls from loopback too, and may not pass on the name its own callers
+        used: once there are keys, being local is enough only where the configuration says so.
+        """
+        is_unguarded = self._has_open_metrics or self._engine.keyring.is_empty
+        return self._is_loopback and is_unguarded
+
     def _load_control_plane(self) -> ASGIApp:
         """FastAPI and pydantic take longer to load than all the rest, and 20 MB: a gateway that is
         only asked to relay never loads them. (The one import that is not at the top of its file.)"""
@@ -86,7 +114,8 @@ class Gateway:
 
         return control_plane(self._engine, self._metrics, is_local=self._is_local)
 
-    async def _refuse_host(self, incoming: Incoming, send: Send) -> None:
+    def _wrong_host(self, incoming: Incoming) -> tuple[int, HeaderList, bytes]:
+        """The answer to who calls us by another name."""
         request_id = incoming.request_id or self._engine.new_request_id()
         status, body = render_error(_WRONG_HOST, incoming.dialect, request_id)
-        await send_whole(send, status, [*id_headers(request_id), JSON], body)
+        return status, [*id_headers(request_id), JSON], body

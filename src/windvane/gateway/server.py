@@ -10,9 +10,11 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import httptools
@@ -25,8 +27,10 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError
-from windvane.gateway.data_plane.asgi import ASGIApp, HeaderList
+from windvane.core.faults import Fault, FaultKind, Source
+from windvane.gateway.data_plane.asgi import Receive, Scope, Send
+from windvane.gateway.data_plane.caller import DATA_PLANE
+from windvane.gateway.http_caller import HttpCaller
 from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error
 
@@ -35,10 +39,7 @@ HEADERS_MAX = 100
 KEEP_ALIVE_S = 75
 """Longer than a load balancer's 60 s, so that the balancer closes first and no request is lost."""
 GRACEFUL_S = 30
-STALL_S = 60.0
-"""How long a caller may leave an answer unread: its stream holds an upstream connection meanwhile."""
 BACKLOG = 2_048
-DATA_PLANE = "/v1/"
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,24 +51,22 @@ class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
     new_request_id: Callable[[], str] = lambda: "none"
 
 
+class Application(Protocol):
+    """What is served: the data plane by callers, everything else as ASGI has it."""
+
+    def serve(self, caller: HttpCaller) -> Coroutine[Any, Any, None]: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 class _Cycle(RequestResponseCycle):
-    """One request and its answer.
-
-    The data plane's answers are written here: head and body in one piece, without the checks of
-    headers that uvicorn owes to any application and ours have passed already
-    (gateway/data_plane/outgoing.py). All other answers go uvicorn's way.
-    """
-
-    _head = b""
+    """One request beyond the data plane, and its answer."""
 
     async def run_asgi(self, app: Any) -> None:
         """Run the application. A caller who left is no error, and needs no answer."""
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._break_off()
-        except WindvaneError:
-            # A stream died after its head had gone out, and could not say so: break it off.
             self._break_off()
         except Exception:
             self.logger.exception("a request failed beyond the planes")
@@ -82,76 +81,61 @@ class _Cycle(RequestResponseCycle):
         if not self.disconnected and not self.response_complete:
             self.transport.close()
 
-    async def send(self, message: Any) -> None:
-        if self.scope["method"] == "HEAD" or not self.scope["path"].startswith(DATA_PLANE):
-            await super().send(message)
-            return
-        if self.flow.write_paused and not self.disconnected:
-            await self._drain()
-        if self.disconnected:
-            return
-        if message["type"] == "http.response.start":
-            self._head = self._write_head(message["status"], message["headers"])
-        else:
-            self._write_body(message["body"], message.get("more_body", False))
+    def feed(self, piece: bytes) -> None:
+        self.body += piece
+        if len(self.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.message_event.set()
 
-    async def _drain(self) -> None:
-        """Wait for a slow reader; one who does not read at all for too long is cut off."""
-        try:
-            async with asyncio.timeout(STALL_S):
-                await self.flow.drain()
-        except TimeoutError:
-            # The loss of the connection cancels this request, wherever it is.
-            self.transport.abort()
-            await asyncio.sleep(0)
+    def end_body(self) -> None:
+        self.more_body = False
+        self.message_event.set()
 
-    def _write_head(self, status: int, headers: HeaderList) -> bytes:
-        self.response_started = True
-        self.waiting_for_100_continue = False
-        self.chunked_encoding = True
-        written = [STATUS_LINE[status]]
-        for name, value in self.default_headers:
-            written += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            written += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                self.chunked_encoding = False
-            elif name == b"connection" and value == b"close":
-                self.keep_alive = False
-        if self.chunked_encoding and self.scope["http_version"] == "1.0":
-            # HTTP/1.0 knows no chunks: the answer ends with the connection.
-            self.chunked_encoding, self.keep_alive = False, False
-        elif self.chunked_encoding:
-            written.append(b"transfer-encoding: chunked\r\n")
-        written.append(b"\r\n")
-        return b"".join(written)
-
-    def _write_body(self, body: bytes, is_more: bool) -> None:
-        if self.chunked_encoding:
-            data = b"%b%x\r\n%b\r\n" % (self._head, len(body), body) if body else self._head
-            if not is_more:
-                data += b"0\r\n\r\n"
-        else:
-            data = self._head + body
-        self._head = b""
-        if data:
-            self.transport.write(data)
-        if not is_more:
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
+    def wake(self) -> None:
+        self.message_event.set()
 
 
 def _nothing() -> None:
     return None
 
 
-class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on httptools, guarded. `limits` is set on a subclass, per server."""
+class _Openings:
+    """How answers begin, by status: their first line and the headers that all have.
 
+    uvicorn makes the list of those headers anew once a second, for the date.
+    """
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] | None = None
+        self._made: dict[int, bytes] = {}
+
+    def of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers, self._made = headers, {}
+        made = self._made.get(status)
+        if made is None:
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            made = self._made[status] = STATUS_LINE[status] + b"".join(lines)
+        return made
+
+
+@lru_cache(maxsize=64)
+def _parts_of(url: bytes) -> tuple[str, bytes, bytes]:
+    """The path, as it is meant and as it was sent, and the query."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol on httptools, guarded. What stands first is set on a subclass, per server."""
+
+    application: Application
     limits = ServerLimits(head_timeout_s=10.0, connections_max=20_000)
+    openings = _Openings()
+
+    cycle: Any
+    """The `_Cycle` or the `HttpCaller` of the request that came last; None before there is one."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -163,7 +147,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._unread = b""
         self._is_priming = False
+        self._idle_since_s = 0.0
+        self._waiting: deque[_Cycle | HttpCaller] = deque()
         self._running: asyncio.Task[None] | None = None
+
+    # what the loop calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -173,9 +161,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
         self._packet_bytes, self._is_packet_fresh = len(data), True
+        self._head_bytes += self._packet_bytes
         self._feed(data)
+        cycle = self.cycle
         if self._is_in_head:
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(
@@ -183,23 +172,36 @@ class GuardedProtocol(HttpToolsProtocol):
                 )
             elif self._head_timer is None:
                 self._arm()
-        elif self._is_idle:
-            # Bytes that begin no request have ended uvicorn's keep-alive timer.
-            if self.timeout_keep_alive_task is None and self._head_timer is None:
+        elif cycle is None or cycle.response_complete:
+            # Bytes that begin no request do not keep a connection.
+            if self._head_timer is None:
                 self._arm()
-        elif self.cycle.more_body and self._body_timer is None and not self.cycle.response_started:
+        elif cycle.more_body and self._body_timer is None and not cycle.response_started:
             within_s = self.limits.body_timeout_s
             self._body_timer = self.loop.call_later(within_s, self._on_slow_body)
 
-    @property
-    def _is_idle(self) -> bool:
-        return self.cycle is None or bool(self.cycle.response_complete)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
+        for timer in (self._head_timer, self._body_timer, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._body_timer = self.timeout_keep_alive_task = None
+        cycle = self.cycle
+        if cycle is not None:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+            cycle.wake()
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does: it refers to us
+        if self._running is not None and not self._running.done():
+            self._running.cancel()
 
     def _feed(self, data: bytes) -> None:
         """As uvicorn's own, but an offer to upgrade (`h2c`, from Java's HttpClient) is declined and
         the request served: httptools ends such a request at its head, and takes its body for the
         next request."""
-        self._unset_keepalive_if_required()
         while data and not self.transport.is_closing():
             try:
                 self.parser.feed_data(data)
@@ -216,19 +218,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.send_400_response("Invalid HTTP request received.")
                 return
 
-    def _body_framing(self) -> bytes:
-        for name, value in self.headers:
-            if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-                return name + b": " + value
-        return b""
-
-    def on_url(self, url: bytes) -> None:
-        if not self._is_priming:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_priming:
-            super().on_header(name, value)
+    # what the parser calls
 
     def on_message_begin(self) -> None:
         if self._is_priming:
@@ -236,14 +226,25 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         # The packet a request begins in counts, unless an earlier request ended in it.
         self._head_bytes = self._packet_bytes if self._is_packet_fresh else 0
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_priming:
+            self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_priming:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """As uvicorn's own, with our cycle, and without upgrades: nothing here is a web socket."""
+        """The data plane's requests go to it; of all others uvicorn's cycle is made. An upgrade is
+        never taken: nothing here is a web socket."""
         if self._is_priming:
             return
         self._is_in_head = False
-        if self.parser.should_upgrade():
+        parser = self.parser
+        if parser.should_upgrade():
             self._unread = self._body_framing()
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -254,51 +255,36 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX:
             self._refuse(431, f"there are more than {HEADERS_MAX} headers", "too_many_headers")
             return
-        scope = self.scope
-        http_version = self.parser.get_http_version()
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = http_version
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        version = parser.get_http_version()
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        method = parser.get_method().decode("ascii")
+        path = _parts_of(self.url)[0]
         running = self.cycle
-        self.cycle = _Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=http_version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
+        made: _Cycle | HttpCaller
+        if path.startswith(DATA_PLANE):
+            made = HttpCaller(
+                self, method, path, self.headers, version=version, keep_alive=keep_alive
+            )
+        else:
+            made = self._cycle_of(method, version, keep_alive)
+        self.cycle = made
         if running is None or running.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            self._start(made)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+            self._waiting.append(made)
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            if cycle is not None and self._body_timer is None:
-                # Answered already; what is left of the body has its time, and then the end.
-                self._body_timer = self.loop.call_later(
-                    self.limits.body_timeout_s, self.transport.close
-                )
+        if cycle is None:
             return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
-            self.flow.pause_reading()
-        cycle.message_event.set()
-
-    def _head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if not cycle.response_complete:
+            cycle.feed(body)
+        elif self._body_timer is None:
+            # Answered already; what is left of the body has its time, and then the end.
+            self._body_timer = self.loop.call_later(
+                self.limits.body_timeout_s, self.transport.close
+            )
 
     def on_message_complete(self) -> None:
         if self._unread:
@@ -311,25 +297,85 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            cycle.more_body = False
-            cycle.message_event.set()
+            cycle.end_body()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        task = self.loop.create_task(cycle.run_asgi(app))
+    def _body_framing(self) -> bytes:
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+                return name + b": " + value
+        return b""
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _cycle_of(self, method: str, version: str, keep_alive: bool) -> _Cycle:
+        path, raw_path, query = _parts_of(self.url)
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": method,
+            "root_path": "",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
+        return _Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=any(
+                name == b"expect" and value.lower() == b"100-continue"
+                for name, value in self.headers
+            ),
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+
+    def _start(self, cycle: _Cycle | HttpCaller) -> None:
+        serving = (
+            self.application.serve(cycle)
+            if isinstance(cycle, HttpCaller)
+            else cycle.run_asgi(self.application)
+        )
+        task = self.loop.create_task(serving)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
         self._running = task
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
-        super().connection_lost(exc)
-        if self._running is not None and not self._running.done():
-            self._running.cancel()
+    # what a request calls
+
+    def opening(self, status: int) -> bytes:
+        """The status line, and the headers that every answer has."""
+        return self.openings.of(status, self.server_state.default_headers)
+
+    def on_response_complete(self) -> None:
+        """Serve who waits behind this request; else wait for the next.
+
+        One timer stands behind all requests of a connection: to set one for each would cost more.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._waiting:
+            self._start(self._waiting.popleft())
+            return
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, f"this is not an HTTP request ({msg})", "malformed_http")
@@ -350,10 +396,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """An idle connection is over; one whose last answer nobody reads is cut off."""
-        if self.transport.get_write_buffer_size():
+        self.timeout_keep_alive_task = None
+        if not self.cycle.response_complete or self._head_timer is not None:
+            return  # it is not idle; the next answer sets the timer again
+        rest_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if rest_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                rest_s, self.timeout_keep_alive_handler
+            )
+        elif self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
-            super().timeout_keep_alive_handler()
+            self.transport.close()
 
     def _refuse(self, status: int, message: str, code: str) -> None:
         """Answer without a request, and close; in the midst of an answer, close alone."""
@@ -403,9 +457,10 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def make_server(app: ASGIApp, *, host: str, port: int, limits: ServerLimits) -> uvicorn.Server:
+def make_server(app: Application, *, host: str, port: int, limits: ServerLimits) -> uvicorn.Server:
     """A server of `app`, ready to `serve()`."""
-    protocol = type("Protocol", (GuardedProtocol,), {"limits": limits})
+    own = {"application": app, "limits": limits, "openings": _Openings()}
+    protocol = type("Protocol", (GuardedProtocol,), own)
     config = uvicorn.Config(
         app,
         host=host,

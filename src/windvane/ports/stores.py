@@ -1,9 +1,18 @@
-"""Where money and facts are kept."""
+"""Where money, keys and facts are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Protocol
 
-from windvane.core.ledger import LedgerEntry, Totals
+import msgspec
+
+from windvane.core.budgets import Account, BudgetTable, Period, Standing
+from windvane.core.cache.invalidation import Invalidations
+from windvane.core.keys import VirtualKey
+from windvane.core.ledger import LedgerEntry
+from windvane.core.limits import RateLease, RateRefusal, RateStanding, RateTable
+from windvane.core.principal import Scope
+from windvane.core.usage_report import UsageQuery, UsageRow
 
 
 class Journal(Protocol):
@@ -12,13 +21,17 @@ class Journal(Protocol):
     Both calls return when the record would survive the death of the process.
     """
 
-    def hold(self, entry: LedgerEntry) -> None: ...
+    def hold(self, entry: LedgerEntry) -> None:
+        """Write a hold. Raises InternalServerError (503) when it cannot be written, or when the
+        ledger behind the journal cannot."""
+        ...
 
     def settle(self, entry: LedgerEntry) -> None: ...
 
 
 class LedgerStore(Protocol):
-    """The orderly copy of the journal, for questions."""
+    """The orderly copy of the journal, for questions. Every question is answered as of its asking:
+    all that was settled before the call is in the answer, and nothing that was settled after it."""
 
     async def entries_of(
         self, request_id: str, *, key_id: str | None = None
@@ -27,12 +40,222 @@ class LedgerStore(Protocol):
         one key's requests, unless `key_id` is None."""
         ...
 
-    async def totals(self, *, key_id: str | None = None, since_us: int = 0) -> Totals: ...
-
-    async def totals_by(
-        self, column: str, *, key_id: str | None = None, since_us: int = 0
-    ) -> dict[str, Totals]:
-        """Totals by one of the named columns: resolved_model, provider, key_id, route, outcome."""
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """Sums by group, ordered by group; one row when nothing is grouped by. Raises ValueError."""
         ...
+
+    async def spent(self, scope: Scope, since_us: int) -> int:
+        """Nano-dollars settled in `scope` for attempts begun at `since_us`, the beginning of a UTC
+        day, or later."""
+        ...
+
+    async def spent_by(self, kind: str, since_us: int) -> Mapping[Scope, int]:
+        """The same for all scopes of a kind (`key`, `team`, `user`, `tag`, `model`, `global`)."""
+        ...
+
+    async def forget_before(self, day: date) -> int:
+        """Delete the single attempts of earlier UTC days, and say how many; their sums stay."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class KeyStore(Protocol):
+    """Gateway keys, as they were last put."""
+
+    async def keys(self) -> Sequence[VirtualKey]: ...
+
+    async def put_key(self, key: VirtualKey) -> None:
+        """Keep a key, new or changed; it would survive power loss when this returns."""
+        ...
+
+
+class BudgetStore(Protocol):
+    """Money. Holds for all scopes are granted together or not at all; every hold ends exactly once.
+
+    The calls do not wait: what is granted here is this process's own to grant. Where many processes
+    share a budget, each grants from what it has leased beforehand, and leasing is what waits.
+    """
+
+    table: BudgetTable
+
+    def accounts(self, scopes: Sequence[Scope], at_us: int) -> Sequence[Account]:
+        """The accounts that a hold made now would be in."""
+        ...
+
+    def hold(
+        self, attempt_id: str, scopes: Sequence[Scope], amount: int, at_us: int
+    ) -> Account | None:
+        """Hold `amount` in all accounts of `scopes`; the account that refused, when one did."""
+        ...
+
+    def settle(self, attempt_id: str, cost: int) -> Sequence[Account]:
+        """End a hold with what the attempt cost. Returns the accounts it was in; none when there
+        was no such hold."""
+        ...
+
+    def watch(self, scope: Scope, period: Period, at_us: int) -> Account | None:
+        """Begin to count a scope that had no limit, what is in flight included; None when it is
+        counted already. What was spent before is the caller's to add, or to `unwatch` it."""
+        ...
+
+    def unwatch(self, account: Account) -> None:
+        """Count no more: what was spent before could not be learned."""
+        ...
+
+    def change(self, table: BudgetTable) -> None:
+        """From now, `table` says what may be spent."""
+        ...
+
+    def standings(self, at_us: int) -> Sequence[Standing]:
+        """All accounts with a limit, as they stand."""
+        ...
+
+
+class LimitStore(Protocol):
+    """Rates and concurrency. The limits of a request are taken together, or none of them is.
+
+    Times are monotonic microseconds.
+    """
+
+    table: RateTable
+
+    def take_request(
+        self, scopes: Sequence[Scope], lease: RateLease, now_us: int
+    ) -> RateRefusal | None:
+        """A slot and a place in each rate; they are in `lease` then, unless one refused."""
+        ...
+
+    def take_tokens(
+        self, scopes: Sequence[Scope], tokens: int, lease: RateLease, now_us: int
+    ) -> RateRefusal | None:
+        """Tokens by estimate, corrected at the lease's end."""
+        ...
+
+    def standing(
+        self, scopes: Sequence[Scope], now_us: int
+    ) -> tuple[RateStanding | None, RateStanding | None]:
+        """What is left of requests, and of tokens, where it is least."""
+        ...
+
+    def change(self, table: RateTable) -> None: ...
+
+
+class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tier of the cache holds, and has done since its process began.
+
+    `bytes` are what counts towards `bytes_max`, or of keys and values where there is none; `faults` are
+    calls that failed or came too late, and were answered as a miss.
+    """
+
+    tier: str
+    entries: int
+    bytes: int
+    bytes_max: int | None = None
+    hits: int = 0
+    misses: int = 0
+    stored: int = 0
+    evicted: int = 0
+    expired: int = 0
+    faults: int = 0
+    is_up: bool = True
+
+
+class CacheTier(Protocol):
+    """Answers by key, as bytes. A tier that is down, slow or full answers as if it had nothing: it
+    never raises, and never takes long."""
+
+    name: str
+
+    async def get(self, key: bytes) -> bytes | None: ...
+
+    async def put(
+        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+    ) -> None:
+        """Keep `data` for at most `keep_s`. `worth` is what a hit saves, in nano-dollars: when room is
+        short, what is worth little for its size and seldom asked for goes first."""
+        ...
+
+    async def remove(self, key: bytes) -> int:
+        """Forget one; how many there were."""
+        ...
+
+    async def remove_tagged(self, tag: str) -> int:
+        """Forget all entries with a tag (`all`: every one); how many there were, as far as known."""
+        ...
+
+    async def stats(self) -> CacheStats: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tier knows of an entry: enough to put it into a faster tier for the rest of its time."""
+
+    data: bytes
+    tags: tuple[str, ...]
+    left_s: float
+    worth: float
+
+
+class LowerTier(CacheTier, Protocol):
+    """A tier behind a faster one."""
+
+    async def find(self, key: bytes) -> Kept | None:
+        """As `get`, with what else is known of the entry."""
+        ...
+
+
+class InvalidationStore(Protocol):
+    """The invalidations that all processes which share a cache know of, within two seconds."""
+
+    @property
+    def known(self) -> Invalidations: ...
+
+    async def invalidate(self, tag: str) -> Invalidations:
+        """One more invalidation, of `tag`; it is in `known` when this returns."""
+        ...
+
+
+class FlightLease(Protocol):
+    """The right to ask the provider on behalf of all processes, while others wait."""
+
+    async def renew(self) -> bool:
+        """Keep it for another while. False when it was lost, and somebody else may have it."""
+        ...
+
+    async def release(self) -> None: ...
+
+
+class FlightLeases(Protocol):
+    """Who of several processes asks. Where there is one process, there is no such store."""
+
+    async def claim(self, key: bytes) -> FlightLease | None:
+        """The lease; None when another process has it. A store that is down grants it to everyone."""
+        ...
+
+
+class ResponseCache(Protocol):
+    """All tiers of the cache as one."""
+
+    def get_now(self, key: bytes) -> bytes | None:
+        """What this process has in memory, without waiting."""
+        ...
+
+    async def get(self, key: bytes) -> bytes | None: ...
+
+    async def put(
+        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+    ) -> None: ...
+
+    async def remove(self, key: bytes) -> int: ...
+
+    async def remove_tagged(self, tag: str) -> int: ...
+
+    def clear_now(self) -> int:
+        """Forget what this process has in memory, without waiting; how many there were."""
+        ...
+
+    async def stats(self) -> Sequence[CacheStats]: ...
 
     async def aclose(self) -> None: ...

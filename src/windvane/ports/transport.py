@@ -10,6 +10,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One POST. The address comes from configuration alone, never from a caller.
 
     `headers` are the same for all requests to one address; `request_id` goes in `x-request-id`.
+    `authorization` is the caller's own credential, for this request alone: nothing may keep it.
     """
 
     url: str
@@ -17,6 +18,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     body: bytes
     connect_timeout_s: float
+    authorization: str | None = None
 
     def __repr__(self) -> str:
         """Without what is secret in it."""

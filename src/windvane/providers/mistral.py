@@ -10,6 +10,7 @@ import msgspec
 from windvane.core.analysis.tokens import IMAGE_TOKENS_MAX
 from windvane.core.deployment import Billing
 from windvane.core.faults import Fault, FaultKind, Retry, Source
+from windvane.core.upstream_limits import MISTRAL_TIERS
 from windvane.providers import fault_map
 from windvane.providers.provider import Headers, Provider
 from windvane.wire import mistral_chat
@@ -57,6 +58,9 @@ PROVIDER = Provider(
     classify=classify,
     api_base="https://api.mistral.ai/v1",
     key_variable="MISTRAL_API_KEY",
+    tier_variable="MISTRAL_TIER",
+    tiers=MISTRAL_TIERS,
+    shares_limits=True,
     serves_catalog="mistral",
     request_id_header="mistral-correlation-id",
 )

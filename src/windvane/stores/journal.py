@@ -6,9 +6,10 @@ the ledger's writer calls it with every group.
 
 Format: segments `NNNNNN.journal`, each a row of records `length, crc32, MessagePack([kind, entry])`,
 then zeros. A segment's room is taken from the disk when it is made, so a full disk is met there, as an
-error, and never in the middle of a record. A torn record (the machine died while writing) ends the
-segment. A segment is deleted when each of its holds is settled and each of its settlements is in the
-ledger.
+error, and never in the middle of a record. A hold is taken only when the next segment is in reserve:
+settlements of what runs have room, however full the disk has become. A torn record (the machine died
+while writing) ends the segment. A segment is deleted when each of its holds is settled and each of its
+settlements is in the ledger.
 """
 
 import errno
@@ -20,10 +21,11 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from windvane.core.faults import Fault, FaultKind, Source, error_of
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of
 from windvane.core.ledger import LedgerEntry
 
 _log = logging.getLogger("windvane.journal")
@@ -36,28 +38,51 @@ _HOLD = 0
 _SETTLEMENT = 1
 _HEADER = struct.Struct("<II")
 _encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(tuple[int, LedgerEntry])
+_decode = msgspec.msgpack.Decoder(tuple[int, LedgerEntry]).decode
+_HOLD_MARK = _encode((_HOLD, None))[:2]
+"""What the records of holds begin with."""
+
+
+class _Name(msgspec.Struct, frozen=True, array_like=True):
+    """The part of an entry that tells which it is: most holds met their settlements, and are only
+    looked at so far."""
+
+    attempt_id: str
+
+
+_decode_name = msgspec.msgpack.Decoder(tuple[int, _Name]).decode
+T = TypeVar("T")
 
 Sink = Callable[[LedgerEntry, int], None]
 """Takes a settlement to the ledger, with the number of the segment that holds it until then."""
 
 
+Refusal = Callable[[], str | None]
+"""Why the ledger behind takes no new work; None when it does."""
+
+_Segment = tuple[int, int, mmap.mmap]
+"""Its number, its open file, and the map of it."""
+
+
 class FileJournal:
     """Implements `Journal`. One process at a time may have it open."""
 
-    def __init__(self, folder: Path, sink: Sink) -> None:
+    def __init__(self, folder: Path, sink: Sink, *, refusal: Refusal = lambda: None) -> None:
         self._folder = folder
         self._sink = sink
+        self._refusal = refusal
         folder.mkdir(parents=True, exist_ok=True)
         self._old = sorted(folder.glob("*.journal"))
-        self._number = int(self._old[-1].stem) + 1 if self._old else 1
+        self._last = int(self._old[-1].stem) if self._old else 0
         self._holds: dict[str, int] = {}
         self._busy: dict[int, int] = {}
         self._committed: deque[int] = deque()
         self._full: deque[int] = deque()
+        self._number = 0
         self._file = -1
         self._map: mmap.mmap | None = None
         self._end = 0
+        self._reserve: _Segment | None = None
         self._is_closed = False
         self._damaged: set[Path] = set()
 
@@ -66,19 +91,21 @@ class FileJournal:
 
         Idempotent: replaying twice gives the same entries, each under its attempt id.
         """
-        holds: dict[str, LedgerEntry] = {}
+        holds: dict[str, tuple[Path, bytes]] = {}
         for path in self._old:
-            for kind, entry in self._read(path):
-                if kind == _HOLD:
-                    holds[entry.attempt_id] = entry
+            for record in self._read(path):
+                if record.startswith(_HOLD_MARK):
+                    holds[_decoded(path, record, _decode_name).attempt_id] = path, record
                 else:
+                    entry = _decoded(path, record, _decode)
                     holds.pop(entry.attempt_id, None)
                     yield entry
-        yield from holds.values()
+        for path, record in holds.values():
+            yield _decoded(path, record, _decode)
 
-    def _read(self, path: Path) -> Iterator[tuple[int, LedgerEntry]]:
+    def _read(self, path: Path) -> Iterator[bytes]:
         try:
-            yield from read_segment(path)
+            yield from _records(path)
         except DamagedSegmentError:
             self._damaged.add(path)
             _log.critical("%s is damaged; what could be read of it is used, the file is kept", path)
@@ -93,22 +120,18 @@ class FileJournal:
         self._old = []
 
     def hold(self, entry: LedgerEntry) -> None:
-        """Write a hold. Raises InternalServerError (503) when it cannot be written."""
+        """Write a hold. Raises InternalServerError (503) when it cannot be written, or when the
+        ledger behind cannot."""
+        if (reason := self._refusal()) is not None:
+            raise _unavailable(reason)
         try:
             if self._is_closed:
                 raise OSError(errno.EBADF, "it is closed")
+            if self._reserve is None:
+                self._reserve = self._new_segment()
             number = self._append(_HOLD, entry)
         except OSError as error:
-            raise error_of(
-                Fault(
-                    kind=FaultKind.INTERNAL,
-                    source=Source.GATEWAY,
-                    message=f"the ledger cannot be written ({error.strerror}); nothing was sent",
-                    status=503,
-                    code="ledger_unavailable",
-                    retry_after_s=1.0,
-                )
-            ) from error
+            raise _unavailable(error.strerror or str(error)) from error
         self._holds[entry.attempt_id] = number
         self._count(number, 1)
 
@@ -116,12 +139,12 @@ class FileJournal:
         """Write a settlement, and hand it to the ledger.
 
         A disk that takes no more must not lose what was spent: the ledger gets it all the same, and
-        until it has it, the hold on disk stands for it.
+        until it has it, the hold on disk stands for it. So it is with what cannot be encoded.
         """
         segment = self._holds.pop(entry.attempt_id, None)
         try:
             number = self._append(_SETTLEMENT, entry)
-        except OSError:
+        except (OSError, OverflowError, ValueError):
             self._sink(entry, segment or 0)
             return
         self._count(number, 1)
@@ -141,14 +164,18 @@ class FileJournal:
         while self._full:
             os.fdatasync(self._full[0])
             os.close(self._full.popleft())
-        if self._file >= 0:
-            os.fdatasync(self._file)
+        if (file := self._file) >= 0:
+            os.fdatasync(file)
 
     def close(self) -> None:
         """Close; what the ledger has confirmed is deleted. `sync` must not be running."""
         self._is_closed = True
         self._retire_segment()
-        self.sync()
+        self._drop_reserve()
+        try:
+            self.sync()
+        except OSError as error:
+            _log.error("the journal cannot be synced at the end: %s", error)
         self._collect()
 
     def _append(self, kind: int, entry: LedgerEntry) -> int:
@@ -171,7 +198,14 @@ class FileJournal:
 
     def _rotate(self) -> None:
         self._collect()
-        number = self._number if self._map is None else self._number + 1
+        fresh = self._reserve or self._new_segment()
+        self._reserve = None
+        self._retire_segment()
+        self._number, self._file, self._map = fresh
+        self._end = 0
+
+    def _new_segment(self) -> _Segment:
+        number = self._last + 1
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         file = os.open(self._path(number), flags, 0o600)
         try:
@@ -181,8 +215,8 @@ class FileJournal:
             os.close(file)
             self._path(number).unlink(missing_ok=True)
             raise
-        self._retire_segment()
-        self._file, self._map, self._number, self._end = file, fresh, number, 0
+        self._last = number
+        return number, file, fresh
 
     def _retire_segment(self) -> None:
         if self._map is not None:
@@ -190,7 +224,15 @@ class FileJournal:
             self._map = None
             file, self._file = self._file, -1
             self._full.append(file)
-            self._number += 1
+            self._number = 0
+
+    def _drop_reserve(self) -> None:
+        if self._reserve is not None:
+            number, file, room = self._reserve
+            self._reserve = None
+            room.close()
+            os.close(file)
+            self._path(number).unlink(missing_ok=True)
 
     def _collect(self) -> None:
         """Count what the ledger has confirmed, and delete the segments nobody needs."""
@@ -208,16 +250,33 @@ class FileJournal:
         return self._folder / f"{number:06d}.journal"
 
 
+def _unavailable(reason: str) -> WindvaneError:
+    fault = Fault(
+        kind=FaultKind.INTERNAL,
+        source=Source.GATEWAY,
+        message=f"the ledger cannot be written ({reason}); nothing was sent",
+        status=503,
+        code="ledger_unavailable",
+        retry_after_s=1.0,
+    )
+    return error_of(fault)
+
+
 class DamagedSegmentError(Exception):
     """A record in the midst of a segment is not what was written."""
 
 
-def read_segment(path: Path) -> Iterator[tuple[int, LedgerEntry]]:
-    """The records of a segment, up to its end or its torn last record.
+def read_segment(path: Path) -> Iterator[LedgerEntry]:
+    """The entries of a segment, up to its end or its torn last record.
 
     Raises DamagedSegmentError when more follows a record that is broken, and RuntimeError for a
     record that is whole but not understood: a newer version wrote it, and must read it.
     """
+    for record in _records(path):
+        yield _decoded(path, record, _decode)
+
+
+def _records(path: Path) -> Iterator[bytes]:
     data = path.read_bytes()
     place = 0
     while place + _HEADER.size <= len(data):
@@ -225,16 +284,20 @@ def read_segment(path: Path) -> Iterator[tuple[int, LedgerEntry]]:
         if length == 0:
             return
         place += _HEADER.size
-        payload = data[place : place + length]
+        record = data[place : place + length]
         place += length
-        if length > RECORD_BYTES_MAX or len(payload) < length or zlib.crc32(payload) != checksum:
+        if length > RECORD_BYTES_MAX or len(record) < length or zlib.crc32(record) != checksum:
             if data[place:].strip(b"\0"):
                 raise DamagedSegmentError
             return
-        try:
-            yield _decoder.decode(payload)
-        except msgspec.DecodeError as error:
-            raise RuntimeError(
-                f"{path} holds a record this version does not understand ({error}); start the"
-                " version that wrote it once, so that its ledger is complete"
-            ) from error
+        yield record
+
+
+def _decoded(path: Path, record: bytes, decode: Callable[[bytes], tuple[int, T]]) -> T:
+    try:
+        return decode(record)[1]
+    except msgspec.DecodeError as error:
+        raise RuntimeError(
+            f"{path} holds a record this version does not understand ({error}); start the"
+            " version that wrote it once, so that its ledger is complete"
+        ) from error

@@ -5,6 +5,7 @@ A library must not set up logging; `configure` is called by `windvane serve` alo
 
 import logging
 import sys
+from http import HTTPStatus
 
 import msgspec
 
@@ -14,7 +15,8 @@ _log = logging.getLogger("windvane.requests")
 
 
 class RequestLog:
-    """Observes the engine: logs failures as warnings, and, at level debug, every request.
+    """Observes the engine: failures as warnings, what callers did wrong as information, and the rest
+    at level debug, refusals by a limit among it: a caller in a loop must not fill the log.
 
     A line for each good request would cost more than relaying it; the ledger has them all.
     """
@@ -22,9 +24,15 @@ class RequestLog:
     def on(self, event: Event) -> None:
         if not isinstance(event, ExchangeEnded):
             return
-        level = logging.DEBUG if event.status < 500 and event.fault is None else logging.WARNING
+        level = _level(event)
         if _log.isEnabledFor(level):
             _log.log(level, "request", extra={"event": event})
+
+
+def _level(event: ExchangeEnded) -> int:
+    if event.fault is None or event.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return logging.DEBUG
+    return logging.INFO if 400 <= event.status < 500 else logging.WARNING
 
 
 class TextFormatter(logging.Formatter):

@@ -5,6 +5,7 @@ docs/reference/metrics.md lists every name.
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import TypeVar
@@ -64,13 +65,13 @@ class Metrics(Collector):
     """Observes the engine, and answers `/metrics`."""
 
     def __init__(self) -> None:
-        self._requests: dict[tuple[str, str], int] = {}
-        self._fallbacks: dict[tuple[str, str], int] = {}
-        self._attempts: dict[tuple[str, str, str], int] = {}
-        self._tokens: dict[tuple[str, str], int] = {}
-        self._cost: dict[tuple[str, str], int] = {}
-        self._unpriced: dict[str, int] = {}
-        self._cache: dict[str, int] = {}
+        self._requests: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._cost: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._unpriced: defaultdict[str, int] = defaultdict(int)
+        self._cache: defaultdict[str, int] = defaultdict(int)
         self._durations: dict[str, _Histogram] = {}
         self._first_chunks: dict[str, _Histogram] = {}
         self._overhead = _Histogram(OVERHEAD_BUCKETS_S)
@@ -80,18 +81,18 @@ class Metrics(Collector):
     def on(self, event: Event) -> None:
         if isinstance(event, ExchangeEnded):
             self._on_end(event)
-        else:
+        elif isinstance(event, AttemptSettled):
             self._on_settled(event)
 
     def _on_end(self, event: ExchangeEnded) -> None:
         model = event.model or UNROUTED
-        _add(self._requests, (model, str(event.status)), 1)
+        self._requests[model, str(event.status)] += 1
         if event.attempts > 1:
             tried = event.models_tried
             for before, after in pairwise(tried):
                 if before != after:
-                    _add(self._fallbacks, (before, after), 1)
-        _add(self._cache, event.cache_status, 1)
+                    self._fallbacks[before, after] += 1
+        self._cache[event.cache_status] += 1
         _histogram(self._durations, model, DURATION_BUCKETS_S).observe(event.duration_s)
         self._overhead.observe(event.overhead_s)
         if event.first_chunk_s is not None and event.is_stream:
@@ -100,17 +101,17 @@ class Metrics(Collector):
     def _on_settled(self, event: AttemptSettled) -> None:
         entry = event.entry
         model = entry.model
-        _add(self._attempts, (entry.provider, model, entry.outcome), 1)
+        self._attempts[entry.provider, model, entry.outcome] += 1
         if entry.input_tokens:
-            _add(self._tokens, (model, "input"), entry.input_tokens)
+            self._tokens[model, "input"] += entry.input_tokens
         if entry.output_tokens:
-            _add(self._tokens, (model, "output"), entry.output_tokens)
+            self._tokens[model, "output"] += entry.output_tokens
         if entry.cache_read_input_tokens:
-            _add(self._tokens, (model, "cache_read"), entry.cache_read_input_tokens)
+            self._tokens[model, "cache_read"] += entry.cache_read_input_tokens
         if entry.cost_nano_usd is None:
-            _add(self._unpriced, model, 1)
+            self._unpriced[model] += 1
         else:
-            _add(self._cost, (model, entry.provider), entry.cost_nano_usd)
+            self._cost[model, entry.provider] += entry.cost_nano_usd
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -191,10 +192,6 @@ class Metrics(Collector):
         )
         overhead.add_metric((), self._overhead.buckets(), self._overhead.total)
         yield overhead
-
-
-def _add(counts: dict[_Key, int], key: _Key, amount: int) -> None:
-    counts[key] = counts.get(key, 0) + amount
 
 
 def _sum_of(counts: dict[tuple[str, str], int], kind: str) -> int:

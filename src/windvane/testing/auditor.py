@@ -12,20 +12,66 @@ works. What it holds the engine to:
 6. Once a caller has been given a chunk, no further attempt begins for it.
 7. Callers get the chunks of one answer, in order; a stream that was cut never ends well.
 8. At rest: no open hold, no open connection.
+9. In each scope and period, what is settled and what is held are never more than the limit when
+   something is held; the moment of admission decides the period. What is limited has a price.
+10. In no window of any length are there more requests than the burst and the window's share; never
+    do more run at once than may.
 """
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from windvane.core.budgets import BudgetTable, Period, Standing, bounds
 from windvane.core.events import AttemptSettled, Event, ExchangeEnded
-from windvane.core.ledger import LedgerEntry
+from windvane.core.ledger import FREE, LedgerEntry
+from windvane.core.limits import RateTable, RateTerms
+from windvane.core.principal import GLOBAL, Scope, scope
 from windvane.core.usage import Certainty
 from windvane.ports.stores import Journal
 from windvane.testing.upstream import Call
 
+Place = tuple[Scope, Period, int]
+"""An account: its scope, its kind of period, and when that began."""
+
+
+def scopes_of(entry: LedgerEntry) -> list[Scope]:
+    """Where an entry counts."""
+    found = [GLOBAL, scope("key", entry.key_id), scope("model", entry.resolved_model)]
+    found += [scope("team", entry.team)] if entry.team else []
+    found += [scope("user", entry.user)] if entry.user else []
+    return found + [scope("tag", tag) for tag in entry.tags]
+
+
+def places_of(entry: LedgerEntry) -> Iterator[Place]:
+    for name in scopes_of(entry):
+        for period in Period:
+            yield name, period, bounds(period, entry.started_at_us)[0]
+
+
+def _zero() -> float:
+    return 0.0
+
 
 class Auditor:
-    """Implements `Journal`, over the one it is given, and `Observer`."""
+    """Implements `Journal`, over the one it is given, and `Observer`. `now_s` is monotonic."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        budgets: BudgetTable | None = None,
+        rates: RateTable | None = None,
+        now_s: Callable[[], float] = _zero,
+    ) -> None:
         self._journal = journal
+        self.budgets = budgets or BudgetTable({})
+        self._rates = rates or RateTable({})
+        self._now_s = now_s
+        self.spent: defaultdict[Place, int] = defaultdict(int)
+        self.held: defaultdict[Place, int] = defaultdict(int)
+        self._began_s: dict[str, float] = {}
+        self._admitted: dict[Scope, list[float]] = {}
+        self._running: dict[Scope, set[str]] = {}
         self.problems: list[str] = []
         self.breaches = 0
         self.holds: dict[str, LedgerEntry] = {}
@@ -48,14 +94,70 @@ class Auditor:
         self._check(entry.certainty is Certainty.ASSUMED, f"{name}: a hold is {entry.certainty}")
         self._journal.hold(entry)
         self.holds[name] = entry
+        self._check_budgets(entry)
+        self._check_rates(entry)
+
+    def _check_budgets(self, entry: LedgerEntry) -> None:
+        """Rule 9, with books that are nothing but sums."""
+        for place in places_of(entry):
+            self.held[place] += entry.hold_nano_usd or 0
+            terms = self.budgets.of(place[0])
+            limit = None if terms is None else dict(terms.limits()).get(place[1])
+            if limit is None:
+                continue
+            name, total = entry.attempt_id, self.spent[place] + self.held[place]
+            self._check(entry.hold_nano_usd is not None, f"{name} has no price, and a limit")
+            self._check(total <= limit, f"{name}: {total} of {limit} in {place}: over its limit")
+
+    def _check_rates(self, entry: LedgerEntry) -> None:
+        """Rule 10. A request counts from its beginning, in its scopes; an attempt in its model's."""
+        model = scope("model", entry.resolved_model)
+        self._admit(model, entry.attempt_id, self._now_s())
+        if entry.number == 1:
+            for name in {*scopes_of(entry)} - {model}:
+                self._admit(name, entry.request_id, self._began_s.get(entry.request_id, 0.0))
+
+    def _admit(self, name: Scope, who: str, at_s: float) -> None:
+        terms = self._rates.of(name)
+        if terms is None:
+            return
+        running = self._running.setdefault(name, set())
+        running.add(who)
+        if terms.concurrency is not None:
+            count = len(running)
+            self._check(count <= terms.concurrency, f"{who}: {count} run at once in {name}")
+        self._admitted.setdefault(name, []).append(at_s)
+
+    def _check_windows(self, name: Scope, terms: RateTerms) -> None:
+        """Every window that begins and ends with a request."""
+        if terms.requests_per_minute is None:
+            return
+        burst = terms.burst_requests or terms.requests_per_minute
+        times = sorted(self._admitted.get(name, ()))
+        for last, until_s in enumerate(times):
+            for first in range(last + 1):
+                share = terms.requests_per_minute * (until_s - times[first]) / 60
+                count = last - first + 1
+                self._check(
+                    count <= burst + share + 1e-6,
+                    f"{name}: {count} requests in {until_s - times[first]:.3f} s: above its rate",
+                )
 
     def settle(self, entry: LedgerEntry) -> None:
         name = entry.attempt_id
-        self._check(name in self.holds, f"{name} is settled without a hold")
+        if entry.outcome in FREE:
+            self._check(entry.cost_nano_usd == 0, f"{name}: a {entry.outcome} cost something")
+            self._check(name not in self.sent, f"{name}: a {entry.outcome}, and it was sent")
+        else:
+            self._check(name in self.holds, f"{name} is settled without a hold")
         self._check(name not in self.settlements, f"{name} is settled twice")
         self.settlements[name] = entry
         self._check_amount(entry)
         self._journal.settle(entry)
+        for place in places_of(entry):
+            self.held[place] -= entry.hold_nano_usd or 0
+            self.spent[place] += entry.cost_nano_usd or 0
+        self._running.get(scope("model", entry.resolved_model), set()).discard(name)
 
     def _check_amount(self, entry: LedgerEntry) -> None:
         held, cost, name = entry.hold_nano_usd, entry.cost_nano_usd, entry.attempt_id
@@ -87,6 +189,8 @@ class Auditor:
                 self._check(not open_holds, f"{name} ended before {open_holds} were settled")
                 self._check(event.attempts == len(mine), f"{name} says {event.attempts} attempts")
                 self.ended[name] = event
+                for running in self._running.values():
+                    running.discard(name)
 
     # what the transport sees
 
@@ -104,6 +208,7 @@ class Auditor:
 
     def begun(self, request_id: str) -> None:
         self._begun[request_id] = None
+        self._began_s[request_id] = self._now_s()
 
     def delivered(self, request_id: str) -> None:
         """The caller was given its first chunk."""
@@ -123,9 +228,19 @@ class Auditor:
             self._check(call.is_closed, f"the connection of {name} is still open")
             if name in self.settlements:
                 self._check_whole(self.settlements[name], call)
+        for scope_name in self._admitted:
+            if (terms := self._rates.of(scope_name)) is not None:
+                self._check_windows(scope_name, terms)
         total = sum(entry.cost_nano_usd or 0 for entry in self.settlements.values())
         self._check(total == ledger_nano_usd, f"settled {total}, the ledger has {ledger_nano_usd}")
         assert not self.problems, "\n".join(self.problems)
+
+    def check_standings(self, standings: Sequence[Standing]) -> None:
+        """Raise AssertionError unless accounts at rest say what was settled in their periods."""
+        for said in standings:
+            true = self.spent[said.scope, said.period, said.starts_at_us]
+            found = said.spent_nano_usd, said.held_nano_usd
+            assert found == (true, 0), f"{said}: {true} were settled"
 
     def _check_whole(self, entry: LedgerEntry, call: Call) -> None:
         """An exact settlement is what the provider bills, token for token."""

@@ -27,7 +27,7 @@ from msgspec import UNSET, UnsetType
 
 from windvane.config.schema import Config
 from windvane.core.chat import Completion
-from windvane.core.events import AttemptSettled, Event
+from windvane.core.events import AttemptSettled, BudgetReached, Event, HoldExceeded
 from windvane.core.exchange import Exchange
 from windvane.core.faults import WindvaneError
 from windvane.testing import answers
@@ -93,6 +93,17 @@ class Left(Fact, frozen=True):
     """The caller went away, and the engine let it go."""
 
 
+class Reached(Fact, frozen=True):
+    """Observers were told that a budget has reached a share of its limit, in thousandths."""
+
+    scope: str
+    permille: int
+
+
+class Breached(Fact, frozen=True):
+    """Observers were told that a provider billed more than was held."""
+
+
 class Slept(msgspec.Struct, frozen=True):
     """Nothing happened for so long, or for as long as lies between the two."""
 
@@ -131,11 +142,14 @@ class Play:
             self._tell(HungUp(call.deployment))
 
     def on(self, event: Event) -> None:
-        if isinstance(event, AttemptSettled):
-            entry = event.entry
-            self._tell(
-                Settled(entry.certainty, entry.outcome, entry.cost_nano_usd, entry.output_tokens)
-            )
+        match event:
+            case AttemptSettled(entry=entry):
+                cost, tokens = entry.cost_nano_usd, entry.output_tokens
+                self._tell(Settled(entry.certainty, entry.outcome, cost, tokens))
+            case BudgetReached():
+                self._tell(Reached(event.standing.scope, event.permille))
+            case HoldExceeded():
+                self._tell(Breached())
 
     async def call_in(self, exchange: Exchange) -> None:
         """A caller: asks, listens to the end, and tells what it got."""
@@ -246,11 +260,18 @@ def _playing(text: str, *parts: Part, at: str | None = None) -> Happening:
     return Happening(text, act)
 
 
-def ask(model: str, text: str = "Hello?", **fields: object) -> Happening:
+def ask(
+    model: str,
+    text: str = "Hello?",
+    *,
+    key: str | None = None,
+    headers: dict[bytes, bytes] | None = None,
+    **fields: object,
+) -> Happening:
     """A caller asks `model`; further fields are the request's own, `stream=True` for one."""
 
     async def act(play: Play) -> None:
-        exchange = play.stage.accept(model, text, **fields)
+        exchange = play.stage.accept(model, text, key=key, headers=headers, fields=fields)
         play.exchanges.append(exchange)
         play.callers.append(asyncio.get_running_loop().create_task(play.call_in(exchange)))
 

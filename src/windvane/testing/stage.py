@@ -1,7 +1,7 @@
 """The stage: a real engine, with everything around it scripted, seeded and audited."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from random import Random
 
@@ -9,12 +9,17 @@ import msgspec
 
 from windvane.config.resolve import resolve
 from windvane.config.schema import Config, ModelConfig, ProviderConfig
+from windvane.core.budgets import BudgetTable
 from windvane.core.exchange import Credentials, Exchange
+from windvane.core.limits import RateTable
 from windvane.core.routing.table import Route
+from windvane.core.usage_report import UsageQuery
 from windvane.engine.engine import Engine
+from windvane.engine.keyring import KeyDesk, Keyring
 from windvane.ports.observer import Observer
-from windvane.ports.stores import Journal
-from windvane.stores.memory import MemoryLedger
+from windvane.ports.stores import FlightLeases, Journal
+from windvane.stores.memory import MemoryBudgets, MemoryKeys, MemoryLedger, MemoryLimits
+from windvane.testing.answers_kept import KeptAnswers, KnownInvalidations
 from windvane.testing.auditor import Auditor
 from windvane.testing.clock import MICROSECONDS, SeededIds, VirtualClock
 from windvane.testing.upstream import Call, ScriptedTransport
@@ -23,6 +28,7 @@ from windvane.wire.chat_request import chat_request_of
 SMALL_CARD = "mistral-small-2603"
 LARGE_CARD = "mistral-large-2512"
 ROUTE = "auto"
+PEPPER = b"pepper"
 
 Heard = Callable[[Call], None]
 Wrap = Callable[[Journal], Journal]
@@ -80,16 +86,45 @@ class Stage:
         observers: tuple[Observer, ...] = (),
         before_audit: Wrap = _as_it_is,
         after_audit: Wrap = _as_it_is,
+        new_budgets: Callable[[BudgetTable], MemoryBudgets] = MemoryBudgets,
+        new_limits: Callable[[RateTable], MemoryLimits] = MemoryLimits,
+        leases: FlightLeases | None = None,
     ) -> None:
         rng = Random(seed)
         self.clock = VirtualClock()
         self.ledger = MemoryLedger()
-        self.auditor = Auditor(after_audit(self.ledger))
         self.transport = ScriptedTransport(self._sent, on_closed)
         self._on_sent = on_sent
         day = datetime.fromtimestamp(self.clock.wall_us() / MICROSECONDS, UTC).date()
+        snapshot = resolve(config or two_providers(), pepper=PEPPER, day=day)
+        budgets, rates = BudgetTable(snapshot.budgets), RateTable(snapshot.rates)
+        self.auditor = Auditor(
+            after_audit(self.ledger), budgets=budgets, rates=rates, now_s=self.clock.monotonic_s
+        )
+        self.budgets = new_budgets(budgets)
+        self.limits = new_limits(rates)
+        self.keyring = Keyring(
+            pepper=PEPPER, fixed=snapshot.keys, made=(), roll=rng.getrandbits, clock=self.clock
+        )
+        self.desk = KeyDesk(
+            keyring=self.keyring,
+            store=MemoryKeys(),
+            ledger=self.ledger,
+            budgets=self.budgets,
+            limits=self.limits,
+            clock=self.clock,
+        )
+        self.cache = KeptAnswers(self.clock)
+        self.invalidations = KnownInvalidations()
         self.engine = Engine(
-            snapshot=resolve(config or two_providers(), pepper=b"pepper", day=day),
+            snapshot=snapshot,
+            cache=self.cache,
+            invalidations=self.invalidations,
+            leases=leases,
+            budgets=self.budgets,
+            limits=self.limits,
+            keyring=self.keyring,
+            desk=self.desk,
             transport=self.transport,
             journal=before_audit(self.auditor),
             ledger=self.ledger,
@@ -103,15 +138,26 @@ class Stage:
         self.auditor.on_sent(call)
         self._on_sent(call)
 
-    def accept(self, model: str, text: str, **fields: object) -> Exchange:
-        """An exchange for one question, as a surface would have decoded it."""
+    def accept(
+        self,
+        model: str,
+        text: str,
+        *,
+        key: str | None = None,
+        headers: dict[bytes, bytes] | None = None,
+        fields: Mapping[str, object] | None = None,
+        **more: object,
+    ) -> Exchange:
+        """An exchange for one question, as a surface would have decoded it. `fields` and `more` are
+        the request's own."""
         messages = [{"role": "user", "content": text}]
-        body: dict[str, object] = {"model": model, "messages": messages, **fields}
+        body: dict[str, object] = {"model": model, "messages": messages, **(fields or {}), **more}
         exchange = self.engine.accept(
             chat_request_of(body),
             dialect="openai",
-            credentials=Credentials(),
+            credentials=Credentials(bearer=key),
             body_bytes=len(msgspec.json.encode(body)),
+            headers=headers,
         )
         self.auditor.begun(exchange.id)
         return exchange
@@ -121,9 +167,11 @@ class Stage:
 
         Raises AssertionError with all that is wrong.
         """
-        totals = await self.ledger.totals()
+        (usage,) = await self.ledger.usage(UsageQuery())
         await self.engine.aclose()
-        self.auditor.check(totals.cost_nano_usd)
+        self.auditor.check(usage.totals.cost_nano_usd)
+        assert not self.budgets.open_holds, f"{self.budgets.open_holds} holds are left"
+        self.auditor.check_standings(self.budgets.standings(self.clock.wall_us()))
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         assert not left, f"tasks are left: {left}"
         assert self.transport.is_closed, "the transport was not closed"

@@ -38,14 +38,16 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Weather(msgspec.Struct, frozen=True, kw_only=True):
-    """The dice, and the question."""
+    """The dice, and the question. No answer is longer than was asked for."""
 
     rng: Random
     is_stream: bool
     input_tokens: int
+    words_max: int = 30
 
     def words(self) -> list[str]:
-        return [f"{self.rng.choice(WORDS)} " for _ in range(self.rng.randint(1, 30))]
+        count = min(self.rng.randint(1, 30), self.words_max)
+        return [f"{self.rng.choice(WORDS)} " for _ in range(count)]
 
     def delay_s(self) -> float:
         return self.rng.choice((0.0, 0.01, 0.2, 1.5))
@@ -53,8 +55,15 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True):
 
 def tell(call: Call, rng: Random) -> Told:
     """Choose an answer for `call`, and begin to play it."""
-    call.input_tokens = rng.randint(1, 400)
-    weather = Weather(rng=rng, is_stream=call.is_stream, input_tokens=call.input_tokens)
+    # No vocabulary makes more tokens than there are bytes.
+    call.input_tokens = rng.randint(1, len(msgspec.json.encode(call.body["messages"])))
+    limit = call.body.get("max_tokens")
+    weather = Weather(
+        rng=rng,
+        is_stream=call.is_stream,
+        input_tokens=call.input_tokens,
+        words_max=limit if isinstance(limit, int) else 30,
+    )
     kind, make = rng.choices(_KINDS, _WEIGHTS)[0]
     told = msgspec.structs.replace(make(weather), kind=kind)
     call.play(told.parts)

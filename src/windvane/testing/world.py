@@ -5,21 +5,34 @@ and `World(seed).run()` is a whole bug report. What must hold is the auditor's t
 """
 
 import asyncio
+from collections.abc import Callable
+from decimal import Decimal
 from hashlib import sha256
 from random import Random
 
 import msgspec
 
-from windvane.config.schema import Config, ModelConfig, ProviderConfig
+from windvane.config.schema import (
+    AuthConfig,
+    BudgetConfig,
+    Config,
+    KeyConfig,
+    ModelConfig,
+    ProviderConfig,
+    RateConfig,
+)
+from windvane.core.budgets import BudgetTable
 from windvane.core.chat import Completion
 from windvane.core.events import AttemptSettled, Event, ExchangeEnded
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of
 from windvane.core.ledger import LedgerEntry
+from windvane.core.limits import RateTable
 from windvane.core.routing.table import Route
-from windvane.engine.relay import ChunkStream
+from windvane.engine.sharing import AnswerStream
 from windvane.engine.snapshot import Timeouts
 from windvane.ports.stores import Journal
+from windvane.stores.memory import MemoryBudgets, MemoryLimits
 from windvane.testing.loop import run_virtual
 from windvane.testing.stage import LARGE_CARD, SMALL_CARD, Stage, Wrap
 from windvane.testing.upstream import Call
@@ -29,8 +42,11 @@ HOUR_S = 3_600.0
 EXCHANGES = 100
 FAULTY_HOLDS = 0.02
 """The share of holds that a faulty disk refuses."""
-JUMPS = (-7_200.0, -1.0, 0.5, 86_400.0)
-"""By how many seconds the wall clock is set: NTP, a summer time mistake, a day."""
+JUMPS = (-7_200.0, -3_600.0, -1.0, 0.5, 3_600.0, 42_000.0, 86_400.0, 864_000.0)
+"""By how many seconds the wall clock is set: NTP, a summer time mistake, a day; over midnight, and over
+the end of the month."""
+KEYS = ("sk-world-poor", "sk-world-rich", "sk-world-free")
+NANO = Decimal(10) ** -9
 
 
 def three_providers() -> Config:
@@ -41,6 +57,26 @@ def three_providers() -> Config:
         return ProviderConfig(kind="compatible", api_base=f"http://{name}.test/v1", models=models)
 
     return Config(
+        auth=AuthConfig(
+            keys=(
+                KeyConfig(key=KEYS[0], name="poor", team="red", tags=("nightly",)),
+                KeyConfig(key=KEYS[1], name="rich", team="red"),
+                KeyConfig(key=KEYS[2], name="free"),
+            )
+        ),
+        budgets={
+            "key:poor": BudgetConfig(daily=600_000 * NANO, monthly=2_500_000 * NANO),
+            "team:red": BudgetConfig(daily=6_000_000 * NANO),
+            "user:*": BudgetConfig(daily=900_000 * NANO, total=4_000_000 * NANO),
+            "tag:nightly": BudgetConfig(total=3_000_000 * NANO),
+            "tag:spent": BudgetConfig(monthly=30_000 * NANO),
+        },
+        rates={
+            "key:poor": RateConfig(requests_per_minute=4, burst_requests=2),
+            "team:red": RateConfig(concurrency=4, tokens_per_minute=20_000),
+            "user:*": RateConfig(requests_per_minute=5, concurrency=2),
+            "model:mistral-large-2512": RateConfig(concurrency=3, requests_per_minute=12),
+        },
         providers={
             "one": provider("one", small=small, odd=None),
             "two": provider("two", small=small, large=large),
@@ -62,6 +98,8 @@ class Habit(msgspec.Struct, frozen=True, kw_only=True):
     patience_s: float | None
     leaves_after_reads: int | None
     pause_s: float
+    key: str
+    headers: dict[bytes, bytes]
 
 
 def a_habit(rng: Random) -> Habit:
@@ -75,7 +113,19 @@ def a_habit(rng: Random) -> Habit:
         patience_s=rng.expovariate(0.2) if rng.random() < 0.3 else None,
         leaves_after_reads=rng.randint(1, 6) if rng.random() < 0.1 else None,
         pause_s=rng.choice((0.0, 0.0, 0.0, 0.3, 4.0)),
+        key=rng.choice((*KEYS, KEYS[2], KEYS[2])),
+        headers=_put_down_to(rng),
     )
+
+
+def _put_down_to(rng: Random) -> dict[bytes, bytes]:
+    """Some callers say for whom, and for what."""
+    headers = {}
+    if rng.random() < 0.4:
+        headers[b"x-windvane-user"] = rng.choice((b"ann", b"ann", b"bob"))
+    if rng.random() < 0.1:
+        headers[b"x-windvane-tags"] = rng.choice((b"nightly", b"spent", b"nightly, other"))
+    return headers
 
 
 class FaultyJournal:
@@ -116,7 +166,11 @@ class World:
         has_faulty_disk: bool = True,
         before_audit: Wrap | None = None,
         after_audit: Wrap | None = None,
+        new_budgets: Callable[[BudgetTable], MemoryBudgets] = MemoryBudgets,
+        new_limits: Callable[[RateTable], MemoryLimits] = MemoryLimits,
     ) -> None:
+        self._new_budgets = new_budgets
+        self._new_limits = new_limits
         self._rng = Random(seed)
         self._exchanges = exchanges
         self._config = config or three_providers()
@@ -163,12 +217,16 @@ class World:
             observers=(self,),
             before_audit=self._engine_side,
             after_audit=self._after_audit,
+            new_budgets=self._new_budgets,
+            new_limits=self._new_limits,
         )
         habits = [a_habit(self._rng) for _ in range(self._exchanges)]
         async with asyncio.TaskGroup() as group:
             group.create_task(self._set_clock())
             for habit in habits:
                 group.create_task(self._live(habit))
+        breaches = self.stage.auditor.breaches
+        assert not breaches, f"{breaches} holds were below what honest providers billed"
         await self.stage.close()
 
     def _note(self, what: str) -> None:
@@ -201,7 +259,9 @@ class World:
         fields: dict[str, object] = {"stream": habit.is_stream}
         if habit.output_tokens_max is not None:
             fields["max_tokens"] = habit.output_tokens_max
-        exchange = self.stage.accept(habit.model, habit.question, **fields)
+        exchange = self.stage.accept(
+            habit.model, habit.question, key=habit.key, headers=habit.headers, fields=fields
+        )
         try:
             async with asyncio.timeout(habit.patience_s):
                 await self._ask(exchange, habit)
@@ -221,7 +281,7 @@ class World:
         finally:
             await answer.aclose()
 
-    async def _listen(self, exchange: Exchange, stream: ChunkStream, habit: Habit) -> None:
+    async def _listen(self, exchange: Exchange, stream: AnswerStream, habit: Habit) -> None:
         text, reads = "", 0
         async for chunks in stream:
             self.stage.auditor.delivered(exchange.id)

@@ -17,9 +17,9 @@ Laws:
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -48,15 +48,40 @@ Origin = tuple[str, str, int]
 """Scheme, host and port. A kept connection serves its own origin alone."""
 
 
+class _Headers(Mapping[str, str]):
+    """An answer's headers, kept as they came: providers send dozens, and two or three are read."""
+
+    __slots__ = ("_said",)
+
+    def __init__(self, said: dict[bytes, bytes]) -> None:
+        self._said = said
+
+    def __getitem__(self, name: str) -> str:
+        return self._said[name.encode("latin-1")].decode("latin-1")
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """Without the exception that Mapping's own `get` makes of each header that is not there."""
+        value = self._said.get(name.encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._said)
+
+    def __len__(self) -> int:
+        return len(self._said)
+
+
 class _Connection(asyncio.Protocol):
     """One connection, serving one call at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        # One parser for all answers: a kept connection's last answer has left it as it began.
+        self._parser = httptools.HttpResponseParser(self)
+        self._is_asked = False
         self._waiter: asyncio.Future[None] | None = None
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._pending_bytes = 0
         self._head_bytes = 0
         self._header_bytes = 0
@@ -69,7 +94,7 @@ class _Connection(asyncio.Protocol):
         self.is_complete = False
         self.idle_since = 0.0
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: dict[bytes, bytes] = {}
 
     # what the loop calls
 
@@ -78,15 +103,14 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
+        if not self._is_asked:
             # Bytes nobody asked for: an answer to nothing. The connection is worth nothing now.
             self.destroy()
             return
         if not self.has_head:
             self._head_bytes += len(data)
         try:
-            parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail(_protocol_fault("it switched protocols unasked"))
         except (httptools.HttpParserError, ValueError) as error:
@@ -101,7 +125,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if self._parser is not None and not self.is_complete and self._error is None:
+        if self._is_asked and not self.is_complete and self._error is None:
             if exc is None and self._ends_at_close():
                 self.is_complete = True
             else:
@@ -112,8 +136,8 @@ class _Connection(asyncio.Protocol):
         """A body without length or chunks ends where the connection does."""
         return (
             self.has_head
-            and "content-length" not in self.headers
-            and "transfer-encoding" not in self.headers
+            and b"content-length" not in self.headers
+            and b"transfer-encoding" not in self.headers
         )
 
     # what the parser calls
@@ -127,12 +151,11 @@ class _Connection(asyncio.Protocol):
         self._header_bytes += len(name) + len(value)
         if len(self.headers) >= HEADERS_MAX or self._header_bytes > HEAD_BYTES_MAX:
             raise ValueError("too many headers")
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
-        self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+        key = name.lower()
+        known = self.headers.get(key)
+        self.headers[key] = value if known is None else b"%b, %b" % (known, value)
 
     def on_headers_complete(self) -> None:
-        assert self._parser is not None
         status = self._parser.get_status_code()
         self._is_informational = 100 <= status < 200
         if not self._is_informational:
@@ -147,7 +170,6 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        assert self._parser is not None
         if not self._is_informational:
             self.is_complete = True
             # To be asked here and now: the parser forgets the answer's framing when it is over.
@@ -155,35 +177,44 @@ class _Connection(asyncio.Protocol):
 
     # what the call does
 
-    def begin(self, head: bytes, body: bytes) -> None:
-        """Send a request; the answer's head is awaited with `read_head`."""
+    def begin(self, request: bytes) -> None:
+        """Send a request; its answer is then waited for with `news`."""
         assert self._transport is not None
         if self.is_closed or self._transport.is_closing():
             raise error_of(_unreachable("it closed the connection at once"))
-        self._parser = httptools.HttpResponseParser(self)
+        self._is_asked = True
         self._head_bytes = self._header_bytes = 0
         self.has_head = self.is_complete = self._keeps_alive = False
-        self._transport.write(head + body)
+        self._transport.write(request)
 
-    async def read_head(self) -> None:
-        while not self.has_head:
-            self._raise_error()
-            await self._wait()
+    def news(self) -> "asyncio.Future[None]":
+        """To be awaited: the next thing that happens here. Raises when nothing more can.
 
-    async def read_pieces(self) -> list[bytes]:
-        """What has come of the body, at least one piece; empty at its end."""
-        while not self._pieces:
-            if self.is_complete:
-                return []
-            self._raise_error()
-            await self._wait()
-        pieces = list(self._pieces)
+        A future rather than a coroutine: it is waited for at the bottom of every request.
+        """
+        if self._error is not None:
+            raise self._error
+        if self.is_closed and not self.is_complete:
+            raise _broken(None)
+        self._waiter = self.loop.create_future()
+        return self._waiter
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is body to take, or its end has come."""
+        return bool(self._pieces) or self.is_complete
+
+    def take(self) -> bytes:
+        """What has come of the body, and has not been taken."""
+        if not self._pieces:
+            return b""
+        taken = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._pending_bytes = 0
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
-        return pieces
+        return taken
 
     @property
     def may_be_kept(self) -> bool:
@@ -199,7 +230,7 @@ class _Connection(asyncio.Protocol):
         )
 
     def rest(self, now_s: float) -> None:
-        self._parser = None
+        self._is_asked = False
         self.idle_since = now_s
 
     def destroy(self) -> None:
@@ -213,26 +244,18 @@ class _Connection(asyncio.Protocol):
             self._error = error_of(fault)
         self.destroy()
 
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self.is_closed and not self.is_complete:
-            raise _broken(None)
-
-    async def _wait(self) -> None:
-        self._waiter = self.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Http1Response:
     """An answer whose head has come. Closing it gives the connection back or destroys it."""
+
+    __slots__ = ("_connection", "_is_open", "_origin", "_pool", "headers", "status")
 
     def __init__(self, connection: _Connection, pool: "Http1Transport", origin: Origin) -> None:
         self._connection = connection
@@ -240,21 +263,23 @@ class Http1Response:
         self._origin = origin
         self._is_open = True
         self.status = connection.status
-        self.headers: Mapping[str, str] = connection.headers
+        self.headers: Mapping[str, str] = _Headers(connection.headers)
 
     async def read(self) -> bytes:
         if not self._is_open:
             # The connection may be serving another call by now.
             return b""
-        pieces = await self._connection.read_pieces()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        connection = self._connection
+        while not connection.has_news:
+            await connection.news()
+        return connection.take()
 
     async def finish(self) -> None:
         try:
             if self._is_open and not self._connection.is_complete:
                 with suppress(TimeoutError, WindvaneError):
                     async with asyncio.timeout(FINISH_S):
-                        while await self._connection.read_pieces():
+                        while await self.read():
                             pass
         finally:
             self.close()
@@ -275,22 +300,19 @@ class Http1Transport:
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
         origin, head = self._head(request)
-        head = b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (
-            head,
-            request.request_id.encode("ascii"),
-            len(request.body),
-        )
+        if request.authorization is not None:
+            # A caller's own: for this request alone, and not among the heads that are kept.
+            head = b"%bauthorization: %b\r\n" % (head, _header_value(request.authorization))
         connection = self._take(origin)
         if connection is None:
             connection = await self._connect(origin, request.connect_timeout_s)
-        return await self._ask(connection, origin, head, request.body)
-
-    async def _ask(
-        self, connection: _Connection, origin: Origin, head: bytes, body: bytes
-    ) -> Http1Response:
         try:
-            connection.begin(head, body)
-            await connection.read_head()
+            connection.begin(
+                b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+                % (head, request.request_id.encode("ascii"), len(request.body), request.body)
+            )
+            while not connection.has_head:
+                await connection.news()
         except BaseException:
             connection.destroy()
             raise
@@ -298,6 +320,8 @@ class Http1Transport:
 
     def _take(self, origin: Origin) -> _Connection | None:
         kept = self._idle.get(origin)
+        if not kept:
+            return None
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         while kept:
@@ -314,8 +338,10 @@ class Http1Transport:
 
         Those that nobody took for too long are dropped on the way: they stand first.
         """
-        kept = self._idle.setdefault(origin, deque())
-        now_s = asyncio.get_running_loop().time()
+        kept = self._idle.get(origin)
+        if kept is None:
+            kept = self._idle[origin] = deque()
+        now_s = connection.loop.time()
         while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
             kept.popleft().destroy()
         if connection.may_be_kept and len(kept) < IDLE_CONNECTIONS_MAX:
@@ -379,6 +405,12 @@ def _write_head(request: UpstreamRequest) -> tuple[Origin, bytes]:
         lines.append(f"{name}: {value}")
     head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
     return (parts.scheme, parts.hostname, port), head
+
+
+def _header_value(text: str) -> bytes:
+    if "\r" in text or "\n" in text or "\0" in text:
+        raise ValueError("a credential holds a line break")
+    return text.encode("latin-1")
 
 
 def _reason(error: Exception) -> str:

@@ -87,6 +87,7 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     guardrails: list[JsonObject] | None = None
 
 
+_OUTPUT_LIMITS = frozenset(("max_tokens", "max_completion_tokens"))
 _CHOICES = ("auto", "none", "any", "required")
 
 
@@ -102,7 +103,8 @@ def chat_request_of(fields: JsonObject) -> ChatRequest:
     except msgspec.ValidationError as error:
         raise invalid_field(error) from error
     _check_messages(parsed.messages)
-    _check_tools(parsed)
+    if parsed.tools or parsed.tool_choice is not None:
+        _check_tools(parsed)
     output_tokens_max = parsed.max_completion_tokens
     if output_tokens_max is None:
         # Of two limits the newer name's is sent on, and the other left out.
@@ -120,14 +122,22 @@ def chat_request_of(fields: JsonObject) -> ChatRequest:
     )
 
 
+def limited(request: ChatRequest, output_tokens_max: int) -> ChatRequest:
+    """The same request, asking for no more than so many tokens, by the name its caller uses."""
+    body = {name: value for name, value in request.body.items() if name not in _OUTPUT_LIMITS}
+    is_new = request.body.get("max_completion_tokens") is not None
+    body["max_completion_tokens" if is_new else "max_tokens"] = output_tokens_max
+    return msgspec.structs.replace(request, body=body, output_tokens_max=output_tokens_max)
+
+
 def _check_messages(messages: list[Message]) -> None:
     for index, message in enumerate(messages):
         role = message.role
+        if role is Role.ASSISTANT:
+            continue
         if role is Role.TOOL:
             if not message.tool_call_id:
                 _refuse_message(index, "tool_call_id", "a tool message needs the id of its call")
-        elif role is Role.ASSISTANT:
-            continue
         elif message.content is None:
             _refuse_message(index, "content", f"a {role.value} message needs content")
         elif message.tool_calls:
@@ -188,11 +198,12 @@ _MISTRAL_FIELDS = frozenset(("random_seed", "safe_prompt", "prompt_mode", "guard
 def dialect_of(fields: JsonObject, user_agent: str) -> Dialect:
     """Whose answers the caller expects. It matters only where the two cannot both be served:
     thinking is a list of parts to Mistral's clients and a string to OpenAI's."""
-    agent = user_agent.lower()
-    if "mistral" in agent:
-        return Dialect.MISTRAL
-    if "openai" in agent:
-        return Dialect.OPENAI
+    if user_agent:
+        agent = user_agent.lower()
+        if "mistral" in agent:
+            return Dialect.MISTRAL
+        if "openai" in agent:
+            return Dialect.OPENAI
     if not _MISTRAL_FIELDS.isdisjoint(fields):
         return Dialect.MISTRAL
     return Dialect.OPENAI

@@ -4,12 +4,14 @@ One body serves the clients of OpenAI and of Mistral alike: Mistral's envelope w
 """
 
 import re
+from datetime import UTC, datetime
 from http import HTTPStatus
 
 import msgspec
 
 from windvane.core.chat import JsonObject
-from windvane.core.faults import Fault, FaultKind
+from windvane.core.faults import Fault, FaultKind, LimitReached
+from windvane.core.money import usd_text
 from windvane.wire.dialect import Dialect
 
 DETAIL_MAX = 20
@@ -46,13 +48,40 @@ _CODES: dict[FaultKind, str] = {
 
 
 def error_object(fault: Fault, request_id: str) -> JsonObject:
-    """The four fields every dialect of the family knows, and the request id in the message."""
-    return {
+    """The four fields every dialect of the family knows, with the request id in the message; and the
+    limit that refused, when one did."""
+    written: JsonObject = {
         "message": f"{fault.message} (request id {request_id})",
         "type": _TYPES.get(fault.kind, "api_error"),
         "param": fault.param,
         "code": fault.code or _CODES.get(fault.kind, fault.kind.value),
     }
+    if fault.limit is not None:
+        written["limit"] = limit_object(fault.limit)
+    return written
+
+
+def limit_object(limit: LimitReached) -> JsonObject:
+    """A limit that refused. Money is in dollars, as text, and in nano-dollars."""
+    written: JsonObject = {"scope": limit.scope, "what": limit.what, "period": limit.period}
+    amounts = {
+        "limit": limit.limit,
+        "used": limit.used,
+        "left": limit.left,
+        "needed": limit.needed,
+    }
+    for name, amount in amounts.items():
+        if amount is None:
+            continue
+        if limit.what == "budget":
+            written[f"{name}_usd"] = usd_text(amount)
+            written[f"{name}_nano_usd"] = amount
+        else:
+            written[name] = amount
+    if limit.renews_at_us is not None:
+        renews = datetime.fromtimestamp(limit.renews_at_us / 1_000_000, UTC)
+        written["renews_at"] = renews.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return written
 
 
 def render_error(fault: Fault, dialect: Dialect, request_id: str) -> tuple[int, bytes]:

@@ -159,7 +159,7 @@ change nothing in the answer or Mistral has no such thing: user, store, safety_i
 logprobs, verbosity, web_search_options, prompt_cache_retention, prompt_cache_options, moderation,
 stream_options."""
 
-_ROW = {name: row for row, name in enumerate(FIELDS)}
+_ROWS = {name: (row, name, *told) for row, (name, told) in enumerate(FIELDS.items())}
 
 _REFUSED = {
     "audio": "Mistral's chat cannot answer in audio",
@@ -175,15 +175,15 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     """
     written: JsonObject = {"model": model, "messages": encode_messages(request)}
     body = request.body
-    # In the table's order, not the caller's: later rows win.
-    for name in sorted(FIELDS.keys() & body, key=_ROW.__getitem__):
-        told, translate = FIELDS[name]
+    # In the table's order, not the caller's: later rows win. No two rows have the same number.
+    for _, name, told, translate in sorted([_ROWS[name] for name in body if name in _ROWS]):
         value = body[name]
         if value is not None and (translated := translate(value)) is not None:
             written[told] = translated
-    for name, why in _REFUSED.items():
-        if body.get(name) not in (None, ["text"]):
-            raise _refuse(name, why)
+    if not _REFUSED.keys().isdisjoint(body):
+        for name, why in _REFUSED.items():
+            if body.get(name) not in (None, ["text"]):
+                raise _refuse(name, why)
     if "tool_choice" in written and "tools" not in written:
         del written["tool_choice"]
     if written.get("n", 1) != 1:
@@ -201,6 +201,8 @@ def encode_messages(request: ChatRequest) -> list[JsonObject]:
     """The messages, each as Mistral's schema has it, in an order it accepts."""
     said = request.body["messages"]
     assert isinstance(said, list)
+    if _is_usual(said):
+        return said
     ids = _ToolCallIds()
     written = []
     for place, message in enumerate(said):
@@ -217,6 +219,20 @@ def encode_messages(request: ChatRequest) -> list[JsonObject]:
                 written.append(translated)
     _check_order(written)
     return written
+
+
+def _is_usual(messages: list[JsonObject]) -> bool:
+    """Whether these are texts of user and assistant, after at most one of the system, and the user
+    speaks last: there is nothing to translate then, and no order to refuse."""
+    role: object = None
+    for place, message in enumerate(messages):
+        role, content = message["role"], message.get("content")
+        if len(message) != 2 or type(content) is not str:
+            return False
+        if role == "user" or (role == "assistant" and content) or (role == "system" and not place):
+            continue
+        return False
+    return role == "user"
 
 
 def _message(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject | None:

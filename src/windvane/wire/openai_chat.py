@@ -73,7 +73,8 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
         body.pop(name, None)
     if "max_tokens" in body:
         limit = body.pop("max_tokens")
-        body.setdefault("max_completion_tokens", limit)
+        if body.get("max_completion_tokens") is None:
+            body["max_completion_tokens"] = limit
     return encode_chat(msgspec.structs.replace(request, body=body), model)
 
 

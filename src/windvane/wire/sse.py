@@ -12,6 +12,8 @@ EVENT_BYTES_MAX = 4 * 1024 * 1024
 
 DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
+"""Nothing, said aloud: readers of events skip it, and whatever stands between sees that we live."""
 
 
 class Event:

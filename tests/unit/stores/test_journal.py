@@ -1,5 +1,6 @@
 """The journal: what was written is there again, whatever was cut off behind it."""
 
+import json
 import os
 import struct
 import subprocess
@@ -12,9 +13,10 @@ import msgspec
 import pytest
 
 from windvane.core.faults import InternalServerError
-from windvane.core.ledger import LedgerEntry
+from windvane.core.ledger import LedgerEntry, Totals
 from windvane.core.money import NanoUsd
 from windvane.core.usage import Certainty
+from windvane.core.usage_report import UsageQuery
 from windvane.stores.journal import SEGMENT_BYTES, DamagedSegmentError, FileJournal, read_segment
 from windvane.stores.sqlite import SqliteLedger
 
@@ -58,6 +60,11 @@ def settlement(number: int, **changes: object) -> LedgerEntry:
         outcome="ok",
         **changes,
     )
+
+
+async def sums_of(ledger: SqliteLedger) -> Totals:
+    [row] = await ledger.usage(UsageQuery())
+    return row.totals
 
 
 class Sink:
@@ -149,7 +156,7 @@ def test_a_record_torn_at_any_byte_hides_only_itself(
         torn.write_bytes(whole[:size] + room)
         if whole[size:].strip(b"\0"):
             wanted = [hold(1), settlement(1)][: size >= first]
-            assert [entry for _, entry in read_segment(torn)] == wanted, size
+            assert list(read_segment(torn)) == wanted, size
 
 
 def test_a_record_with_any_byte_changed_is_not_believed(open_journal: Open, tmp_path: Path) -> None:
@@ -216,8 +223,8 @@ def test_the_record_that_begins_a_segment_is_counted_there(
     for number in range(A_SEGMENT):
         journal.hold(hold(number, reason=LARGE))
     journal.settle(settlement(0, reason=LARGE))
-    journal.hold(hold(99))
     assert segments(tmp_path) == ["000001.journal", "000002.journal"]
+    journal.hold(hold(99))
     assert sink.segments == [2]
     for number in range(1, A_SEGMENT):
         journal.settle(settlement(number, reason=LARGE))
@@ -272,33 +279,56 @@ def test_a_full_disk_refuses_holds_and_loses_no_settlement(
         journal.hold(hold(number, reason=LARGE))
     with monkeypatch.context() as patch:
         patch.setattr(f"windvane.stores.journal.os.{call}", disk)
+        journal.hold(hold(98, reason=LARGE))
+        before = segments(tmp_path)
         with pytest.raises(InternalServerError, match="nothing was sent") as refused:
-            journal.hold(hold(99, reason=LARGE))
+            journal.hold(hold(99))
         journal.settle(settlement(0, reason=LARGE))
-        assert segments(tmp_path) == ["000001.journal"], "what could not be had is not left behind"
+        assert segments(tmp_path) == before, "what could not be had is not left behind"
     assert (refused.value.fault.status, refused.value.fault.code) == (503, "ledger_unavailable")
     assert sink.entries == [settlement(0, reason=LARGE)], "the ledger is told all the same"
     # There is room again.
     journal.hold(hold(100, reason=LARGE))
     journal.settle(settlement(1))
     again = {entry.attempt_id: entry for entry in open_journal().replay()}
-    assert len(again) == A_SEGMENT + 1
-    assert again["req_0-1"] == hold(0, reason=LARGE)
+    assert len(again) == A_SEGMENT + 2
+    assert again["req_0-1"] == settlement(0, reason=LARGE)
     assert again["req_1-1"] == settlement(1)
+
+
+def test_a_full_disk_has_room_for_the_settlements_of_what_runs(
+    open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However full the current segment is when the disk is: the next one is in reserve."""
+    journal = open_journal()
+    held = []
+    with monkeypatch.context() as patch:
+        for number in range(A_SEGMENT - 1):
+            journal.hold(hold(number, reason=LARGE))
+            held.append(number)
+        patch.setattr("windvane.stores.journal.os.posix_fallocate", full)
+        with pytest.raises(InternalServerError):
+            for number in range(100, 200):
+                journal.hold(hold(number, reason=LARGE))
+                held.append(number)
+        for number in held:
+            journal.settle(settlement(number))
+    assert set(open_journal().replay()) == {settlement(number) for number in held}
 
 
 def test_a_hold_stands_until_the_ledger_has_the_settlement_that_the_disk_refused(
     open_journal: Open, sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = open_journal()
-    for number in range(A_SEGMENT):
-        journal.hold(hold(number, reason=LARGE))
+    numbers = range(3 * A_SEGMENT)
+    for number in numbers:
+        journal.hold(hold(number))
     with monkeypatch.context() as patch:
         patch.setattr("windvane.stores.journal.os.posix_fallocate", full)
-        for number in range(A_SEGMENT):
+        for number in numbers:
             journal.settle(settlement(number, reason=LARGE))
     fill(journal, 100)
-    assert hold(0, reason=LARGE) in list(open_journal().replay())
+    assert hold(numbers[-1]) in list(open_journal().replay())
     journal.committed(sink.segments)
     fill(journal, 200)
     assert "000001.journal" not in segments(tmp_path)
@@ -341,9 +371,10 @@ async def test_a_crash_leaves_every_hold_in_the_ledger_as_assumed(tmp_path: Path
     ledger = SqliteLedger(tmp_path)
     try:
         assert ledger.recovered == 3
+        assert segments(tmp_path / "journal") == [], "what is on the ledger is not kept twice"
         assert list(await ledger.entries_of("req_1")) == [hold(1)]
         assert list(await ledger.entries_of("req_2")) == [settlement(2)]
-        totals = await ledger.totals()
+        totals = await sums_of(ledger)
         assert (totals.attempts, totals.cost_nano_usd) == (3, 2_002)
     finally:
         await ledger.aclose()
@@ -359,7 +390,7 @@ async def test_recovering_twice_changes_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         (tmp_path / "journal" / "000001.journal").write_bytes(kept)
         ledger = SqliteLedger(tmp_path)
-        totals = await ledger.totals()
+        totals = await sums_of(ledger)
         await ledger.aclose()
         assert (totals.attempts, totals.cost_nano_usd) == (2, 1_001)
 
@@ -369,7 +400,7 @@ async def test_settlements_come_to_the_ledger_and_their_segments_go(tmp_path: Pa
     for number in range(1, 50):
         ledger.journal.hold(hold(number))
         ledger.journal.settle(settlement(number))
-    totals = await ledger.totals()
+    totals = await sums_of(ledger)
     await ledger.aclose()
     assert (totals.attempts, totals.cost_nano_usd) == (49, sum(range(1, 50)))
     assert segments(tmp_path / "journal") == []
@@ -434,8 +465,12 @@ async def test_an_entry_the_table_refuses_does_not_stop_the_ledger(tmp_path: Pat
     ledger.journal.settle(settlement(1, hold_nano_usd=NanoUsd(2**63 + 1)))
     ledger.journal.hold(hold(2))
     ledger.journal.settle(settlement(2))
-    assert (await ledger.totals()).cost_nano_usd == 2
+    assert (await sums_of(ledger)).cost_nano_usd == 2
     await ledger.aclose()
+    [line] = (tmp_path / "set_aside.jsonl").read_text().splitlines()
+    reason, kept = json.loads(line)
+    assert "too large" in reason
+    assert msgspec.convert(kept, LedgerEntry).hold_nano_usd == 2**63 + 1
     again = SqliteLedger(tmp_path)
     assert list(await again.entries_of("req_2")) == [settlement(2)]
     await again.aclose()

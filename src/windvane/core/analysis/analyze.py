@@ -28,6 +28,9 @@ LONG_CHARS = 2_000
 MANY_TURNS = 10
 MANY_TOOLS = 8
 
+_SCHEMAS = ("tools", "functions", "response_format")
+"""Fields that the model reads beside the messages."""
+
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request without asking anyone.
@@ -86,7 +89,9 @@ def analyze(request: ChatRequest) -> Analysis:
             tokens += _tool_call_tokens(message)
     everything = "\n".join(texts)
     tokens += estimate_tokens(everything)
-    tokens += images * IMAGE_TOKENS + _tool_tokens(request)
+    tokens += images * IMAGE_TOKENS
+    if not request.body.keys().isdisjoint(_SCHEMAS):
+        tokens += _schema_tokens(request)
     question = _asked_text(asked)
     shape = shape_of(question)
     wants_schema = request.response_format is not None and (
@@ -154,9 +159,9 @@ def _tool_call_tokens(message: Message) -> float:
     return total
 
 
-def _tool_tokens(request: ChatRequest) -> float:
+def _schema_tokens(request: ChatRequest) -> float:
     total = 0.0
-    for field in ("tools", "functions", "response_format"):
+    for field in _SCHEMAS:
         value = request.body.get(field)
         if value:
             total += estimate_tokens(msgspec.json.encode(value).decode())

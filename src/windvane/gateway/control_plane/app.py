@@ -1,34 +1,38 @@
-"""The control plane's application.
+"""The control plane's application: its parts, put together.
 
-Who may ask: `/health`, `/livez`, `/readyz` and the documentation answer to anyone; what tells of
-traffic answers to anyone on a gateway that listens on loopback and is called by loopback's name, and
-otherwise to a holder of a key; what belongs to a key answers to that key, or to the admin's.
+Who may ask what is said by each route, and held by `access`: `/health`, the probes and the
+documentation answer to anyone; what tells of traffic answers to anyone on a gateway that listens on
+loopback and is called by loopback's name, and otherwise to a holder of a key; what belongs to a key
+answers to that key; what administers answers to an admin's key alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 from importlib import resources
-from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from windvane._version import __version__
-from windvane.core.exchange import Credentials
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
-from windvane.core.ledger import LedgerEntry, Totals
-from windvane.core.money import usd_text
-from windvane.core.principal import Principal
 from windvane.engine.engine import Engine
 from windvane.gateway.control_plane import schemas
+from windvane.gateway.control_plane.access import (
+    Access,
+    Permission,
+    check_is_guarded,
+    guard,
+    needs,
+)
+from windvane.gateway.control_plane.errors import add_errors
+from windvane.gateway.control_plane.keys import add_keys
 from windvane.gateway.control_plane.openapi import merge_data_plane
-from windvane.gateway.data_plane.incoming import Incoming
+from windvane.gateway.control_plane.standings import add_budgets
+from windvane.gateway.control_plane.usage import add_usage
 from windvane.gateway.data_plane.models import public_names
-from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
+from windvane.system import SystemClock
 from windvane.telemetry.metrics import CONTENT_TYPE, Metrics
-from windvane.wire.errors import error_object
 
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
@@ -39,100 +43,47 @@ _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "docs.js": "text/javascript",
 }
-_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
-_KEY_OR_LOOPBACK: dict[str, Any] = {"security": [{}, {"bearer": []}]}
+_PUBLIC = needs(Permission.PUBLIC)
+_VIEWER = needs(Permission.VIEWER)
 
 
-def control_plane(engine: Engine, metrics: Metrics, *, is_local: bool) -> FastAPI:
-    """The application. `is_local`: traffic may be looked at from this machine without a key."""
+def control_plane(engine: Engine, metrics: Metrics, *, is_local: Callable[[], bool]) -> FastAPI:
+    """The application. `is_local()`: traffic may be looked at from this machine without a key."""
     app = FastAPI(
         title="Windvane",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        strict_content_type=False,
         responses={401: {"model": schemas.ErrorAnswer}},
     )
-    _add_errors(app, engine)
+    guard(app, Access(engine, is_local))
+    add_errors(app, engine)
     _add_health(app, engine)
-    _add_traffic(app, engine, metrics, _Access(engine, is_local))
-    _add_usage(app, engine, _Access(engine, is_local))
+    _add_traffic(app, engine, metrics)
+    clock = SystemClock()
+    add_keys(app, engine, clock)
+    add_budgets(app, engine, clock)
+    add_usage(app, engine, clock)
     _add_documentation(app)
+    check_is_guarded(app.routes)
     return app
 
 
-class _Access:
-    """Who asks, and whether they may."""
-
-    def __init__(self, engine: Engine, is_local: bool) -> None:
-        self._engine = engine
-        self._is_local = is_local
-
-    async def caller(self, request: Request) -> Principal:
-        """The key that asks. Raises AuthenticationError."""
-        credentials: Credentials = Incoming(request.scope).credentials()
-        return self._engine.identify(credentials)
-
-    async def viewer(self, request: Request) -> None:
-        """The holder of a key; or anyone on this machine, where that was said to be enough."""
-        if not (self._is_local and Incoming(request.scope).names_loopback):
-            await self.caller(request)
-
-
-def _add_errors(app: FastAPI, engine: Engine) -> None:
-    """Errors as the data plane tells them: the same body, the same headers."""
-
-    def answer(request: Request, fault: Fault) -> JSONResponse:
-        incoming = Incoming(request.scope)
-        request_id = incoming.request_id or engine.new_request_id()
-        inner = error_object(fault, request_id)
-        body = {"object": "error", **inner, "error": inner, "request_id": request_id}
-        headers = {
-            name.decode(): value.decode() for name, value in error_headers(fault, None, request_id)
-        }
-        return JSONResponse(body, status_code=fault.status, headers=headers)
-
-    @app.exception_handler(WindvaneError)
-    async def on_fault(request: Request, error: WindvaneError) -> JSONResponse:
-        return answer(request, error.fault)
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        phrase = HTTPStatus(error.status_code).phrase
-        fault = Fault(
-            kind=FaultKind.NOT_FOUND if error.status_code == 404 else FaultKind.INVALID_REQUEST,
-            source=Source.CLIENT,
-            message=f"{phrase}: {request.url.path[:100]!r}{_hint(request.url.path)}",
-            status=error.status_code,
-            code=phrase.lower().replace(" ", "_"),
-        )
-        answered = answer(request, fault)
-        answered.headers.update(error.headers or {})
-        return answered
-
-    @app.exception_handler(Exception)
-    async def on_failure(request: Request, error: Exception) -> JSONResponse:
-        return answer(request, INTERNAL)
-
-
-def _hint(path: str) -> str:
-    """The commonest mistake: OpenAI's clients want an address that ends in /v1."""
-    if path.startswith(("/chat/completions", "/models", "/route")):
-        return f"; did you mean /v1{path[:100]}? An OpenAI client's base_url ends in /v1"
-    return ""
-
-
 def _add_health(app: FastAPI, engine: Engine) -> None:
-    @app.get("/livez", tags=["health"], summary="The process runs")
-    @app.get("/healthz", include_in_schema=False)
+    @app.get("/livez", tags=["health"], summary="The process runs", openapi_extra=_PUBLIC)
+    @app.get("/healthz", include_in_schema=False, openapi_extra=_PUBLIC)
     async def livez() -> schemas.Alive:
         return schemas.Alive()
 
-    @app.get("/readyz", tags=["health"], summary="The gateway takes requests")
+    @app.get(
+        "/readyz", tags=["health"], summary="The gateway takes requests", openapi_extra=_PUBLIC
+    )
     async def readyz() -> schemas.Alive:
         return schemas.Alive()
 
-    @app.get("/health", tags=["health"], summary="Version and counts")
+    @app.get("/health", tags=["health"], summary="Version and counts", openapi_extra=_PUBLIC)
     async def health() -> schemas.Health:
         snapshot = engine.snapshot
         return schemas.Health(
@@ -143,15 +94,12 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
         )
 
 
-def _add_traffic(app: FastAPI, engine: Engine, metrics: Metrics, access: _Access) -> None:
-    viewer = [Depends(access.viewer)]
-
+def _add_traffic(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.get(
         "/metrics",
         tags=["traffic"],
         summary="Prometheus text, or JSON totals",
-        dependencies=viewer,
-        openapi_extra=_KEY_OR_LOOPBACK,
+        openapi_extra=_VIEWER,
         response_class=PlainTextResponse,
         responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
     )
@@ -164,8 +112,7 @@ def _add_traffic(app: FastAPI, engine: Engine, metrics: Metrics, access: _Access
         "/providers",
         tags=["traffic"],
         summary="Providers and their health",
-        dependencies=viewer,
-        openapi_extra=_KEY_OR_LOOPBACK,
+        openapi_extra=_VIEWER,
     )
     async def providers() -> list[schemas.ProviderStatus]:
         return provider_statuses(engine)
@@ -212,113 +159,19 @@ def provider_statuses(engine: Engine) -> list[schemas.ProviderStatus]:
     return statuses
 
 
-def _add_usage(app: FastAPI, engine: Engine, access: _Access) -> None:
-    caller = Depends(access.caller)
-
-    @app.get(
-        "/user/stats",
-        tags=["usage"],
-        summary="What the calling key has used",
-        openapi_extra=_KEY,
-    )
-    async def user_stats(principal: Annotated[Principal, caller]) -> schemas.UserStats:
-        totals = await engine.ledger.totals(key_id=principal.key_id)
-        by_model = await engine.ledger.totals_by("resolved_model", key_id=principal.key_id)
-        return schemas.UserStats(
-            key=principal.key_id,
-            by_model={name: schemas.UsageTotals(**_sums(each)) for name, each in by_model.items()},
-            **_sums(totals),
-        )
-
-    @app.get(
-        "/admin/requests/{request_id}",
-        tags=["usage"],
-        summary="A request on the ledger",
-        openapi_extra=_KEY,
-        responses={404: {"model": schemas.ErrorAnswer}},
-    )
-    async def request_record(
-        request_id: str, principal: Annotated[Principal, caller]
-    ) -> schemas.RequestRecord:
-        owner = None if principal.is_admin else principal.key_id
-        entries = await engine.ledger.entries_of(request_id, key_id=owner)
-        if not entries:
-            raise refuse(
-                FaultKind.NOT_FOUND, f"no request {request_id[:64]!r} is on the ledger", status=404
-            )
-        # A caller's own id may stand for several requests: the last of them is meant.
-        meant = entries[-1].request_id
-        return _record([entry for entry in entries if entry.request_id == meant])
-
-
-def _sums(totals: Totals) -> dict[str, Any]:
-    return {
-        "requests": totals.requests,
-        "attempts": totals.attempts,
-        "unpriced_attempts": totals.unpriced_attempts,
-        "input_tokens": totals.input_tokens,
-        "output_tokens": totals.output_tokens,
-        "cache_read_input_tokens": totals.cache_read_input_tokens,
-        "cost_nano_usd": totals.cost_nano_usd,
-        "cost_usd": usd_text(totals.cost_nano_usd),
-        "estimated_nano_usd": totals.estimated_nano_usd,
-        "assumed_nano_usd": totals.assumed_nano_usd,
-    }
-
-
-def _record(entries: Sequence[LedgerEntry]) -> schemas.RequestRecord:
-    first = entries[0]
-    costs = [entry.cost_nano_usd for entry in entries]
-    known = [cost for cost in costs if cost is not None]
-    total = sum(known) if len(known) == len(costs) else None
-    return schemas.RequestRecord(
-        request_id=first.request_id,
-        client_request_id=first.client_request_id,
-        key=first.key_id,
-        route=first.route,
-        requested_model=first.requested_model,
-        reason=first.reason,
-        stream=bool(first.is_stream),
-        cost_nano_usd=total,
-        cost_usd=None if total is None else usd_text(total),
-        attempts=[_attempt(entry) for entry in entries],
-    )
-
-
-def _attempt(entry: LedgerEntry) -> schemas.AttemptRecord:
-    return schemas.AttemptRecord(
-        attempt_id=entry.attempt_id,
-        number=entry.number,
-        provider=entry.provider,
-        model=entry.model,
-        resolved_model=entry.resolved_model,
-        outcome=entry.outcome,
-        status=entry.status,
-        certainty=entry.certainty.value,
-        cost_nano_usd=entry.cost_nano_usd,
-        input_tokens=entry.input_tokens,
-        output_tokens=entry.output_tokens,
-        cache_read_input_tokens=entry.cache_read_input_tokens,
-        started_at_us=entry.started_at_us,
-        latency_us=entry.latency_us,
-        first_chunk_us=entry.first_chunk_us,
-        upstream_request_id=entry.upstream_request_id,
-    )
-
-
 def _add_documentation(app: FastAPI) -> None:
-    @app.get("/openapi.json", include_in_schema=False)
+    @app.get("/openapi.json", include_in_schema=False, openapi_extra=_PUBLIC)
     async def openapi() -> JSONResponse:
         return JSONResponse(merge_data_plane(app.openapi()))
 
-    @app.get("/docs", include_in_schema=False)
-    @app.get("/", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False, openapi_extra=_PUBLIC)
+    @app.get("/", include_in_schema=False, openapi_extra=_PUBLIC)
     async def docs() -> HTMLResponse:
         page = resources.files("windvane.gateway.control_plane").joinpath("assets/docs.html")
         headers = {"content-security-policy": _PAGE_POLICY, "x-content-type-options": "nosniff"}
         return HTMLResponse(page.read_text(), headers=headers)
 
-    @app.get("/docs/{name}", include_in_schema=False)
+    @app.get("/docs/{name}", include_in_schema=False, openapi_extra=_PUBLIC)
     async def asset(name: str) -> Response:
         if name not in _ASSETS:
             raise HTTPException(HTTPStatus.NOT_FOUND)

@@ -64,9 +64,19 @@ def merge_data_plane(document: dict[str, Any]) -> dict[str, Any]:
     schemas |= components
     schemas["ChatCompletion"] = _COMPLETION
     schemas["DataPlaneError"] = _DATA_PLANE_ERROR
+    _forget_framework_errors(document)
     document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     document["paths"] = {**_paths(body_schema), **document["paths"]}
     return document
+
+
+def _forget_framework_errors(document: dict[str, Any]) -> None:
+    """FastAPI documents answers that this gateway never gives: a wrong field is told as any error."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 def _anything(kind: type) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What the control plane answers, as pydantic models, for validation and for the documentation."""
 
+from http import HTTPStatus
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 
@@ -35,28 +38,6 @@ class DeploymentStatus(BaseModel):
     last_error_at_us: int | None
 
 
-class UsageTotals(BaseModel):
-    """Sums over the ledger. Money is exact: whole nano-dollars, and the same as decimal text."""
-
-    requests: int
-    attempts: int
-    unpriced_attempts: int = Field(description="attempts whose price is unknown: in no amount")
-    input_tokens: int
-    output_tokens: int
-    cache_read_input_tokens: int
-    cost_nano_usd: int
-    cost_usd: str
-    estimated_nano_usd: int = Field(description="part of the cost: counted here, not confirmed")
-    assumed_nano_usd: int = Field(description="part of the cost: a worst case, nothing is known")
-
-
-class UserStats(UsageTotals):
-    """What the calling key has used."""
-
-    key: str
-    by_model: dict[str, UsageTotals]
-
-
 class AttemptRecord(BaseModel):
     attempt_id: str
     number: int
@@ -67,6 +48,8 @@ class AttemptRecord(BaseModel):
     status: int | None
     certainty: str = Field(description="exact, estimated or assumed")
     cost_nano_usd: int | None = Field(description="null when the price is unknown")
+    hold_nano_usd: int | None = Field(description="the worst case that was held for it")
+    saved_nano_usd: int | None = Field(description="what a cache hit saved")
     input_tokens: int
     output_tokens: int
     cache_read_input_tokens: int
@@ -82,12 +65,17 @@ class RequestRecord(BaseModel):
     request_id: str
     client_request_id: str | None
     key: str
+    team: str | None
+    user: str | None
+    tags: list[str]
     route: str | None
     requested_model: str
     reason: str
     stream: bool
     cost_nano_usd: int | None
     cost_usd: str | None
+    hold_nano_usd: int | None = Field(description="the worst cases of all attempts together")
+    saved_nano_usd: int
     attempts: list[AttemptRecord]
 
 
@@ -101,3 +89,11 @@ class ErrorBody(BaseModel):
 class ErrorAnswer(BaseModel):
     error: ErrorBody
     request_id: str
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses, as a route documents them."""
+    return {
+        status: {"model": ErrorAnswer, "description": HTTPStatus(status).phrase}
+        for status in statuses
+    }

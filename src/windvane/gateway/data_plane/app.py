@@ -3,31 +3,23 @@
 One broad `except` is here, at the surface's edge: whatever goes wrong, the caller gets JSON.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
 from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
 from windvane.engine.engine import Engine
-from windvane.gateway.data_plane.asgi import (
-    JSON,
-    HeaderList,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    send_whole,
-)
+from windvane.gateway.data_plane.asgi import JSON, HeaderList
+from windvane.gateway.data_plane.caller import Caller
 from windvane.gateway.data_plane.chat import chat_completions
 from windvane.gateway.data_plane.door import Door
-from windvane.gateway.data_plane.incoming import ClientGoneError, Incoming, discard_rest, read_body
+from windvane.gateway.data_plane.incoming import ClientGoneError, discard_rest, read_body, too_large
 from windvane.gateway.data_plane.models import get_model, list_models
-from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
+from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers, lines_of
 from windvane.gateway.data_plane.route import explain_route
 from windvane.ports.clock import Clock
 from windvane.wire.errors import render_error
 
-Endpoint = Callable[[Door, Incoming, bytes, Send], Awaitable[None]]
+Endpoint = Callable[[Door, bytes], Awaitable[None]]
 
 ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/chat/completions": ("POST", chat_completions),
@@ -53,92 +45,77 @@ class DataPlane:
         self._body_bytes_max = body_bytes_max
         self._body_timeout_s = body_timeout_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        sending = _Sending(send)
-        incoming = Incoming(scope)
-        door = Door(self._engine, self._clock, incoming.dialect)
+    async def serve(self, caller: Caller) -> None:
+        """Serve one request. Cancelled when the caller leaves."""
+        door = Door(self._engine, self._clock, caller)
         try:
-            await self._serve(scope, receive, sending, incoming, door)
+            method, endpoint = _endpoint_of(caller)
+            door.incoming.check_is_no_loop()
+            body = b""
+            if method == "POST":
+                door.incoming.check_is_json()
+                # A stranger is refused before its body is held in memory, and told nothing else.
+                door.principal = self._engine.identify(door.incoming.credentials())
+                body = caller.whole_body() or await self._read_body(door)
+                if len(body) > self._body_bytes_max:
+                    raise too_large(self._body_bytes_max)
+            await endpoint(door, body)
         except WindvaneError as error:
             if error.fault.kind is FaultKind.TOO_LARGE and door.exchange is None:
-                await discard_rest(receive)
-            await self._send_error(sending, incoming, door, error.fault)
+                await discard_rest(caller.receive)
+            await self._send_error(door, error.fault)
         except ClientGoneError:
             return
-        except asyncio.CancelledError:
-            raise
         except Exception:  # noqa: BLE001 - the surface's edge
-            request_id = self._request_id(incoming, door)
-            _log.exception("request %s failed inside the gateway", request_id)
-            await self._send_error(sending, incoming, door, INTERNAL)
+            _log.exception("request %s failed inside the gateway", self._request_id(door))
+            await self._send_error(door, INTERNAL)
+        finally:
+            caller.let_go()
 
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: "_Sending", incoming: Incoming, door: Door
-    ) -> None:
-        path = str(scope["path"]).removeprefix(PREFIX)
-        endpoint = ENDPOINTS.get(path) or ENDPOINTS.get(path.rstrip("/"))
-        if endpoint is None:
-            if path.startswith(_MODEL) and len(path) > len(_MODEL):
-                _check_method(scope, "GET")
-                await get_model(door, incoming, path.removeprefix(_MODEL), send)
-                return
-            raise _not_found(str(scope["path"]))
-        method, serve = endpoint
-        _check_method(scope, method)
-        incoming.check_is_no_loop()
-        body = b""
-        if method == "POST":
-            incoming.check_is_json()
-            # A stranger is refused before its body is held in memory, and told nothing else.
-            door.principal = self._engine.identify(incoming.credentials())
-            body = await read_body(receive, incoming, self._body_bytes_max, self._body_timeout_s)
-        await serve(door, incoming, body, send)
+    def _read_body(self, door: Door) -> Awaitable[bytes]:
+        return read_body(
+            door.caller.receive, door.incoming, self._body_bytes_max, self._body_timeout_s
+        )
 
-    def _request_id(self, incoming: Incoming, door: Door) -> str:
+    def _request_id(self, door: Door) -> str:
         if door.exchange is not None:
             return door.exchange.public_id
-        return incoming.request_id or self._engine.new_request_id()
+        return door.incoming.request_id or self._engine.new_request_id()
 
-    async def _send_error(
-        self, send: "_Sending", incoming: Incoming, door: Door, fault: Fault
-    ) -> None:
-        if send.has_started:
+    async def _send_error(self, door: Door, fault: Fault) -> None:
+        caller = door.caller
+        if caller.response_started:
             # The head is out: the only honest end left is to break off.
-            raise WindvaneError(fault)
-        request_id = self._request_id(incoming, door)
-        status, body = render_error(fault, door.dialect, request_id)
+            return
+        request_id = self._request_id(door)
+        status, body = render_error(fault, door.dialect or door.incoming.dialect, request_id)
         headers: HeaderList = [JSON, *error_headers(fault, door.exchange, request_id)]
         if status == 405:
             headers.append((b"allow", (fault.param or "POST").encode()))
         if status in (408, 413):
             headers.append((b"connection", b"close"))
-        await send_whole(send, status, headers, body)
+            caller.keep_alive = False
+        await caller.answer(status, lines_of(headers), body)
 
 
-class _Sending:
-    """`send`, remembering whether the head is out."""
-
-    __slots__ = ("_send", "has_started")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.has_started = False
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        self.has_started = True
-        return self._send(message)
-
-
-def _check_method(scope: Scope, method: str) -> None:
-    if scope["method"] != method:
+def _endpoint_of(caller: Caller) -> tuple[str, Endpoint]:
+    """The method and endpoint of a path. Raises NotFoundError, and 405 for another method."""
+    path = caller.path.removeprefix(PREFIX)
+    found = ENDPOINTS.get(path) or ENDPOINTS.get(path.rstrip("/"))
+    if found is None and path.startswith(_MODEL) and len(path) > len(_MODEL):
+        found = ("GET", get_model)
+    if found is None:
+        raise _not_found(caller.path)
+    method = found[0]
+    if caller.method != method:
         raise refuse(
             FaultKind.INVALID_REQUEST,
-            f"{scope['method']} is not allowed here; use {method}",
+            f"{caller.method} is not allowed here; use {method}",
             status=405,
             code="method_not_allowed",
             param=method,
         )
+    return found
 
 
 def _not_found(path: str) -> WindvaneError:

@@ -3,26 +3,25 @@
 from windvane.core.exchange import Exchange
 from windvane.core.principal import Principal
 from windvane.engine.engine import Engine
+from windvane.gateway.data_plane.caller import Caller
+from windvane.gateway.data_plane.incoming import Incoming
 from windvane.ports.clock import Clock
 from windvane.wire.dialect import Dialect
 
 
 class Door:
-    """One request's way in: the engine, and how far the request has come."""
+    """One request's way in: who calls, the engine, and how far the request has come.
 
-    __slots__ = ("clock", "dialect", "engine", "exchange", "principal")
+    Once set, `dialect` is the one that errors are told in, and `exchange` the one they belong to.
+    """
 
-    def __init__(self, engine: Engine, clock: Clock, dialect: Dialect) -> None:
+    __slots__ = ("caller", "clock", "dialect", "engine", "exchange", "incoming", "principal")
+
+    def __init__(self, engine: Engine, clock: Clock, caller: Caller) -> None:
         self.engine = engine
         self.clock = clock
-        self.dialect = dialect
+        self.caller = caller
+        self.incoming = Incoming({"headers": caller.headers})
+        self.dialect: Dialect | None = None
         self.exchange: Exchange | None = None
         self.principal: Principal | None = None
-
-    def saw_dialect(self, dialect: Dialect) -> None:
-        """From now, errors are told in `dialect`."""
-        self.dialect = dialect
-
-    def saw_exchange(self, exchange: Exchange) -> None:
-        """From now, errors are this exchange's."""
-        self.exchange = exchange

@@ -2,15 +2,18 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import cast
 
 from windvane.core.exchange import Credentials
 from windvane.core.faults import FaultKind, WindvaneError, refuse
-from windvane.gateway.data_plane.asgi import Receive, Scope
+from windvane.gateway.data_plane.asgi import HeaderList, Receive
 from windvane.wire.dialect import Dialect
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _OWN_VIA = b"windvane"
+_CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 _LOOPBACK_NAMES = (b"127.0.0.1", b"localhost", b"[::1]")
 
 
@@ -24,14 +27,15 @@ class ClientGoneError(Exception):
 
 
 class Incoming:
-    """What the head of a request says."""
+    """What the head of a request says. `scope` is ASGI's, of which the headers are read."""
 
-    __slots__ = ("_scope", "headers")
+    __slots__ = ("_credentials", "_said", "headers")
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+    def __init__(self, scope: Mapping[str, object]) -> None:
+        self._said = cast(HeaderList, scope["headers"])
         # Later headers of one name win, as in no other place: what must be unique is checked below.
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])  # type: ignore[call-overload]
+        self.headers: dict[bytes, bytes] = dict(self._said)
+        self._credentials: Credentials | None = None
 
     @property
     def request_id(self) -> str | None:
@@ -54,27 +58,24 @@ class Incoming:
         Raises BadRequestError when it shows two that differ: which of them is meant to be checked
         must not be a matter of order.
         """
-        shown: set[str] = set()
-        for name, value in self._scope["headers"]:  # type: ignore[attr-defined]
-            if name == b"authorization":
-                scheme, _, token = value.decode("latin-1").partition(" ")
-                if scheme.lower() == "bearer" and token.strip():
-                    shown.add(token.strip())
-                elif value.strip():
-                    raise refuse(
-                        FaultKind.UNAUTHENTICATED,
-                        "the Authorization header must be `Bearer <key>`",
-                        status=401,
-                    )
-            elif name in (b"x-api-key", b"api-key") and value.strip():
-                shown.add(value.decode("latin-1").strip())
+        if self._credentials is None:
+            self._credentials = Credentials(bearer=self._bearer())
+        return self._credentials
+
+    def _bearer(self) -> str | None:
+        headers = self.headers
+        if len(headers) == len(self._said):
+            said = [(name, headers[name]) for name in _CREDENTIALS if name in headers]
+        else:  # some name came twice
+            said = [header for header in self._said if header[0] in _CREDENTIALS]
+        shown = {secret for name, value in said if (secret := _secret_in(name, value))}
         if len(shown) > 1:
             raise refuse(
                 FaultKind.INVALID_REQUEST,
                 "two different credentials were sent; send one",
                 code="ambiguous_credentials",
             )
-        return Credentials(bearer=shown.pop() if shown else None)
+        return shown.pop() if shown else None
 
     @property
     def names_loopback(self) -> bool:
@@ -95,7 +96,7 @@ class Incoming:
         without one, a request that tells of an origin is refused.
         """
         kind = self.headers.get(b"content-type", b"")
-        is_json = b"json" in kind.partition(b";")[0].lower()
+        is_json = kind == b"application/json" or b"json" in kind.partition(b";")[0].lower()
         if not is_json and (kind or b"origin" in self.headers):
             raise refuse(
                 FaultKind.INVALID_REQUEST,
@@ -110,8 +111,9 @@ class Incoming:
 
     def check_is_no_loop(self) -> None:
         """Refuse a request that has been through us: somebody's upstream address is our own."""
-        said = (value for name, value in self._scope["headers"] if name == b"via")  # type: ignore[attr-defined]
-        if any(_OWN_VIA in value for value in said):
+        if b"via" in self.headers and any(
+            _OWN_VIA in value for name, value in self._said if name == b"via"
+        ):
             raise refuse(
                 FaultKind.INVALID_REQUEST,
                 "this request has already been through windvane: a provider's api_base is this"
@@ -119,6 +121,22 @@ class Incoming:
                 status=508,
                 code="loop_detected",
             )
+
+
+def _secret_in(name: bytes, value: bytes) -> str:
+    """The secret a credential's header shows; empty when it shows none."""
+    said = value.decode("latin-1").strip()
+    if name != b"authorization" or not said:
+        return said
+    scheme, _, token = said.partition(" ")
+    secret = token.strip()
+    if scheme.lower() != "bearer" or not secret:
+        raise refuse(
+            FaultKind.UNAUTHENTICATED,
+            "the Authorization header must be `Bearer <key>`",
+            status=401,
+        )
+    return secret
 
 
 async def read_body(receive: Receive, incoming: Incoming, bytes_max: int, within_s: float) -> bytes:

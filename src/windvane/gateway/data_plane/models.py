@@ -4,43 +4,86 @@ import msgspec
 
 from windvane.core.catalog.models import Capability, ModelCard
 from windvane.core.chat import JsonObject
+from windvane.core.faults import PermissionDeniedError
+from windvane.core.principal import Principal
 from windvane.core.routing.decide import unknown_model
+from windvane.core.routing.decision import Candidate, Decision
+from windvane.core.routing.permits import meant, permitted
 from windvane.engine.snapshot import Snapshot
-from windvane.gateway.data_plane.asgi import JSON, Send, send_whole
+from windvane.gateway.data_plane.asgi import JSON
 from windvane.gateway.data_plane.door import Door
-from windvane.gateway.data_plane.incoming import Incoming
-from windvane.gateway.data_plane.outgoing import id_headers
+from windvane.gateway.data_plane.outgoing import id_headers, lines_of
 
+PATH = "/v1/models/"
+MODELS = "models"
+"""The endpoint, as keys name it in what they may use."""
 OWNER = "windvane"
 _CREATED = 1_760_000_000
 """OpenAI's clients want a number; what a route was created at means nothing."""
 
 
-async def list_models(door: Door, incoming: Incoming, body: bytes, send: Send) -> None:
-    door.engine.identify(incoming.credentials())
+async def list_models(door: Door, body: bytes) -> None:
+    principal = door.engine.identify(door.incoming.credentials(), MODELS)
     snapshot = door.engine.snapshot
-    data = [model_object(name, snapshot) for name in public_names(snapshot)]
-    await _send(door, incoming, send, {"object": "list", "data": data})
+    names = [name for name in public_names(snapshot) if _is_open(name, snapshot, principal)]
+    data = [model_object(name, snapshot) for name in names]
+    await _send(door, {"object": "list", "data": data})
 
 
-async def get_model(door: Door, incoming: Incoming, name: str, send: Send) -> None:
-    """One model. Raises NotFoundError with near names."""
-    door.engine.identify(incoming.credentials())
+async def get_model(door: Door, body: bytes) -> None:
+    """One model. Raises NotFoundError with near names, PermissionDeniedError when it is not open to
+    the key."""
+    principal = door.engine.identify(door.incoming.credentials(), MODELS)
     snapshot = door.engine.snapshot
+    name = door.caller.path.removeprefix(PATH)
     if name not in snapshot.routes and name not in snapshot.deployments:
         raise unknown_model(name, snapshot.deployments, snapshot.catalog, snapshot.catalog.as_of)
-    await _send(door, incoming, send, model_object(name, snapshot))
+    _check_open(name, snapshot, principal)
+    await _send(door, model_object(name, snapshot))
 
 
-async def _send(door: Door, incoming: Incoming, send: Send, value: JsonObject) -> None:
-    request_id = incoming.request_id or door.engine.new_request_id()
-    await send_whole(send, 200, [*id_headers(request_id), JSON], msgspec.json.encode(value))
+async def _send(door: Door, value: JsonObject) -> None:
+    request_id = door.incoming.request_id or door.engine.new_request_id()
+    lines = lines_of([*id_headers(request_id), JSON])
+    await door.caller.answer(200, lines, msgspec.json.encode(value))
 
 
 def public_names(snapshot: Snapshot) -> list[str]:
     """Routes first, then models; a model is listed under its plain name alone."""
     models = [name for name in snapshot.deployments if "/" not in name]
     return [*snapshot.routes.routes, *sorted(models)]
+
+
+def _is_open(name: str, snapshot: Snapshot, principal: Principal) -> bool:
+    try:
+        _check_open(name, snapshot, principal)
+    except PermissionDeniedError:
+        return False
+    return True
+
+
+def _check_open(name: str, snapshot: Snapshot, principal: Principal) -> None:
+    """Raise what a request for `name` would, were every model it can lead to able to serve it."""
+    requested = meant(name, principal)
+    leading_to = [requested]
+    known = snapshot.routes.routes.get(requested)
+    if known is not None:
+        route, rules = known
+        ruled = [model for compiled in rules for model in compiled.rule.models]
+        leading_to = [*ruled, *route.default_models, *route.fallbacks]
+    candidates = tuple(
+        Candidate(model=model, deployment=deployment)
+        for model in dict.fromkeys(leading_to)
+        for deployment in snapshot.deployments.get(model, ())
+    )
+    decision = Decision(
+        route=None if known is None else requested,
+        rule=None,
+        reason="",
+        candidates=candidates,
+        ruled_out=(),
+    )
+    permitted(decision, requested, principal)
 
 
 def model_object(name: str, snapshot: Snapshot) -> JsonObject:

@@ -8,10 +8,11 @@ from functools import lru_cache
 
 from windvane.core.catalog.models import ModelCard
 from windvane.core.chat import JsonObject
-from windvane.core.exchange import Exchange
+from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Source
 from windvane.core.money import NANO_PER_USD, usd_text
-from windvane.gateway.data_plane.asgi import HeaderList
+from windvane.gateway.data_plane.asgi import JSON, HeaderList
+from windvane.gateway.data_plane.limit_headers import limit_headers, refused_rate_headers
 
 _UNSAFE_NAME = re.compile(r"[^A-Za-z0-9._:/@-]")
 _UNSAFE_TEXT = re.compile(r"[^\x20-\x7e]")
@@ -49,55 +50,111 @@ def id_headers(request_id: str) -> HeaderList:
     ]
 
 
-def answer_headers(exchange: Exchange, now_s: float, *, has_cost: bool) -> HeaderList:
-    """Headers of an answer. A stream has no cost yet: it comes with its last chunk."""
-    attempt, decision = exchange.final_attempt, exchange.decision
-    assert attempt is not None and decision is not None
-    elapsed_ms = (now_s - exchange.received_s) * 1000
-    upstream_ms = exchange.upstream_s * 1000
-    if not has_cost:
-        upstream_ms += (now_s - attempt.started_s) * 1000
-    own_ms = elapsed_ms - upstream_ms
-    deployment = attempt.deployment
-    shown = exchange.public_id.encode()
-    headers = [
-        (b"x-request-id", shown),
-        (b"request-id", shown),
-        (b"mistral-correlation-id", shown),
-        *_choice_headers(deployment.model, deployment.provider, decision.reason),
-        (b"x-router-latency-ms", b"%.1f" % elapsed_ms),
-        (b"x-router-attempts", b"%d" % len(exchange.attempts)),
-        (b"cache-status", _CACHE_STATUS[exchange.cache_status]),
-        (
-            b"server-timing",
-            b"upstream;dur=%.2f, gateway;dur=%.2f" % (upstream_ms, own_ms if own_ms > 0 else 0.0),
-        ),
+def lines_of(headers: HeaderList) -> bytes:
+    """Headers as they go over the wire."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+_IDS = lines_of(id_headers("%b"))
+_WORK = lines_of(
+    [
+        (b"x-router-latency-ms", b"%.1f"),
+        (b"x-router-attempts", b"%d"),
+        (b"cache-status", b"%b"),
+        (b"server-timing", b"upstream;dur=%.2f, gateway;dur=%.2f"),
     ]
-    if has_cost:
-        cost = exchange.cost_nano_usd
-        headers.append(
-            (b"x-router-cost-usd", b"unknown" if cost is None else usd_text(cost).encode())
-        )
-    if deployment.card is not None and deployment.card.deprecated_on is not None:
-        headers += deprecation_headers(deployment.card)
-    return headers
+)
+_WHOLE = _IDS + b"%b" + _WORK + lines_of([(b"x-router-cost-usd", b"%b"), JSON])
+_STREAM = (
+    _IDS
+    + b"%b"
+    + _WORK
+    + lines_of(
+        [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        ]
+    )
+)
+"""Forms of a good answer's headers: they are written in one go, not one by one."""
+
+
+def whole_lines(exchange: Exchange, now_s: float) -> bytes:
+    """Headers of a whole answer."""
+    attempt, cost = exchange.final_attempt, exchange.cost_nano_usd
+    assert attempt is not None
+    upstream_ms = exchange.upstream_s * 1000
+    shown = b"unknown" if cost is None else usd_text(cost).encode()
+    lines = _WHOLE % (*_facts(exchange, attempt, now_s, upstream_ms), shown)
+    return lines + _rare_lines(exchange, attempt.deployment.card)
+
+
+def stream_lines(exchange: Exchange, now_s: float) -> bytes:
+    """Headers of a stream. It has no cost yet: that comes with its last chunk."""
+    attempt = exchange.final_attempt
+    assert attempt is not None
+    upstream_ms = (exchange.upstream_s + now_s - attempt.started_s) * 1000
+    lines = _STREAM % _facts(exchange, attempt, now_s, upstream_ms)
+    return lines + _rare_lines(exchange, attempt.deployment.card)
+
+
+def _facts(
+    exchange: Exchange, attempt: Attempt, now_s: float, upstream_ms: float
+) -> tuple[bytes, bytes, bytes, bytes, float, int, bytes, float, float]:
+    """What both forms tell, in their order."""
+    decision, deployment = exchange.decision, attempt.deployment
+    assert decision is not None
+    shown = exchange.public_id.encode()
+    elapsed_ms = (now_s - exchange.received_s) * 1000
+    return (
+        shown,
+        shown,
+        shown,
+        _choice_lines(deployment.model, deployment.provider, decision.reason),
+        elapsed_ms,
+        len(exchange.attempts),
+        _cache_status(exchange),
+        upstream_ms,
+        elapsed_ms - upstream_ms if elapsed_ms > upstream_ms else 0.0,
+    )
 
 
 @lru_cache(maxsize=1024)
-def _choice_headers(model: str, provider: str, reason: str) -> HeaderList:
+def _choice_lines(model: str, provider: str, reason: str) -> bytes:
     """The headers that are the same for every answer of a deployment for a reason."""
-    return [
-        (b"x-router-model", safe_name(model)),
-        (b"x-router-provider", safe_name(provider)),
-        (b"x-router-reason", safe_text(reason)),
-    ]
+    return lines_of(
+        [
+            (b"x-router-model", safe_name(model)),
+            (b"x-router-provider", safe_name(provider)),
+            (b"x-router-reason", safe_text(reason)),
+        ]
+    )
+
+
+def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
+    """What few answers tell: of limits, of their age, and of a model on its way out."""
+    headers = limit_headers(exchange)
+    if exchange.cache_age_s is not None:
+        headers.append((b"age", b"%d" % exchange.cache_age_s))
+    if card is not None and card.deprecated_on is not None:
+        headers += deprecation_headers(card)
+    return lines_of(headers) if headers else b""
 
 
 _CACHE_STATUS = {
     "miss": b"Windvane; fwd=miss",
     "bypass": b"Windvane; fwd=bypass",
-    "hit": b"Windvane; hit",
+    "joined": b"Windvane; fwd=miss; collapsed",
 }
+
+
+def _cache_status(exchange: Exchange) -> bytes:
+    """`Cache-Status` (RFC 9211)."""
+    if exchange.cache_status == "hit":
+        return b"Windvane; hit; ttl=%d" % (exchange.cache_ttl_s or 0)
+    said = _CACHE_STATUS[exchange.cache_status]
+    return said + b"; stored" if exchange.is_stored else said
 
 
 def deprecation_headers(card: ModelCard) -> HeaderList:
@@ -114,13 +171,19 @@ def deprecation_headers(card: ModelCard) -> HeaderList:
 def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> HeaderList:
     """Headers of an error: whether, when, and by whom it should be tried again."""
     headers = id_headers(request_id)
-    if fault.status in (429, 503):
+    is_budget = fault.kind is FaultKind.BUDGET_EXCEEDED
+    if fault.status in (429, 503) and not (is_budget and fault.retry_after_s is None):
         wait_s = fault.retry_after_s if fault.retry_after_s is not None else SECONDS_BEFORE_RETRY
         headers.append((b"retry-after", b"%d" % max(math.ceil(wait_s), 1)))
         headers.append((b"retry-after-ms", b"%d" % max(math.ceil(wait_s * 1000), 1)))
+    if is_budget:
+        # What is left does not grow by asking again.
+        headers.append((b"x-should-retry", b"false"))
+    headers += refused_rate_headers(fault)
     if exchange is not None and exchange.attempts:
         attempt = exchange.attempts[-1]
-        headers.append((b"x-should-retry", b"false"))
+        if not is_budget:
+            headers.append((b"x-should-retry", b"false"))
         headers.append((b"x-router-model", safe_name(attempt.deployment.model)))
         headers.append((b"x-router-attempts", b"%d" % len(exchange.attempts)))
         if exchange.decision is not None:
@@ -147,7 +210,7 @@ def router_metadata(exchange: Exchange, now_s: float) -> JsonObject:
         "requested_model": exchange.request.model,
         "estimated_cost": None if cost is None else cost / NANO_PER_USD,
         "cost_nano_usd": cost,
-        "cached": False,
+        "cached": exchange.cache_status in ("hit", "joined"),
         "reason": decision.reason,
         "latency_ms": round((now_s - exchange.received_s) * 1000, 1),
     }

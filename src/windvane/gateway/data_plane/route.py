@@ -7,24 +7,30 @@ import msgspec
 from windvane.core.analysis import Analysis
 from windvane.core.chat import JsonObject
 from windvane.core.routing.decision import Candidate, Decision
-from windvane.gateway.data_plane.asgi import JSON, Send, send_whole
+from windvane.engine.admission import check_endpoint
+from windvane.gateway.data_plane.asgi import JSON
 from windvane.gateway.data_plane.door import Door
-from windvane.gateway.data_plane.incoming import Incoming
-from windvane.gateway.data_plane.outgoing import id_headers
+from windvane.gateway.data_plane.outgoing import id_headers, lines_of
 from windvane.wire.chat_request import chat_request_of, dialect_of
 from windvane.wire.json_body import read_object
 
+ROUTE = "route"
+"""The endpoint, as keys name it in what they may use."""
 
-async def explain_route(door: Door, incoming: Incoming, body: bytes, send: Send) -> None:
+
+async def explain_route(door: Door, body: bytes) -> None:
     """Serve an explanation. Raises what the request itself would raise."""
+    assert door.principal is not None
+    check_endpoint(door.principal, ROUTE)
     fields = read_object(body)
-    door.saw_dialect(dialect_of(fields, incoming.user_agent))
+    incoming = door.incoming
+    door.dialect = dialect_of(fields, incoming.user_agent)
     analysis, decision = door.engine.explain(
         chat_request_of(fields), credentials=incoming.credentials(), headers=incoming.headers
     )
     request_id = incoming.request_id or door.engine.new_request_id()
     written = msgspec.json.encode(decision_object(analysis, decision))
-    await send_whole(send, 200, [*id_headers(request_id), JSON], written)
+    await door.caller.answer(200, lines_of([*id_headers(request_id), JSON]), written)
 
 
 def decision_object(analysis: Analysis, decision: Decision) -> JsonObject:

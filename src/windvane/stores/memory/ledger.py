@@ -1,16 +1,39 @@
 """Journal and ledger in one, in memory. Lost with the process, and says so by its name.
 
-Bounded: beyond `ENTRIES_MAX` the oldest entries are forgotten one by one, and are in no total then.
+Bounded: beyond `ENTRIES_MAX` the oldest entries are forgotten one by one; their sums stay, of the latest
+`PLACES_MAX` places.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 
-from windvane.core.ledger import LedgerEntry, Totals
-from windvane.core.usage import Certainty
+from windvane.core.budgets import US_PER_DAY
+from windvane.core.ledger import LedgerEntry
+from windvane.core.principal import GLOBAL, Scope
+from windvane.core.usage_report import UsageQuery, UsageRow
+from windvane.stores.rollup import (
+    COLUMNS,
+    COST,
+    PLACE,
+    Choice,
+    Place,
+    Sums,
+    add_up,
+    choice_of,
+    column_of_kind,
+    day_number,
+    first_day,
+    place_of_scope,
+    spent_by_scope,
+    usage_rows,
+)
 
 ENTRIES_MAX = 100_000
-COLUMNS = ("resolved_model", "provider", "key_id", "route", "outcome")
+PLACES_MAX = 100_000
+"""Callers may name users as they like: without a bound, each would stay for ever."""
+
+_TAGS = PLACE.index("tags")
 
 
 class MemoryLedger:
@@ -20,6 +43,7 @@ class MemoryLedger:
         self.holds: dict[str, LedgerEntry] = {}
         self._entries: deque[LedgerEntry] = deque(maxlen=ENTRIES_MAX)
         self._settled: dict[str, None] = {}
+        self._sums: dict[Place, Sums] = {}
 
     def hold(self, entry: LedgerEntry) -> None:
         self.holds[entry.attempt_id] = entry
@@ -32,6 +56,9 @@ class MemoryLedger:
             del self._settled[self._entries[0].attempt_id]
         self._settled[entry.attempt_id] = None
         self._entries.append(entry)
+        add_up((entry,), self._sums)
+        if len(self._sums) > PLACES_MAX:
+            del self._sums[next(iter(self._sums))]
 
     @property
     def entries(self) -> Sequence[LedgerEntry]:
@@ -41,49 +68,58 @@ class MemoryLedger:
     async def entries_of(
         self, request_id: str, *, key_id: str | None = None
     ) -> Sequence[LedgerEntry]:
-        return [
+        found = [
             entry
-            for entry in self._chosen(key_id, 0)
+            for entry in self._entries
             if request_id in (entry.request_id, entry.client_request_id)
+            and key_id in (None, entry.key_id)
         ]
+        return sorted(found, key=lambda entry: (entry.started_at_us, entry.number))
 
-    def _chosen(self, key_id: str | None, since_us: int) -> Iterable[LedgerEntry]:
-        for entry in self._entries:
-            if (key_id is None or entry.key_id == key_id) and entry.started_at_us >= since_us:
-                yield entry
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        choice = choice_of(query)
+        parts = [PLACE.index(COLUMNS[name]) for name in query.by]
+        chosen = (
+            (tuple(place[part] for part in parts), sums)
+            for place, sums in self._sums.items()
+            if _is_chosen(place, choice)
+        )
+        return usage_rows(query.by, chosen)
 
-    async def totals(self, *, key_id: str | None = None, since_us: int = 0) -> Totals:
-        return sum_entries(self._chosen(key_id, since_us))
+    async def spent(self, scope: Scope, since_us: int) -> int:
+        kind, _ = place_of_scope(scope)
+        if kind is None:
+            return sum(cost for _, cost in self._costs(since_us))
+        return (await self.spent_by(kind, since_us)).get(scope, 0)
 
-    async def totals_by(
-        self, column: str, *, key_id: str | None = None, since_us: int = 0
-    ) -> dict[str, Totals]:
-        if column not in COLUMNS:
-            raise ValueError(f"cannot group by {column!r}; one of {', '.join(COLUMNS)}")
-        groups: dict[str, list[LedgerEntry]] = {}
-        for entry in self._chosen(key_id, since_us):
-            groups.setdefault(str(getattr(entry, column) or ""), []).append(entry)
-        return {name: sum_entries(group) for name, group in groups.items()}
+    async def spent_by(self, kind: str, since_us: int) -> Mapping[Scope, int]:
+        if kind == GLOBAL:
+            return {GLOBAL: await self.spent(GLOBAL, since_us)}
+        part = PLACE.index(column_of_kind(kind))
+        costs = ((str(place[part]), cost) for place, cost in self._costs(since_us))
+        return spent_by_scope(kind, costs)
+
+    def _costs(self, since_us: int) -> Iterator[tuple[Place, int]]:
+        since = first_day(since_us)
+        return ((place, sums[COST]) for place, sums in self._sums.items() if place[0] >= since)
+
+    async def forget_before(self, day: date) -> int:
+        until_us, count = day_number(day) * US_PER_DAY, 0
+        while self._entries and self._entries[0].started_at_us < until_us:
+            del self._settled[self._entries.popleft().attempt_id]
+            count += 1
+        return count
 
     async def aclose(self) -> None:
         return None
 
 
-def sum_entries(entries: Iterable[LedgerEntry]) -> Totals:
-    """Sums over `entries`."""
-    kept = list(entries)
-    return Totals(
-        requests=len({entry.request_id for entry in kept}),
-        attempts=len(kept),
-        unpriced_attempts=sum(entry.cost_nano_usd is None for entry in kept),
-        input_tokens=sum(entry.input_tokens for entry in kept),
-        output_tokens=sum(entry.output_tokens for entry in kept),
-        cache_read_input_tokens=sum(entry.cache_read_input_tokens for entry in kept),
-        cost_nano_usd=sum(entry.cost_nano_usd or 0 for entry in kept),
-        estimated_nano_usd=_sum_of(kept, Certainty.ESTIMATED),
-        assumed_nano_usd=_sum_of(kept, Certainty.ASSUMED),
-    )
-
-
-def _sum_of(entries: list[LedgerEntry], certainty: Certainty) -> int:
-    return sum(entry.cost_nano_usd or 0 for entry in entries if entry.certainty is certainty)
+def _is_chosen(place: Place, choice: Choice) -> bool:
+    day = place[0]
+    if choice.since is not None and day < choice.since:
+        return False
+    if choice.until is not None and day > choice.until:
+        return False
+    if choice.tag is not None and choice.tag not in str(place[_TAGS]).split(","):
+        return False
+    return all(place[PLACE.index(name)] == value for name, value in choice.equal)

@@ -1,0 +1,166 @@
+"""Keys, budgets and rates of a configuration: who may call, and how much.
+
+A mistake here costs money, so every one is told with its place: a scope that names nothing, an amount
+finer than a nano-dollar, two keys of one name.
+"""
+
+from datetime import date
+from decimal import Decimal
+
+import msgspec
+
+from windvane.config.check import Problem
+from windvane.config.schema import BudgetConfig, Config, KeyConfig, RateConfig
+from windvane.core.budgets import BudgetTerms
+from windvane.core.catalog.models import Catalog
+from windvane.core.limits import RateTerms
+from windvane.core.money import AMOUNT_MAX, NANO_PER_USD, NanoUsd
+from windvane.core.principal import GLOBAL, SCOPE_KINDS, Principal, Scope, scope
+from windvane.engine.keyring import key_digest
+
+ADMIN = "admin"
+"""What reports call the admin's key."""
+KEY_CHARS_MIN = 8
+
+
+def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[bytes, Principal]:
+    """Callers by the digest of their key. Two keys of one name would see each other's requests; one
+    key of two names would be counted under either."""
+    named = [
+        (f"auth.keys[{place}]", spec.key, _principal(spec, place))
+        for place, spec in enumerate(config.auth.keys)
+    ]
+    if config.auth.admin_key is not None:
+        admin = Principal(key_id=ADMIN, is_admin=True)
+        named.append(("auth.admin_key", config.auth.admin_key, admin))
+    keys: dict[bytes, Principal] = {}
+    names: set[str] = set()
+    for place, secret, principal in named:
+        digest = key_digest(pepper, secret)
+        if len(secret) < KEY_CHARS_MIN:
+            problems.append(Problem(place, f"a key has at least {KEY_CHARS_MIN} characters"))
+        elif not secret.isascii() or not secret.isprintable() or " " in secret:
+            problems.append(Problem(place, "it has a space or a character that is not ASCII"))
+        if digest in keys:
+            problems.append(Problem(place, "this key is there twice"))
+        if principal.key_id in names:
+            problems.append(Problem(place, f'another key is named "{principal.key_id}"'))
+        if any("," in tag or not tag.strip() for tag in principal.tags):
+            problems.append(Problem(f"{place}.tags", "a tag is a text without commas"))
+        names.add(principal.key_id)
+        keys[digest] = principal
+    return keys
+
+
+def _principal(spec: KeyConfig, place: int) -> Principal:
+    return Principal(
+        key_id=key_name(spec, place),
+        owner=spec.owner,
+        team=spec.team,
+        tags=spec.tags,
+        models=spec.models,
+        routes=spec.routes,
+        endpoints=spec.endpoints,
+        route=spec.route,
+        priority=spec.priority,
+        output_tokens_max=spec.output_tokens_max,
+        may_clamp=spec.clamp,
+    )
+
+
+def key_name(spec: KeyConfig, place: int) -> str:
+    return spec.name or f"key-{place + 1}"
+
+
+def budgets_of(
+    config: Config, catalog: Catalog, day: date, problems: list[Problem]
+) -> dict[Scope, BudgetTerms]:
+    """Budgets by scope: those of the section, then those said of a key itself."""
+    found: dict[Scope, BudgetTerms] = {}
+    for name, said in config.budgets.items():
+        place = f"budgets.{name}"
+        if (known := _scope(name, place, catalog, day, problems)) is not None:
+            found[known] = budget_terms(said, place, problems)
+    for number, spec in enumerate(config.auth.keys):
+        if spec.budget is not None:
+            place = f"auth.keys[{number}].budget"
+            own = scope("key", key_name(spec, number))
+            found[own] = _merged(budget_terms(spec.budget, place, problems), found.get(own))
+    return found
+
+
+def _merged(own: BudgetTerms, other: BudgetTerms | None) -> BudgetTerms:
+    """What the key says itself, and for the rest what the section says of it."""
+    if other is None:
+        return own
+    gaps = {
+        name: getattr(other, name) for name in own.__struct_fields__ if getattr(own, name) is None
+    }
+    return msgspec.structs.replace(own, **gaps)
+
+
+def budget_terms(said: BudgetConfig, place: str, problems: list[Problem]) -> BudgetTerms:
+    """Dollars as nano-dollars."""
+
+    def nano(period: str, usd: Decimal | None) -> NanoUsd | None:
+        if usd is None:
+            return None
+        try:
+            return nano_usd(usd)
+        except ValueError as error:
+            problems.append(Problem(f"{place}.{period}", str(error)))
+            return None
+
+    return BudgetTerms(
+        daily=nano("daily", said.daily),
+        monthly=nano("monthly", said.monthly),
+        total=nano("total", said.total),
+    )
+
+
+def nano_usd(usd: Decimal) -> NanoUsd:
+    """An amount of dollars. Raises ValueError when it is negative, or finer than a nano-dollar."""
+    exact = usd * NANO_PER_USD if usd.is_finite() else None
+    if exact is None or not 0 <= exact <= AMOUNT_MAX or exact != exact.to_integral_value():
+        raise ValueError(f"must be dollars, 0 or more, in whole nano-dollars; got {usd}")
+    return NanoUsd(int(exact))
+
+
+def rates_of(
+    config: Config, catalog: Catalog, day: date, problems: list[Problem]
+) -> dict[Scope, RateTerms]:
+    """Rates by scope: those of the section, then those said of a key itself."""
+    found: dict[Scope, RateTerms] = {}
+    for name, said in config.rates.items():
+        known = _scope(name, f"rates.{name}", catalog, day, problems)
+        if known is not None:
+            found[known] = rate_terms(said)
+    for number, spec in enumerate(config.auth.keys):
+        if spec.rates is not None:
+            found[scope("key", key_name(spec, number))] = rate_terms(spec.rates)
+    return found
+
+
+def rate_terms(said: RateConfig) -> RateTerms:
+    return RateTerms(
+        requests_per_minute=said.requests_per_minute,
+        tokens_per_minute=said.tokens_per_minute,
+        concurrency=said.concurrency,
+        burst_requests=said.burst_requests,
+    )
+
+
+def _scope(
+    name: str, place: str, catalog: Catalog, day: date, problems: list[Problem]
+) -> Scope | None:
+    """The scope of that name; a model's alias stands for the model it means today."""
+    if name == GLOBAL:
+        return GLOBAL
+    kind, colon, rest = name.partition(":")
+    if not colon or kind not in SCOPE_KINDS or not rest:
+        known = ", ".join(f"{each}:NAME" for each in SCOPE_KINDS)
+        problems.append(Problem(place, f"must be global, or one of {known}"))
+        return None
+    if kind == "model" and (card := catalog.resolve(rest, day)) is not None:
+        return scope(kind, card.id)
+    return scope(kind, rest)

@@ -1,0 +1,220 @@
+"""Budgets: how much may be spent in a period, and the arithmetic that never lets more be.
+
+The worst case of an attempt is *held* in every account that applies, together or in none, before its
+first byte goes out; when the attempt is over, the hold gives way to what it cost. Since
+`spent + held <= limit` when a hold is granted, and a cost is at most its hold, `spent` cannot pass
+`limit`, however many requests run at once.
+
+Periods are UTC days and months, and for ever. The moment of admission decides the period: an attempt
+that began before midnight is paid from the old day, even when it ends in the new one.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import msgspec
+
+from windvane.core.money import NanoUsd
+from windvane.core.principal import Scope
+
+US_PER_S = 1_000_000
+US_PER_DAY = 86_400 * US_PER_S
+
+
+class Period(StrEnum):
+    DAILY = "daily"
+    MONTHLY = "monthly"
+    TOTAL = "total"
+
+
+class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one scope, in nano-dollars; None is no limit."""
+
+    daily: NanoUsd | None = None
+    monthly: NanoUsd | None = None
+    total: NanoUsd | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.daily is None and self.monthly is None and self.total is None
+
+    def limits(self) -> list[tuple[Period, NanoUsd]]:
+        """The limits that are set."""
+        said = (
+            (Period.DAILY, self.daily),
+            (Period.MONTHLY, self.monthly),
+            (Period.TOTAL, self.total),
+        )
+        return [(period, limit) for period, limit in said if limit is not None]
+
+
+def bounds(period: Period, at_us: int) -> tuple[int, int | None]:
+    """When the period around `at_us` begins, and when it ends (None: never). UTC microseconds."""
+    if period is Period.TOTAL:
+        return 0, None
+    if period is Period.DAILY:
+        start = at_us - at_us % US_PER_DAY
+        return start, start + US_PER_DAY
+    moment = datetime.fromtimestamp(at_us // US_PER_S, UTC)
+    first = moment.replace(day=1, hour=0, minute=0, second=0)
+    is_december = first.month == 12
+    following = first.replace(
+        year=first.year + is_december, month=1 if is_december else first.month + 1
+    )
+    return int(first.timestamp()) * US_PER_S, int(following.timestamp()) * US_PER_S
+
+
+class Account:
+    """What a scope may spend in one period, has spent, and has held.
+
+    `limit` is None while an account is only watched.
+    """
+
+    __slots__ = (
+        "alerted_permille",
+        "ends_at_us",
+        "held",
+        "limit",
+        "period",
+        "scope",
+        "spent",
+        "starts_at_us",
+    )
+
+    def __init__(
+        self, scope: Scope, period: Period, at_us: int, limit: int | None, spent: int = 0
+    ) -> None:
+        self.scope = scope
+        self.period = period
+        self.starts_at_us, self.ends_at_us = bounds(period, at_us)
+        self.limit = limit
+        self.spent = spent
+        self.held = 0
+        self.alerted_permille = 0
+        """The highest share of the limit that has been told of."""
+
+    @property
+    def left(self) -> int | None:
+        """What a new hold may take at most; None without a limit. Never negative."""
+        if self.limit is None:
+            return None
+        return max(self.limit - self.spent - self.held, 0)
+
+    def covers(self, at_us: int) -> bool:
+        """Whether this account's period has not ended by `at_us`."""
+        return self.ends_at_us is None or at_us < self.ends_at_us
+
+    def set_limit(self, limit: int | None) -> None:
+        """From now this limit. What was told of the old one's end may have to be told again."""
+        if limit != self.limit:
+            self.limit = limit
+            if limit:
+                self.alerted_permille = min(self.alerted_permille, self.spent * 1000 // limit)
+
+    def __repr__(self) -> str:
+        return f"Account({self.scope} {self.period}: {self.spent} + {self.held} of {self.limit})"
+
+
+def hold(accounts: Sequence[Account], amount: int) -> Account | None:
+    """Hold `amount` in all accounts, or in none: then the one that refused is returned."""
+    for account in accounts:
+        if account.limit is not None and account.spent + account.held + amount > account.limit:
+            return account
+    for account in accounts:
+        account.held += amount
+    return None
+
+
+def settle(accounts: Sequence[Account], held: int, cost: int) -> None:
+    """End a hold: what was held is free again, and what it cost is spent."""
+    for account in accounts:
+        account.held -= held
+        account.spent += cost
+
+
+def tightest(accounts: Sequence[Account]) -> Account | None:
+    """The account with the least left; None when none has a limit."""
+    limited = [account for account in accounts if account.limit is not None]
+    return min(limited, key=lambda account: account.left or 0) if limited else None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How an account stands at one moment. Amounts in nano-dollars, times in UTC microseconds."""
+
+    scope: Scope
+    period: Period
+    limit_nano_usd: int
+    spent_nano_usd: int
+    held_nano_usd: int
+    starts_at_us: int
+    renews_at_us: int | None
+
+    @property
+    def left_nano_usd(self) -> int:
+        return max(self.limit_nano_usd - self.spent_nano_usd - self.held_nano_usd, 0)
+
+    @property
+    def used_permille(self) -> int:
+        """Thousandths of the limit that are spent or held; a limit of zero is used up."""
+        if self.limit_nano_usd == 0:
+            return 1000
+        return (self.spent_nano_usd + self.held_nano_usd) * 1000 // self.limit_nano_usd
+
+
+def standing_of(account: Account) -> Standing:
+    """The account as it stands. It must have a limit."""
+    assert account.limit is not None
+    return Standing(
+        scope=account.scope,
+        period=account.period,
+        limit_nano_usd=account.limit,
+        spent_nano_usd=account.spent,
+        held_nano_usd=account.held,
+        starts_at_us=account.starts_at_us,
+        renews_at_us=account.ends_at_us,
+    )
+
+
+class BudgetTable:
+    """Which terms apply to which scope: its own, and those of its kind (`user:*`). Immutable."""
+
+    def __init__(self, terms: dict[Scope, BudgetTerms]) -> None:
+        self._terms = {name: said for name, said in terms.items() if not said.is_empty}
+        self._found = {name: self._filled(name, said) for name, said in self._terms.items()}
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._terms
+
+    @property
+    def terms(self) -> dict[Scope, BudgetTerms]:
+        return dict(self._terms)
+
+    def of(self, scope: Scope) -> BudgetTerms | None:
+        """What applies to `scope`: what it says itself, and for the rest what its kind says."""
+        return self._found.get(scope) or self._of_kind(scope)
+
+    def _of_kind(self, scope: Scope) -> BudgetTerms | None:
+        kind, colon, _ = scope.partition(":")
+        return self._terms.get(Scope(f"{kind}:*")) if colon else None
+
+    def _filled(self, scope: Scope, said: BudgetTerms) -> BudgetTerms:
+        rest = self._of_kind(scope)
+        if rest is None or rest is said:
+            return said
+        gaps = {
+            field: getattr(rest, field)
+            for field in said.__struct_fields__
+            if getattr(said, field) is None
+        }
+        return msgspec.structs.replace(said, **gaps)
+
+    def replaced(self, changes: dict[Scope, BudgetTerms | None]) -> "BudgetTable":
+        """This table with some terms set, or taken away."""
+        terms = {**self._terms}
+        for scope, said in changes.items():
+            terms.pop(scope, None)
+            if said is not None:
+                terms[scope] = said
+        return BudgetTable(terms)

@@ -1,0 +1,1 @@
+"""The response cache, as far as it is pure: keys, entries, freshness."""

@@ -1,0 +1,79 @@
+"""To whom a request is put down besides its key: end user, tags, and how urgent it is.
+
+Callers say so in headers (`x-windvane-user`, `x-windvane-tags`, `x-windvane-priority`) or in the body,
+where both SDKs have a place for it (`user`, `safety_identifier`, `metadata.tags`). A header wins. A
+caller may make itself less urgent than its key allows, never more.
+"""
+
+import re
+
+from windvane.core.chat import JsonObject
+from windvane.core.exchange import Exchange
+from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.core.principal import GLOBAL, Principal, scope
+from windvane.core.priority import Priority
+
+USER_HEADER = b"x-windvane-user"
+TAGS_HEADER = b"x-windvane-tags"
+PRIORITY_HEADER = b"x-windvane-priority"
+TAGS_MAX = 16
+_NAME = re.compile(r"[\w.:/@+-][\w.:/@+ -]{0,127}")
+
+
+def attribute(exchange: Exchange, principal: Principal) -> None:
+    """Fill in the exchange's user, tags, priority and scopes. Raises BadRequestError."""
+    headers, body = exchange.headers, exchange.request.body
+    user = _text(headers.get(USER_HEADER)) or body.get("safety_identifier") or body.get("user")
+    if isinstance(user, str) and user.strip():
+        exchange.user = _checked(user.strip(), "user")
+    said = _tags(headers.get(TAGS_HEADER), body)
+    exchange.tags = tuple(dict.fromkeys((*principal.tags, *said)))
+    exchange.priority = principal.priority
+    if PRIORITY_HEADER in headers:
+        exchange.priority = _priority(headers[PRIORITY_HEADER], principal.priority)
+    scopes = [GLOBAL, scope("key", principal.key_id)]
+    if principal.team is not None:
+        scopes.append(scope("team", principal.team))
+    if exchange.user is not None:
+        scopes.append(scope("user", exchange.user))
+    scopes += [scope("tag", tag) for tag in exchange.tags]
+    exchange.scopes = tuple(scopes)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
+
+
+def _tags(header: bytes | None, body: JsonObject) -> list[str]:
+    if header is not None:
+        given = [tag.strip() for tag in header.decode("latin-1").split(",") if tag.strip()]
+    else:
+        metadata = body.get("metadata")
+        tags = metadata.get("tags") if isinstance(metadata, dict) else None
+        if isinstance(tags, str):
+            # OpenAI's metadata holds texts alone.
+            given = [tag.strip() for tag in tags.split(",") if tag.strip()]
+        else:
+            given = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    if len(given) > TAGS_MAX:
+        raise _wrong("tags", f"at most {TAGS_MAX} tags")
+    return [_checked(tag, "tags") for tag in given]
+
+
+def _checked(name: str, what: str) -> str:
+    """A name fit for reports and scopes; what is not must not be cut into another's."""
+    if not _NAME.fullmatch(name):
+        raise _wrong(what, "1 to 128 letters, digits and . : / @ + - _, no comma")
+    return name
+
+
+def _priority(header: bytes, allowed: Priority) -> Priority:
+    try:
+        asked = Priority(header.decode("latin-1").strip().lower())
+    except ValueError:
+        raise _wrong("priority", f"one of {', '.join(Priority)}") from None
+    return asked if asked.rank >= allowed.rank else allowed
+
+
+def _wrong(what: str, rule: str) -> WindvaneError:
+    return refuse(FaultKind.INVALID_REQUEST, f"{what}: {rule}", code=f"invalid_{what}", param=what)

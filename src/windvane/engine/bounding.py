@@ -1,0 +1,293 @@
+"""The worst case of an attempt, and what may be asked for within a budget.
+
+Input is bounded by the bytes of the request (no vocabulary makes more tokens than bytes) and by the
+model's window; output by the limit that goes with the request. A request under a budget always has
+one: the caller's, the key's, or the model's own. When what is left does not cover the worst case, a
+lower limit is asked for, unless the key says not to.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from windvane.core.analysis.tokens import tokens_upper_bound
+from windvane.core.budgets import Account, Period, tightest
+from windvane.core.catalog.prices import PERMILLE, Price, cost, worst_case
+from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment
+from windvane.core.exchange import Exchange
+from windvane.core.faults import (
+    Fault,
+    FaultKind,
+    LimitReached,
+    Retry,
+    Source,
+    WindvaneError,
+    error_of,
+)
+from windvane.core.money import NanoUsd, usd_text
+from windvane.core.principal import Scope, scope
+from windvane.core.usage import Usage
+from windvane.ports.stores import BudgetStore
+
+TOKENS_UNBOUNDED = 131_072
+"""The bound of input and of output for a model whose window is unknown, when nothing else gives one."""
+OUTPUT_TOKENS_DEFAULT = 4_096
+"""Under a budget, when the caller sets no limit: asked of a model whose window is unknown, and of any
+other at least, as long as the budget covers it."""
+OUTPUT_TOKENS_MIN = 16
+"""A budget that covers less than this many tokens of answer covers none worth having."""
+OUTPUT_TOKENS_TYPICAL = 300
+"""A middling answer."""
+WINDOW_SLACK_TOKENS = 1_024
+FAIR_PARTS = 8
+HELD_RETRY_S = 1.0
+"""When money held for a running request may be free again cannot be foretold."""
+US_PER_S = 1_000_000
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """What is held for an attempt, and the limit of output sent with it.
+
+    `hold_nano_usd` is None for an unknown price (and no budget). `output_tokens_max` is None when the
+    request goes out as the caller wrote it. `scopes` are all the scopes it counts in.
+    """
+
+    hold_nano_usd: NanoUsd | None
+    scopes: tuple[Scope, ...]
+    output_tokens_max: int | None = None
+    is_clamped: bool = False
+
+
+class Bounder:
+    """Works out bounds, with what budgets have left."""
+
+    def __init__(self, budgets: BudgetStore, on_refused: Callable[[Account, int], None]) -> None:
+        self._budgets = budgets
+        self._on_refused = on_refused
+
+    def scopes_of(self, exchange: Exchange, deployment: Deployment) -> tuple[Scope, ...]:
+        return (*exchange.scopes, scope("model", deployment.resolved_model))
+
+    def bound(
+        self, exchange: Exchange, deployment: Deployment, price: Price | None, now_us: int
+    ) -> Bound:
+        """The bound of an attempt at `deployment` now.
+
+        Raises PermissionDeniedError when a budget applies and the price is not known, and
+        BudgetExceededError when what is left does not cover an answer.
+        """
+        principal, request = exchange.principal, exchange.request
+        assert principal is not None
+        scopes = self.scopes_of(exchange, deployment)
+        asked = request.output_tokens_max
+        cap = principal.output_tokens_max
+        capped = cap if cap is not None and (asked is None or asked > cap) else None
+        account = None
+        if not self._budgets.table.is_empty:
+            account = tightest(self._budgets.accounts(scopes, now_us))
+        if account is None:
+            amount = None
+            if price is not None:
+                amount = _amount(exchange, deployment, price, capped or asked)
+            return Bound(hold_nano_usd=amount, scopes=scopes, output_tokens_max=capped)
+        if price is None:
+            raise unpriceable(exchange, deployment, f"the price of {deployment.resolved_model}")
+        assert exchange.analysis is not None
+        part = deployment.unpriced_part(exchange.analysis, request.body)
+        if part is not None:
+            raise unpriceable(exchange, deployment, f"the price of {part} at {deployment.id}")
+        sent = capped or asked or None  # zero is no limit to some servers
+        is_clamped = False
+        left = account.left or 0
+        if sent is None:
+            whole = output_bound(exchange, deployment)
+            sent = _fair(exchange, deployment, price, whole, left)
+            is_clamped = sent < whole
+        amount = _amount(exchange, deployment, price, sent)
+        if amount > left:
+            return self._clamped(exchange, deployment, price, sent, account, scopes, now_us)
+        return Bound(
+            hold_nano_usd=amount,
+            scopes=scopes,
+            output_tokens_max=None if sent == asked else sent,
+            is_clamped=is_clamped,
+        )
+
+    def _clamped(
+        self,
+        exchange: Exchange,
+        deployment: Deployment,
+        price: Price,
+        asked: int,
+        account: Account,
+        scopes: tuple[Scope, ...],
+        now_us: int,
+    ) -> Bound:
+        """The longest answer that what is left covers."""
+        assert exchange.principal is not None
+        left = account.left or 0
+        least = min(asked, OUTPUT_TOKENS_MIN)
+        needed = _amount(exchange, deployment, price, least)
+        if needed > left or not exchange.principal.may_clamp:
+            if not exchange.principal.may_clamp:
+                needed = _amount(exchange, deployment, price, asked)
+            raise self.refuse(account, needed, now_us)
+        sent = _longest(exchange, deployment, price, least, asked, left)
+        amount = _amount(exchange, deployment, price, sent)
+        return Bound(hold_nano_usd=amount, scopes=scopes, output_tokens_max=sent, is_clamped=True)
+
+    def refuse(self, account: Account, needed: int, now_us: int) -> WindvaneError:
+        """The error of a budget that does not cover `needed`."""
+        assert account.limit is not None
+        if account.limit - account.spent < needed:
+            self._on_refused(account, now_us)
+        return budget_exceeded(account, needed, now_us)
+
+    def used_permille(self, exchange: Exchange, now_us: int) -> int:
+        """How much of its tightest budget is used up; 0 when no budget applies.
+
+        Only accounts that every candidate shares are looked at: not the model's own.
+        """
+        if self._budgets.table.is_empty:
+            return 0
+        used = 0
+        for account in self._budgets.accounts(exchange.scopes, now_us):
+            if account.limit:
+                used = max(used, (account.spent + account.held) * 1000 // account.limit)
+            elif account.limit == 0:
+                used = 1000
+        return used
+
+
+def _longest(
+    exchange: Exchange, deployment: Deployment, price: Price, low: int, high: int, amount: int
+) -> int:
+    """The longest answer between `low` and `high` that `amount` covers; `low` when it covers none."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _amount(exchange, deployment, price, middle) <= amount:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _fair(exchange: Exchange, deployment: Deployment, price: Price, whole: int, left: int) -> int:
+    """How long an answer may be whose caller set no limit: as long as the model can, but for no more
+    than a part of what is left, lest one request hold all of a budget that others need as well."""
+    share = left // FAIR_PARTS
+    if _amount(exchange, deployment, price, whole) <= share:
+        return whole
+    return _longest(exchange, deployment, price, min(whole, OUTPUT_TOKENS_DEFAULT), whole, share)
+
+
+def _amount(
+    exchange: Exchange, deployment: Deployment, price: Price, output_max: int | None
+) -> NanoUsd:
+    """The most that an attempt may cost whose answer has at most `output_max` tokens a choice."""
+    analysis, request = exchange.analysis, exchange.request
+    assert analysis is not None
+    billing = deployment.billing
+    window = deployment.card.context_window_tokens if deployment.card else None
+    input_max = tokens_upper_bound(
+        exchange.body_bytes,
+        analysis.messages,
+        analysis.images,
+        analysis.tools,
+        billing.image_tokens_max,
+    )
+    if analysis.documents:
+        # Named by reference, a document may be as long as fits.
+        input_max = max(input_max, window or TOKENS_UNBOUNDED)
+    if output_max is None:
+        output_max = window or TOKENS_UNBOUNDED
+    if request.body.get("prediction"):
+        # Foretold words that are rejected are billed as output, whatever the limit says.
+        output_max += exchange.body_bytes
+    tier = billing.of_tier(request.body.get("service_tier"))
+    factor = deployment.multiplier_permille * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE)
+    return worst_case(price, input_max, output_max * request.n, -(-factor // PERMILLE))
+
+
+def amount_expected(exchange: Exchange, deployment: Deployment, price: Price) -> NanoUsd:
+    """About what an attempt costs: for comparing models, never for holding."""
+    analysis = exchange.analysis
+    assert analysis is not None
+    usage = Usage(
+        input_tokens=analysis.input_tokens,
+        output_tokens=min(
+            exchange.request.output_tokens_max or OUTPUT_TOKENS_TYPICAL, OUTPUT_TOKENS_TYPICAL
+        ),
+    )
+    return cost(price, usage, deployment.multiplier_permille)
+
+
+def output_bound(exchange: Exchange, deployment: Deployment) -> int:
+    """The longest answer the model could give to this request: what a request without a limit of its
+    own is sent with. It must leave room for the input, or the provider would refuse."""
+    card, analysis = deployment.card, exchange.analysis
+    assert analysis is not None
+    if card is None or card.context_window_tokens is None:
+        return (card.output_tokens_max if card else None) or OUTPUT_TOKENS_DEFAULT
+    window = card.context_window_tokens
+    room = window - exchange.body_bytes
+    if room < WINDOW_SLACK_TOKENS:
+        room = max(window - analysis.input_tokens * 5 // 4, OUTPUT_TOKENS_MIN)
+    return min(room, card.output_tokens_max or room)
+
+
+def unpriceable(exchange: Exchange, deployment: Deployment, what: str) -> WindvaneError:
+    """Nothing whose price is unknown is spent from a budget."""
+    return error_of(
+        Fault(
+            kind=FaultKind.FORBIDDEN,
+            source=Source.CLIENT,
+            message=f"{what} is not known, and this request is under a budget",
+            status=403,
+            code="unpriceable",
+            retry=Retry.OTHER,
+            param="model",
+        )
+    )
+
+
+def budget_exceeded(account: Account, needed: int, now_us: int) -> WindvaneError:
+    """What is left of a budget does not cover the request."""
+    assert account.limit is not None
+    left = account.left or 0
+    when, retry_s = "it does not renew", None
+    if account.limit - account.spent >= needed:
+        when, retry_s = "the rest is held for requests that are running", HELD_RETRY_S
+    elif account.ends_at_us is not None:
+        when = f"it renews at {_utc(account.ends_at_us)}"
+        retry_s = (account.ends_at_us - now_us) / US_PER_S
+    period = "" if account.period is Period.TOTAL else f"{account.period.value} "
+    return error_of(
+        Fault(
+            kind=FaultKind.BUDGET_EXCEEDED,
+            source=Source.CLIENT,
+            message=(
+                f"the {period}budget of {account.scope} has ${usd_text(left)} left of"
+                f" ${usd_text(account.limit)}; this request may cost ${usd_text(needed)}; {when}"
+            ),
+            status=429,
+            code="budget_exceeded",
+            retry=Retry.OTHER,
+            retry_after_s=retry_s,
+            limit=LimitReached(
+                scope=account.scope,
+                what="budget",
+                period=account.period.value,
+                limit=account.limit,
+                used=account.spent + account.held,
+                left=left,
+                needed=needed,
+                renews_at_us=account.ends_at_us,
+            ),
+        )
+    )
+
+
+def _utc(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us // US_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,335 @@
+"""Keys: found on every request without I/O, made and changed by operators.
+
+All keys are in memory, found by the keyed digest of what the caller shows. A look-up compares no
+secret that could be timed: without the pepper nobody can choose a digest. The digest found is
+compared once more in constant time all the same.
+"""
+
+from asyncio import Lock
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from hmac import compare_digest
+
+import msgspec
+
+from windvane.core.budgets import Account, BudgetTable, BudgetTerms
+from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.core.keys import (
+    PREFIX,
+    KeySecret,
+    KeyTerms,
+    VirtualKey,
+    hint_of,
+    is_whole,
+    key_text,
+)
+from windvane.core.limits import RateTable, RateTerms
+from windvane.core.principal import Principal, Scope, scope
+from windvane.ports.clock import Clock
+from windvane.ports.stores import BudgetStore, KeyStore, LedgerStore, LimitStore
+
+DICE_BITS = 256
+ID_BITS = 64
+OVERLAP_MAX_S = 30 * 86_400
+"""A rotated secret that lives on longer than this was not rotated."""
+US_PER_S = 1_000_000
+LOCAL_ADMIN = Principal(key_id="local-admin", is_admin=True)
+
+
+def key_digest(pepper: bytes, secret: str) -> bytes:
+    """The digest a key is stored and found by: BLAKE2b, keyed with a pepper of at most 64 bytes."""
+    return blake2b(secret.encode(errors="surrogatepass"), key=pepper, digest_size=32).digest()
+
+
+class _Known:
+    """What a digest stands for. `ends_at_us` is when it ceases to."""
+
+    __slots__ = ("digest", "ends_at_us", "principal")
+
+    def __init__(self, digest: bytes, principal: Principal, ends_at_us: int | None) -> None:
+        self.digest = digest
+        self.principal = principal
+        self.ends_at_us = ends_at_us
+
+
+class Keyring:
+    """All keys of a gateway: those of its configuration, which are `fixed`, and those made since.
+
+    `local_admin` is the digest of a key that only this machine's operator can read; it does not
+    close a gateway that has no other. `roll(bits)` are dice from a secure source.
+    """
+
+    def __init__(
+        self,
+        *,
+        pepper: bytes,
+        fixed: Mapping[bytes, Principal],
+        made: Sequence[VirtualKey],
+        roll: Callable[[int], int],
+        clock: Clock,
+        local_admin: bytes | None = None,
+    ) -> None:
+        self._pepper = pepper
+        self._fixed = fixed
+        self._local_admin = local_admin
+        self._keys = {key.id: key for key in made}
+        self._roll = roll
+        self._clock = clock
+        self._found: dict[bytes, _Known] = {}
+        self._index()
+
+    def _index(self) -> None:
+        """Make the look-up anew, and put it in place of the old one at once."""
+        found = {
+            digest: _Known(digest, principal, None) for digest, principal in self._fixed.items()
+        }
+        if self._local_admin is not None:
+            found[self._local_admin] = _Known(self._local_admin, LOCAL_ADMIN, None)
+        for key in self._keys.values():
+            if key.revoked_at_us is not None:
+                continue
+            principal = key.principal()
+            for secret in key.secrets:
+                ends = [at for at in (secret.expires_at_us, key.terms.expires_at_us) if at]
+                found[secret.digest] = _Known(secret.digest, principal, min(ends, default=None))
+        self._found = found
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there has never been a key. A gateway whose keys are all revoked is not open."""
+        return not self._fixed and not self._keys
+
+    @property
+    def keys(self) -> Sequence[VirtualKey]:
+        """The keys that were made, revoked ones included, oldest first."""
+        return sorted(self._keys.values(), key=lambda key: key.created_at_us)
+
+    @property
+    def fixed(self) -> Sequence[Principal]:
+        """Those of the configuration."""
+        return tuple(self._fixed.values())
+
+    def find(self, secret: str) -> Principal | None:
+        """Whose this secret is; None when it is nobody's, or no more.
+
+        Raises AuthenticationError for a key of ours that is not whole.
+        """
+        known = self._found.get(digest := key_digest(self._pepper, secret))
+        if known is None:
+            if secret.startswith(PREFIX) and not is_whole(secret):
+                raise refuse(
+                    FaultKind.UNAUTHENTICATED,
+                    "the key is not whole: its checksum does not match; copy it again",
+                    status=401,
+                    code="invalid_api_key",
+                )
+            return None
+        if not compare_digest(known.digest, digest):
+            return None
+        if known.ends_at_us is not None and self._clock.wall_us() >= known.ends_at_us:
+            return None
+        return known.principal
+
+    def find_id(self, key_id: str) -> VirtualKey | None:
+        """A key that was made, if there is one of this id."""
+        return self._keys.get(key_id)
+
+    def get(self, key_id: str) -> VirtualKey:
+        """A key that was made. Raises NotFoundError; a key of the configuration cannot be changed."""
+        key = self._keys.get(key_id)
+        if key is not None:
+            return key
+        if any(principal.key_id == key_id for principal in self._fixed.values()):
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                f"the key {key_id[:64]!r} is set in the configuration; change it there",
+                status=409,
+                code="key_is_configured",
+            )
+        raise _no_such_key(key_id)
+
+    def mint(self, terms: KeyTerms) -> tuple[VirtualKey, str]:
+        """A new key, and its secret: nobody will be shown it again."""
+        now_us = self._clock.wall_us()
+        secret, text = self._secret(now_us)
+        key_id = f"key_{self._roll(ID_BITS):016x}"
+        key = VirtualKey(id=key_id, terms=terms, secrets=(secret,), created_at_us=now_us)
+        return key, text
+
+    def _secret(self, now_us: int) -> tuple[KeySecret, str]:
+        text = key_text(self._roll(DICE_BITS))
+        digest = key_digest(self._pepper, text)
+        return KeySecret(digest=digest, hint=hint_of(text), created_at_us=now_us), text
+
+    def rotated(self, key: VirtualKey, overlap_s: int) -> tuple[VirtualKey, str]:
+        """The key with a new secret; the old ones live on for `overlap_s` at most."""
+        now_us = self._clock.wall_us()
+        until_us = now_us + overlap_s * US_PER_S
+        kept = []
+        for old in key.secrets:
+            ends_us = until_us if old.expires_at_us is None else min(old.expires_at_us, until_us)
+            if ends_us > now_us:
+                kept.append(msgspec.structs.replace(old, expires_at_us=ends_us))
+        secret, text = self._secret(now_us)
+        return msgspec.structs.replace(key, secrets=(*kept, secret)), text
+
+    def put(self, key: VirtualKey) -> None:
+        """From this moment the key is as given."""
+        self._keys[key.id] = key
+        self._index()
+
+
+class KeyDesk:
+    """What operators do with keys. Every change is kept before it is answered; one goes on at a time,
+    for each writes the whole key.
+
+    A revoked key is refused from the moment the call returns: there is nothing to wait for.
+    """
+
+    def __init__(
+        self,
+        *,
+        keyring: Keyring,
+        store: KeyStore,
+        ledger: LedgerStore,
+        budgets: BudgetStore,
+        limits: LimitStore,
+        clock: Clock,
+    ) -> None:
+        self._keyring = keyring
+        self._store = store
+        self._ledger = ledger
+        self._budgets = budgets
+        self._limits = limits
+        self._clock = clock
+        self._changing = Lock()
+
+    @property
+    def keys(self) -> Sequence[VirtualKey]:
+        return self._keyring.keys
+
+    def get(self, key_id: str) -> VirtualKey:
+        """Raises NotFoundError."""
+        return self._keyring.get(key_id)
+
+    async def create(self, terms: KeyTerms) -> tuple[VirtualKey, str]:
+        """A new key and its secret. Raises BadRequestError for a name that is in use."""
+        async with self._changing:
+            self._check(terms, None)
+            key, text = self._keyring.mint(terms)
+            await self._put(key)
+        return key, text
+
+    async def update(self, key_id: str, terms: KeyTerms) -> VirtualKey:
+        """Set a key's terms anew, all of them."""
+        async with self._changing:
+            key = self._live(key_id)
+            self._check(terms, key_id)
+            changed = msgspec.structs.replace(key, terms=terms)
+            await self._put(changed)
+        return changed
+
+    async def rotate(self, key_id: str, overlap_s: int) -> tuple[VirtualKey, str]:
+        """A new secret for a key; the old one lives on for `overlap_s`, zero to end it at once."""
+        if not 0 <= overlap_s <= OVERLAP_MAX_S:
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                f"overlap_s: between 0 and {OVERLAP_MAX_S} seconds",
+                param="overlap_s",
+            )
+        async with self._changing:
+            key, text = self._keyring.rotated(self._live(key_id), overlap_s)
+            await self._put(key)
+        return key, text
+
+    async def revoke(self, key_id: str) -> VirtualKey:
+        """End a key for good. Revoking twice changes nothing."""
+        key = self._keyring.get(key_id)
+        if key.revoked_at_us is None:
+            # Refused from now, whatever the disk says: a key that must not be used comes first.
+            revoked = msgspec.structs.replace(key, revoked_at_us=self._clock.wall_us())
+            self._keyring.put(revoked)
+        async with self._changing:
+            # Also when it was revoked before: the disk may have failed then.
+            key = self._keyring.get(key_id)
+            await self._store.put_key(key)
+        return key
+
+    def _live(self, key_id: str) -> VirtualKey:
+        key = self._keyring.get(key_id)
+        if key.revoked_at_us is not None:
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                f"the key {key_id!r} is revoked; create a new one",
+                status=409,
+                code="key_revoked",
+            )
+        return key
+
+    def _check(self, terms: KeyTerms, key_id: str | None) -> None:
+        names = {key.terms.name for key in self._keyring.keys if key.id != key_id}
+        names |= {principal.key_id for principal in self._keyring.fixed}
+        if terms.name in names:
+            raise refuse(
+                FaultKind.INVALID_REQUEST,
+                f"name: another key is named {terms.name!r}",
+                status=409,
+                param="name",
+                code="name_in_use",
+            )
+
+    async def _put(self, key: VirtualKey) -> None:
+        await self._store.put_key(key)
+        await self.apply_terms(key)
+        known = self._keyring.find_id(key.id)
+        if known is not None and known.revoked_at_us is not None:
+            # Revoked while this was being written: it stays so.
+            key = msgspec.structs.replace(key, revoked_at_us=known.revoked_at_us)
+        self._keyring.put(key)
+
+    async def apply_terms(self, key: VirtualKey) -> None:
+        """Let the key's budget and rates hold, with what it has spent already."""
+        name = scope("key", key.id)
+        terms = key.terms
+        while (account := self._begin_count(name, terms.budget)) is not None:
+            try:
+                # Asked in the same step as the watch began: nothing is missed, or counted twice.
+                account.spent += await self._ledger.spent(name, account.starts_at_us)
+            except BaseException:
+                self._budgets.unwatch(account)
+                raise
+        self._budgets.change(self._budgets.table.replaced({name: _or_none(terms.budget)}))
+        rates = None if terms.rates.is_empty else terms.rates
+        self._limits.change(self._limits.table.replaced({name: rates}))
+
+    def _begin_count(self, name: Scope, terms: BudgetTerms) -> Account | None:
+        """Watch the first of the limited periods that is not counted yet, as of now: midnight may
+        come while the ledger is asked."""
+        now_us = self._clock.wall_us()
+        watched = (self._budgets.watch(name, period, now_us) for period, _ in terms.limits())
+        return next((account for account in watched if account is not None), None)
+
+
+def _or_none(terms: BudgetTerms) -> BudgetTerms | None:
+    return None if terms.is_empty else terms
+
+
+def _no_such_key(key_id: str) -> WindvaneError:
+    return refuse(
+        FaultKind.NOT_FOUND, f"there is no key {key_id[:64]!r}", status=404, code="no_such_key"
+    )
+
+
+def tables_of(
+    keys: Sequence[VirtualKey], budgets: BudgetTable, rates: RateTable
+) -> tuple[BudgetTable, RateTable]:
+    """Both tables with what the keys themselves say."""
+    said: dict[Scope, BudgetTerms | None] = {}
+    rated: dict[Scope, RateTerms | None] = {}
+    for key in keys:
+        name = scope("key", key.id)
+        if not key.terms.budget.is_empty:
+            said[name] = key.terms.budget
+        if not key.terms.rates.is_empty:
+            rated[name] = key.terms.rates
+    return budgets.replaced(said), rates.replaced(rated)

@@ -1,0 +1,389 @@
+"""Answering through the cache: from an entry, from another's flight, or by leading one.
+
+`Sharing.answer` stands between deciding and dispatching. The exchange that leads a flight is ended by
+the flight, whoever is still there to see it; all others are ended here.
+"""
+
+import asyncio
+from random import Random
+
+import msgspec
+
+from windvane.core.cache.entry import CacheEntry
+from windvane.core.cache.freshness import Standing
+from windvane.core.chat import Completion
+from windvane.core.exchange import Exchange
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
+from windvane.core.ledger import HIT, JOINED
+from windvane.engine.admission import Admission
+from windvane.engine.dispatch import Dispatch
+from windvane.engine.flights import Flight, Flights
+from windvane.engine.following import THE_ANSWER, FollowStream, ReplayStream
+from windvane.engine.lookup import Ask, Found, Lookup
+from windvane.engine.relay import CLIENT_CLOSED, ChunkStream, OnEnd
+from windvane.engine.settlement import Settlement
+from windvane.engine.snapshot import Snapshot
+from windvane.engine.watchdog import Watch, Watchdog
+from windvane.ports.clock import Clock, Ids
+from windvane.ports.stores import FlightLease, FlightLeases
+
+AnswerStream = ChunkStream | FollowStream | ReplayStream
+Answer = Completion | AnswerStream
+
+POLL_S = 0.05
+"""How often an answer that another process is fetching is looked for."""
+RENEW_S = 1.5
+
+FAILED = Fault(
+    kind=FaultKind.INTERNAL, source=Source.GATEWAY, message="the engine failed", status=500
+)
+"""A bug of ours, as the observers are told of it."""
+
+
+class Sharing:
+    """Shares answers between the exchanges of an engine."""
+
+    def __init__(
+        self,
+        *,
+        lookup: Lookup,
+        leases: FlightLeases | None,
+        dispatch: Dispatch,
+        settlement: Settlement,
+        admission: Admission,
+        clock: Clock,
+        ids: Ids,
+        rng: Random,
+        on_end: OnEnd,
+    ) -> None:
+        self.flights = Flights()
+        self._lookup = lookup
+        self._leases = leases
+        self._dispatch = dispatch
+        self._settlement = settlement
+        self._admission = admission
+        self._clock = clock
+        self._ids = ids
+        self._rng = rng
+        self._on_end = on_end
+        self._watch = Watch()
+
+    async def answer(self, exchange: Exchange, snapshot: Snapshot) -> Answer:
+        """The answer. Raises the WindvaneError of whoever was to give it."""
+        ask = self._lookup.ask_of(exchange, snapshot.cache)
+        if ask is None:
+            self._admission.take_tokens(exchange)
+            return await self._dispatch.run(exchange, snapshot)
+        exchange.cache_status = "miss"
+        found = await self._lookup.find(ask)
+        if found is not None and found.standing is not Standing.SPARE:
+            if found.standing is not Standing.FRESH and not ask.wish.only_if_cached:
+                self._refresh(exchange, snapshot, ask)
+            return self._hit(exchange, ask, found.entry)
+        if ask.wish.only_if_cached:
+            raise _not_cached()
+        try:
+            return await self._fly(exchange, snapshot, ask, has_spare=found is not None)
+        except WindvaneError as error:
+            if found is not None and may_be_spared(error.fault):
+                return self._hit(exchange, ask, found.entry)
+            raise
+
+    async def _fly(
+        self, exchange: Exchange, snapshot: Snapshot, ask: Ask, *, has_spare: bool
+    ) -> Answer:
+        """Join the flight of an equal request, or lead one; once more, when what another led turns
+        out to be of use to nobody else."""
+        may_join = ask.wish.may_read
+        while True:
+            ahead: FlightLease | Flight | Found | None = None
+            if may_join:
+                ahead = self._joinable(ask)
+            if ahead is None and may_join and self._leases is not None:
+                assert snapshot.cache is not None
+                ahead = await self._wait_for_others(self._leases, ask, snapshot.cache.wait_s)
+            if isinstance(ahead, Found):
+                return self._hit(exchange, ask, ahead.entry)
+            if isinstance(ahead, Flight):
+                flight = ahead
+                exchange.cache_status = "joined"
+            else:
+                flight = await self._lead(exchange, snapshot, ask, ahead, has_spare=has_spare)
+            answer = await self._aboard(exchange, snapshot, ask, flight)
+            if answer is not None:
+                return answer
+            may_join = may_join and flight.error is not None
+
+    def _joinable(self, ask: Ask) -> Flight | None:
+        """The flight that will bring what is asked for, if there is one."""
+        flight = self.flights.find(ask.flight)
+        if flight is None or self._lookup.is_void(ask, flight.tags, flight.version):
+            return None
+        return flight
+
+    async def _lead(
+        self,
+        exchange: Exchange,
+        snapshot: Snapshot,
+        ask: Ask,
+        lease: FlightLease | None,
+        *,
+        has_spare: bool,
+    ) -> Flight:
+        exchange.cache_status = "miss"
+        try:
+            self._admission.take_tokens(exchange)
+        except WindvaneError:
+            if lease is not None:
+                await lease.release()
+            raise
+        return self._take_off(exchange, snapshot, ask, lease, has_spare=has_spare)
+
+    async def _aboard(
+        self, exchange: Exchange, snapshot: Snapshot, ask: Ask, flight: Flight
+    ) -> Answer | None:
+        """What the flight brings; None when that is its leader's alone."""
+        flight.join(exchange)
+        timeouts = snapshot.upstreams[ask.candidate.deployment.provider].timeouts
+        watchdog = self._watch.start(timeouts.total_s)
+        answer: Answer | None = None
+        try:
+            await self._await(exchange, flight, watchdog)
+            if not _is_leaders_alone(flight, exchange):
+                answer = self._share(exchange, flight, watchdog)
+        finally:
+            if not isinstance(answer, FollowStream):
+                watchdog.stop()
+                self.flights.leave(flight, exchange)
+        if isinstance(answer, Completion) and flight.leader is not exchange:
+            self._on_end(exchange, 200, None)
+        return answer
+
+    async def _await(self, exchange: Exchange, flight: Flight, watchdog: Watchdog) -> None:
+        """Wait for the flight to have what the exchange needs: its end, or a stream's first words."""
+        is_stream = exchange.request.stream
+        if flight.leader is not exchange:  # whose own deadlines the flight keeps
+            watchdog.expect(THE_ANSWER)
+        try:
+            while not (flight.is_over or (is_stream and flight.fold is not None)):
+                await flight.move()
+                if not is_stream:
+                    flight.has_read(len(flight.log))
+        except asyncio.CancelledError as cancelled:
+            if (timeout := watchdog.fault_of_cancellation()) is not None:
+                raise timeout from cancelled
+            raise
+        finally:
+            watchdog.rest()
+
+    def _share(self, exchange: Exchange, flight: Flight, watchdog: Watchdog) -> Answer:
+        """What the flight has brought, or is bringing. Raises what it ended in."""
+        if flight.fold is not None and exchange.request.stream:
+            exchange.answered_by = flight.leader.final_attempt
+            return FollowStream(
+                exchange,
+                flight,
+                self.flights,
+                watchdog,
+                lambda status, fault: self._landed(exchange, flight, status, fault),
+            )
+        flight.raise_error()
+        return self._landed_whole(exchange, flight)
+
+    def _landed_whole(self, exchange: Exchange, flight: Flight) -> Answer:
+        """The whole answer of a flight, to one who waited for it."""
+        completion = flight.completion
+        if completion is None:
+            assert flight.fold is not None
+            completion = flight.fold.completion()
+        leader = flight.leader.final_attempt
+        assert leader is not None
+        if flight.leader is exchange:
+            return completion
+        self._settle_joined(exchange, flight)
+        if not exchange.request.stream:
+            return completion
+        usage = leader.usage or completion.usage
+        assert usage is not None
+        return ReplayStream(exchange, completion, usage, None, False, self._on_end)
+
+    def _landed(self, exchange: Exchange, flight: Flight, status: int, fault: Fault | None) -> None:
+        """A follower of a stream has had it all, or has left."""
+        if flight.leader is exchange:
+            return
+        if status == 200 and fault is None:
+            self._settle_joined(exchange, flight)
+        self._on_end(exchange, status, fault)
+
+    def _settle_joined(self, exchange: Exchange, flight: Flight) -> None:
+        attempt = flight.leader.final_attempt
+        assert attempt is not None
+        saved = attempt.entry.cost_nano_usd if attempt.entry is not None else None
+        exchange.upstream_s += self._clock.monotonic_s() - exchange.received_s
+        self._settlement.record_free(exchange, attempt.deployment, JOINED, saved)
+
+    def _hit(self, exchange: Exchange, ask: Ask, entry: CacheEntry) -> Answer:
+        """Answer from an entry."""
+        now_us = self._clock.wall_us()
+        exchange.cache_status = "hit"
+        exchange.cache_age_s = entry.age_s(now_us)
+        exchange.cache_ttl_s = (entry.fresh_until_us - now_us) // 1_000_000
+        self._settlement.record_free(exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd)
+        fresh_id = f"chatcmpl-{exchange.id.removeprefix('req_')}"
+        completion = msgspec.structs.replace(entry.completion, id=fresh_id, usage=entry.usage)
+        if exchange.request.stream:
+            return ReplayStream(
+                exchange, completion, entry.usage, entry, ask.policy.is_paced, self._on_end
+            )
+        self._on_end(exchange, 200, None)
+        return completion
+
+    def _take_off(
+        self,
+        exchange: Exchange,
+        snapshot: Snapshot,
+        ask: Ask,
+        lease: FlightLease | None = None,
+        *,
+        is_background: bool = False,
+        has_spare: bool = False,
+    ) -> Flight:
+        """Begin a flight that `exchange` leads, and that ends it."""
+        flight = Flight(ask.flight, exchange, ask.tags, ask.version)
+        flight.is_background = is_background
+        exchange.leads = True
+
+        async def run(flight: Flight) -> None:
+            keeping = None
+            if lease is not None:
+                keeping = asyncio.get_running_loop().create_task(_keep_lease(lease))
+            try:
+                await self._bring_home(flight, snapshot, has_spare)
+                exchange.is_stored = await self._lookup.keep(ask, flight)
+            finally:
+                if keeping is not None and lease is not None:
+                    keeping.cancel()
+                    await asyncio.wait([keeping])
+                    await lease.release()
+
+        self.flights.start(flight, run, self._gone)
+        return flight
+
+    def _gone(self, flight: Flight) -> None:
+        """A flight is over, whatever became of it; one that was called off may never have begun."""
+        if flight.leader.leads:
+            self._on_end(flight.leader, CLIENT_CLOSED, None)
+
+    async def _bring_home(self, flight: Flight, snapshot: Snapshot, has_spare: bool) -> None:
+        """Ask the provider on behalf of all who are aboard."""
+        exchange = flight.leader
+        try:
+            answer = await self._dispatch.run(exchange, snapshot)
+        except WindvaneError as error:
+            if has_spare and flight.has_leader and may_be_spared(error.fault):
+                exchange.leads = False  # it is answered from the spare entry, and ended there
+            else:
+                self._on_end(exchange, error.fault.status, error.fault)
+            raise
+        except asyncio.CancelledError:
+            self._on_end(exchange, CLIENT_CLOSED, None)
+            raise
+        except BaseException:
+            self._on_end(exchange, FAILED.status, FAILED)
+            raise
+        if isinstance(answer, Completion):
+            flight.land(answer)
+            return
+        flight.open(answer)
+        try:
+            async for chunks in answer:
+                await flight.add(chunks)
+            flight.land(None)
+        finally:
+            await answer.aclose()
+
+    def _refresh(self, exchange: Exchange, snapshot: Snapshot, ask: Ask) -> None:
+        """Fetch a fresh answer while the old one is served; at the cost of the same key."""
+        if self._joinable(ask) is not None:
+            return
+        fresh = msgspec.structs.replace(
+            exchange,
+            id=self._ids.request_id(self._clock.wall_us()),
+            client_request_id=None,
+            cache_status="miss",
+            attempts=[],
+            lease=None,
+            received_s=self._clock.monotonic_s(),
+            received_at_us=self._clock.wall_us(),
+        )
+        self._take_off(fresh, snapshot, ask, is_background=True)
+
+    async def _wait_for_others(
+        self, leases: FlightLeases, ask: Ask, wait_s: float
+    ) -> FlightLease | Flight | Found | None:
+        """The lease for this answer; or a flight of this process, or the answer another process has
+        fetched meanwhile; None, when that took too long."""
+        until_s = self._clock.monotonic_s() + wait_s
+        has_waited = False
+        while True:
+            lease = await leases.claim(ask.key)
+            try:
+                # Who had it may have brought the answer home since this was looked for.
+                ahead = self._joinable(ask) or (await self._there(ask) if has_waited else None)
+            except BaseException:
+                if lease is not None:
+                    await lease.release()
+                raise
+            if lease is not None and ahead is not None:
+                await lease.release()
+            if ahead is not None or lease is not None:
+                return ahead or lease
+            if has_waited and self._clock.monotonic_s() >= until_s:
+                return None
+            await asyncio.sleep(POLL_S * (0.5 + self._rng.random()))
+            has_waited = True
+
+    async def _there(self, ask: Ask) -> Found | None:
+        found = await self._lookup.find(ask)
+        return found if found is not None and found.standing is not Standing.SPARE else None
+
+    async def aclose(self) -> None:
+        await self.flights.aclose()
+
+
+async def _keep_lease(lease: FlightLease) -> None:
+    while await lease.renew():
+        await asyncio.sleep(RENEW_S)
+
+
+def may_be_spared(fault: Fault) -> bool:
+    """Whether an old answer is better than this fault: not, when the caller is at fault."""
+    return fault.source is not Source.CLIENT
+
+
+_ABOUT_THE_LEADER = frozenset(
+    (FaultKind.BUDGET_EXCEEDED, FaultKind.RATE_LIMITED, FaultKind.FORBIDDEN)
+)
+
+
+def _is_leaders_alone(flight: Flight, exchange: Exchange) -> bool:
+    """Whether what the flight brings is due to who leads it: a refusal that is about its key, or an
+    answer that was cut to what its budget has left. Others ask for themselves, on their own account."""
+    leader = flight.leader
+    if leader is exchange:
+        return False
+    if flight.error is not None and flight.fold is None:
+        fault = flight.error.fault
+        return fault.source is Source.CLIENT and fault.kind in _ABOUT_THE_LEADER
+    assert leader.principal is not None and exchange.principal is not None
+    is_own = leader.principal.key_id == exchange.principal.key_id
+    return leader.clamped_to is not None and not is_own
+
+
+def _not_cached() -> WindvaneError:
+    return refuse(
+        FaultKind.NOT_FOUND,
+        "there is no stored answer, and `only-if-cached` allows no other",
+        status=504,
+        code="not_cached",
+    )

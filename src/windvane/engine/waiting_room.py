@@ -1,0 +1,477 @@
+"""Where attempts wait for room at a provider's limit, instead of failing there.
+
+Laws:
+1. Without a known limit, or with room and nobody waiting, nobody waits: `try_admit` only counts.
+2. Whoever waits holds nothing: no money, no connection, no task of its own; a place and a future.
+3. A wait ends once: by its turn, its deadline, its caller's leaving, or somebody who goes first taking
+   its place. Each time the next in line is looked at.
+4. Nobody begins a wait that is known to be in vain.
+5. One timer stands behind all who wait, set for the first moment at which any of them may go, or must.
+
+`key` names whose limits count: the provider, where a workspace shares them, else one deployment. Bars
+are by deployment. What is allowed is `core.upstream_limits`' to say, who is next `core.waiting`'s.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from heapq import heapify, heappop, heappush
+
+from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
+from windvane.core.priority import Priority
+from windvane.core.upstream_limits import (
+    SECOND_US,
+    ZERO_ALLOWANCE_US,
+    Bar,
+    Standing,
+    Taken,
+    UpstreamLimits,
+    UpstreamTerms,
+    bar_of,
+    standings,
+)
+from windvane.core.waiting import FairQueue, Full, Place
+from windvane.ports.clock import Clock
+
+WAITING_MAX = 1_000
+"""At each upstream. Each keeps its request in memory, and at a thousand a minute the last of them waits
+for as long as callers commonly do."""
+
+WAIT_MAX_S = 600.0
+"""Whatever the deadline: the default of a whole exchange."""
+
+LATENESS_US = 1_000
+"""A turn and a deadline this close together are one moment, and the turn comes first."""
+
+HEAR_EVERY_US = 10_000
+"""Reading rate headers costs more than all else here; in a crowd of answers one speaks for the others."""
+
+STALE_MAX = 64
+"""Deadlines of those who have left, kept until there are more of them than of those who wait."""
+
+NO_TERMS = UpstreamTerms()
+
+NO_QUOTA = Bar(reason="its quota is used up", for_us=ZERO_ALLOWANCE_US)
+"""What a final refusal means whose headers do not say more."""
+
+
+class Admission:
+    """Leave to send one request; to be corrected when its usage is known, or given back unsent.
+
+    `waited_s` is how long it took.
+    """
+
+    __slots__ = ("gate", "taken", "waited_s")
+
+    def __init__(self, gate: "_Gate | None", taken: Taken | None, waited_s: float = 0.0) -> None:
+        self.gate = gate
+        self.taken = taken
+        self.waited_s = waited_s
+
+
+FREE = Admission(None, None)
+"""Where no limit is known, nothing is counted."""
+
+
+class _Waiter:
+    """One who waits: for what, since when and until when."""
+
+    __slots__ = ("deadline_us", "deployment", "future", "gate", "place", "since_us", "tokens")
+
+    def __init__(
+        self,
+        gate: "_Gate",
+        deployment: str,
+        tokens: int,
+        future: "asyncio.Future[Admission | Fault]",
+        since_us: int,
+        deadline_us: int,
+    ) -> None:
+        self.gate = gate
+        self.deployment = deployment
+        self.tokens = tokens
+        self.future = future
+        self.since_us = since_us
+        self.deadline_us = deadline_us
+        self.place: Place[_Waiter] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.place is not None and self.place.is_waiting
+
+
+class _Gate:
+    """One upstream: what it allows, who waits for it, and when to look at them next."""
+
+    __slots__ = ("due_us", "hear_from_us", "key", "limits", "queue", "waiting_tokens")
+
+    def __init__(self, key: str, queue: FairQueue[_Waiter]) -> None:
+        self.key = key
+        self.limits = UpstreamLimits()
+        self.queue = queue
+        self.waiting_tokens = 0
+        self.due_us = 0
+        self.hear_from_us = 0
+
+    def expected_us(self, tenant: str, priority: Priority, tokens: int, now_us: int) -> int:
+        """About how long one who came now would wait."""
+        ahead = self.queue.ahead_of(tenant, priority)
+        waiting = len(self.queue)
+        return self.limits.expected_us(ahead, waiting, self.waiting_tokens, tokens, now_us)
+
+    def enter(self, waiter: _Waiter, tenant: str, priority: Priority, cost: int) -> _Waiter | None:
+        """Wait, and tell who had to leave for it. Raises Full."""
+        waiter.place, displaced = self.queue.put(tenant, priority, cost, waiter)
+        self.waiting_tokens += waiter.tokens
+        if displaced is None:
+            return None
+        self.waiting_tokens -= displaced.item.tokens
+        return displaced.item
+
+    def leave(self, waiter: _Waiter) -> None:
+        if waiter.place is not None and waiter.place.is_waiting:
+            self.queue.remove(waiter.place)
+            self.waiting_tokens -= waiter.tokens
+
+
+class WaitingRoom:
+    """The limits of all upstreams, and who waits for them."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        terms: Mapping[str, UpstreamTerms] | None = None,
+        *,
+        waiting_max: int = WAITING_MAX,
+        new_queue: Callable[[int], FairQueue[_Waiter]] = FairQueue,
+    ) -> None:
+        self._clock = clock
+        self._waiting_max = waiting_max
+        self._new_queue = new_queue
+        self._gates: dict[str, _Gate] = {}
+        self._busy: dict[str, _Gate] = {}
+        self._bars: dict[str, tuple[int, str]] = {}
+        self._configured: Mapping[str, UpstreamTerms] = {}
+        self._deadlines: list[tuple[int, int, _Waiter]] = []
+        self._entered = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_us = 0
+        self.configure(terms or {})
+
+    def configure(self, terms: Mapping[str, UpstreamTerms]) -> None:
+        """From now, `terms` say what is allowed, by key. What was learned of others stays; bars are
+        lifted, for a new key may have come with the new configuration."""
+        self._bars.clear()
+        for key, before in self._configured.items():
+            if not before.is_empty and terms.get(key, NO_TERMS).is_empty:
+                self._gate(key).limits.forget()
+        for key, said in terms.items():
+            if not said.is_empty:
+                self._gate(key).limits.set_terms(said)
+        self._configured = dict(terms)
+        self._look()
+
+    def try_admit(self, key: str, deployment: str, tokens: int) -> Admission | None:
+        """Leave to send at once; None when `admit` would wait. `tokens` are about what will be used.
+
+        Raises RateLimitError when the deployment is barred.
+        """
+        if self._bars and (fault := self._barred(deployment)) is not None:
+            raise error_of(fault)
+        gate = self._gates.get(key)
+        if gate is None:
+            return FREE
+        if gate.key in self._busy:
+            return None
+        taken = gate.limits.take_now(tokens, int(self._clock.monotonic_s() * SECOND_US))
+        return Admission(gate, taken) if taken is not None else None
+
+    async def admit(
+        self,
+        key: str,
+        deployment: str,
+        *,
+        tokens: int,
+        tenant: str,
+        priority: Priority,
+        deadline_s: float,
+    ) -> Admission:
+        """Leave to send, waited for if need be; `deadline_s` is the monotonic time of giving up.
+
+        Raises RateLimitError: `upstream_rate_limited` when there is no room in time, at once when that
+        is known; `insufficient_quota` when the deployment is barred.
+        """
+        admission = self.try_admit(key, deployment, tokens)
+        if admission is not None:
+            return admission
+        waiter = self._enter(key, deployment, tokens, tenant, priority, deadline_s)
+        try:
+            outcome = await waiter.future
+        except asyncio.CancelledError:
+            self._abandon(waiter)
+            raise
+        if isinstance(outcome, Fault):
+            raise error_of(outcome)
+        return outcome
+
+    def correct(self, admission: Admission, used_tokens: int) -> None:
+        """The request has ended, and used so many tokens of its upstream's: 0 if it was refused."""
+        gate, taken = admission.gate, admission.taken
+        if gate is not None and taken is not None:
+            gate.limits.correct(taken, used_tokens, self._now_us())
+            self._look_at(gate)
+
+    def give_back(self, admission: Admission) -> None:
+        """The request was never sent."""
+        gate, taken = admission.gate, admission.taken
+        if gate is not None and taken is not None:
+            admission.taken = None
+            gate.limits.give_back(taken, self._now_us())
+            self._look_at(gate)
+
+    def learn(self, key: str, headers: Mapping[str, str], admission: Admission = FREE) -> None:
+        """An answer came, with what its headers say of limits."""
+        gate = self._gates.get(key)
+        now_us = self._now_us()
+        if gate is not None:
+            gate.limits.answered()
+            if now_us < gate.hear_from_us:
+                return
+        if said := standings(headers):
+            gate = gate or self._gate(key)
+            gate.hear_from_us = now_us + HEAR_EVERY_US
+            gate.limits.hear(said, admission.taken, now_us)
+            self._look_at(gate)
+
+    def learn_429(
+        self,
+        key: str,
+        deployment: str,
+        *,
+        fault: Fault,
+        headers: Mapping[str, str],
+        admission: Admission = FREE,
+    ) -> None:
+        """A 429 came. A final one bars the deployment; else all wait as long as it says."""
+        now_us = self._now_us()
+        bar = bar_of(headers, self._clock.wall_us())
+        if bar is None and fault.retry is Retry.OTHER:
+            bar = NO_QUOTA
+        gate = self._gate(key)
+        if bar is not None:
+            self._bars[deployment] = (now_us + bar.for_us, bar.reason)
+        else:
+            said = standings(headers)
+            gate.limits.hear(said, admission.taken, now_us)
+            gate.limits.pause(_pause_us(fault, said), now_us)
+        self._look_at(gate)
+
+    @property
+    def has_bars(self) -> bool:
+        """Whether any deployment may be barred."""
+        return bool(self._bars)
+
+    def bar(self, deployment: str) -> str | None:
+        """Why the deployment is not to be asked now, if it is not: for whoever decides."""
+        known = self._bars.get(deployment)
+        if known is None:
+            return None
+        if known[0] <= self._now_us():
+            del self._bars[deployment]
+            return None
+        return known[1]
+
+    def forget(self) -> None:
+        """Forget pauses, bars and what was learned of limits: the provider's side has changed. Who
+        waits is looked at anew."""
+        self._bars.clear()
+        for key in [key for key in self._gates if key not in self._busy]:
+            del self._gates[key]
+        for gate in self._busy.values():
+            gate.limits = UpstreamLimits()
+        self.configure(self._configured)
+
+    def terms_of(self, key: str) -> UpstreamTerms | None:
+        """What the upstream is believed to allow; None when nothing is known."""
+        gate = self._gates.get(key)
+        return gate.limits.terms if gate is not None else None
+
+    def depth(self, priority: Priority) -> int:
+        """How many of a class wait now."""
+        return sum(gate.queue.depth(priority) for gate in self._busy.values())
+
+    def _now_us(self) -> int:
+        return int(self._clock.monotonic_s() * SECOND_US)
+
+    def _gate(self, key: str) -> _Gate:
+        gate = self._gates.get(key)
+        if gate is None:
+            gate = self._gates[key] = _Gate(key, self._new_queue(self._waiting_max))
+        return gate
+
+    def _barred(self, deployment: str) -> Fault | None:
+        reason = self.bar(deployment)
+        if reason is None:
+            return None
+        wait_s = max(self._bars[deployment][0] - self._now_us(), 0) / SECOND_US
+        message = f"{deployment} is not asked: {reason}"
+        return _refusal(message, wait_s, code="insufficient_quota")
+
+    def _enter(
+        self,
+        key: str,
+        deployment: str,
+        tokens: int,
+        tenant: str,
+        priority: Priority,
+        deadline_s: float,
+    ) -> _Waiter:
+        """A place in the queue. Raises RateLimitError when there is none, or it is of no use."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._start_afresh(loop)
+        gate, now_us = self._gates[key], self._now_us()
+        wait_max_us = int(min(deadline_s - self._clock.monotonic_s(), WAIT_MAX_S) * SECOND_US)
+        expected_us = gate.expected_us(tenant, priority, tokens, now_us)
+        if expected_us > wait_max_us:
+            raise error_of(_no_room(gate, expected_us, "too late for this request"))
+        waiter = _Waiter(
+            gate, deployment, tokens, loop.create_future(), now_us, now_us + wait_max_us
+        )
+        cost = gate.limits.gap_us(tokens, now_us)
+        try:
+            displaced = gate.enter(waiter, tenant, priority, cost)
+        except Full:
+            crowd = f"{len(gate.queue)} requests wait already"
+            raise error_of(_no_room(gate, expected_us, crowd)) from None
+        if displaced is not None:
+            self._refuse(displaced, "others go first", now_us)
+        self._busy[key] = gate
+        self._entered += 1
+        heappush(self._deadlines, (waiter.deadline_us, self._entered, waiter))
+        self._look_at(gate)
+        return waiter
+
+    def _abandon(self, waiter: _Waiter) -> None:
+        """Its caller has left: its place, or the leave it was given and never saw, is the next one's."""
+        future = waiter.future
+        waiter.gate.leave(waiter)
+        if future.done() and not future.cancelled():
+            outcome = future.result()
+            if isinstance(outcome, Admission):
+                self.give_back(outcome)
+        self._look_at(waiter.gate)
+
+    def _start_afresh(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Another loop than before (a client used from a second `asyncio.run`): nobody waits there."""
+        self._loop, self._timer, self._deadlines = loop, None, []
+        for gate in self._busy.values():
+            gate.queue, gate.waiting_tokens = self._new_queue(self._waiting_max), 0
+        self._busy.clear()
+
+    def _look(self) -> None:
+        """See who may go, or must, and set the timer for the next who may."""
+        now_us = self._now_us() if self._busy else 0
+        for gate in list(self._busy.values()):
+            self._serve(gate, now_us)
+        self._set_timer(now_us)
+
+    def _look_at(self, gate: _Gate) -> None:
+        """The same, when only this gate's matters have changed."""
+        if gate.key in self._busy:
+            now_us = self._now_us()
+            self._serve(gate, now_us)
+            self._set_timer(now_us)
+
+    def _serve(self, gate: _Gate, now_us: int) -> None:
+        """Let go all who may go now."""
+        while (place := gate.queue.peek()) is not None:
+            waiter = place.item
+            if waiter.future.done():  # cancelled, and about to say so
+                gate.leave(waiter)
+            elif waiter.deadline_us + LATENESS_US < now_us:
+                self._refuse(waiter, "its deadline has come", now_us)
+            elif self._bars and (fault := self._barred(waiter.deployment)) is not None:
+                gate.leave(waiter)
+                waiter.future.set_result(fault)
+            elif (wait_us := gate.limits.turn_us(waiter.tokens, now_us)) > 0:
+                gate.due_us = now_us + wait_us
+                return
+            else:
+                gate.queue.pop()
+                gate.waiting_tokens -= waiter.tokens
+                taken = gate.limits.take_turn(waiter.tokens, now_us)
+                waited_s = (now_us - waiter.since_us) / SECOND_US
+                waiter.future.set_result(Admission(gate, taken, waited_s))
+        del self._busy[gate.key]
+
+    def _refuse(self, waiter: _Waiter, why: str, now_us: int) -> None:
+        """End a wait without success."""
+        gate, place = waiter.gate, waiter.place
+        assert place is not None
+        gate.leave(waiter)
+        if not waiter.future.done():
+            wait_us = gate.expected_us(place.tenant, place.priority, waiter.tokens, now_us)
+            waiter.future.set_result(_no_room(gate, wait_us, why))
+
+    def _set_timer(self, now_us: int) -> None:
+        """Set the one timer for the next turn or deadline; none, when nobody waits."""
+        due_us = self._next_deadline_us()
+        for gate in self._busy.values():
+            due_us = gate.due_us if due_us is None else min(due_us, gate.due_us)
+        if self._timer is not None:
+            if due_us == self._due_us:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due_us is not None:
+            assert self._loop is not None
+            # A microsecond later, so that rounding does not wake us before there is room.
+            delay_s = (max(due_us - now_us, 0) + 1) / SECOND_US
+            self._due_us = due_us
+            self._timer = self._loop.call_later(delay_s, self._on_timer)
+
+    def _next_deadline_us(self) -> int | None:
+        """The first deadline of those who wait; those who have left are forgotten on the way."""
+        waiting = sum(len(gate.queue) for gate in self._busy.values())
+        if len(self._deadlines) > 2 * waiting + STALE_MAX:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].is_waiting]
+            heapify(self._deadlines)
+        while self._deadlines and not self._deadlines[0][2].is_waiting:
+            heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now_us = self._now_us()
+        for gate in list(self._busy.values()):
+            self._serve(gate, now_us)
+        while (due_us := self._next_deadline_us()) is not None and due_us <= now_us:
+            self._refuse(self._deadlines[0][2], "its deadline has come", now_us)
+        self._look()
+
+
+def _pause_us(fault: Fault, said: list[Standing]) -> int | None:
+    """How long a refusal asks us to wait: in so many words, or by when what is used up is free."""
+    if fault.retry_after_s is not None:
+        return int(fault.retry_after_s * SECOND_US)
+    resets = [one.resets_us for one in said if one.remaining == 0 and one.resets_us is not None]
+    return max(resets, default=None)
+
+
+def _no_room(gate: _Gate, wait_us: int, why: str) -> Fault:
+    wait_s = wait_us / SECOND_US
+    message = f"{gate.key} is at its limit, with room in about {wait_s:.1f} s: {why}"
+    return _refusal(message, wait_s, code="upstream_rate_limited")
+
+
+def _refusal(message: str, wait_s: float, *, code: str) -> Fault:
+    return Fault(
+        kind=FaultKind.RATE_LIMITED,
+        source=Source.GATEWAY,
+        message=message,
+        status=429,
+        retry=Retry.OTHER,
+        code=code,
+        retry_after_s=wait_s,
+    )

@@ -1,0 +1,234 @@
+"""Who may ask what: every route of the control plane says it, and is guarded by what it says.
+
+Laws:
+1. A route that does not declare a permission cannot be added: the application does not start.
+2. The guard belongs to the route that was matched, never to a spelling of its path.
+3. The guard comes first: who may not ask learns nothing, not even whether a body was well-formed or
+   an object is there.
+4. What changes something for an operator is logged: who, what, to which object, with what outcome.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
+
+from windvane.core.exchange import Credentials
+from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.core.principal import Principal
+from windvane.engine.engine import Engine
+from windvane.gateway.data_plane.asgi import Message
+from windvane.gateway.data_plane.incoming import (
+    ClientGoneError,
+    Incoming,
+    discard_rest,
+    read_body,
+)
+from windvane.wire.json_body import read_object
+
+BODY_BYTES_MAX = 64 * 1024
+"""The longest an operator's request may be: a hundred names of each kind fit well."""
+BODY_TIMEOUT_S = 10.0
+_DECLARED = "x-permission"
+_PRINCIPAL = "windvane.principal"
+_SUBJECT = "windvane.subject"
+_CHANGING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+
+_log = logging.getLogger("windvane.admin")
+# Who changed what is no matter of how talkative the log shall be.
+_log.setLevel(logging.INFO)
+# Amounts are exact: what JSON writes with a point must not go through a binary fraction.
+_decode_exactly = msgspec.json.Decoder(float_hook=Decimal).decode
+
+Serve = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Permission(StrEnum):
+    PUBLIC = "public"
+    """Anyone."""
+    VIEWER = "viewer"
+    """The holder of a key; on a gateway that is open on loopback, anyone there."""
+    CALLER = "caller"
+    """The holder of a key, for what is its own; on a gateway without keys, anyone."""
+    ADMIN = "admin"
+    """The holder of an admin's key, always."""
+
+
+_SECURITY: dict[Permission, list[dict[str, list[str]]]] = {
+    Permission.PUBLIC: [],
+    Permission.VIEWER: [{}, {"bearer": []}],
+    Permission.CALLER: [{"bearer": []}],
+    Permission.ADMIN: [{"bearer": []}],
+}
+
+
+def needs(permission: Permission) -> dict[str, Any]:
+    """What a route declares, as its `openapi_extra`."""
+    declared: dict[str, Any] = {_DECLARED: permission.value}
+    if _SECURITY[permission]:
+        declared["security"] = _SECURITY[permission]
+    return declared
+
+
+def is_named(principal: Principal | None) -> str:
+    """How the log calls who asked."""
+    return "nobody" if principal is None else principal.key_id
+
+
+def concerns(request: Request, subject: str) -> None:
+    """Say which object a request is about, once that is known to be there, for the log."""
+    request.scope[_SUBJECT] = subject
+
+
+def _principal_of(request: Request) -> Principal:
+    principal = request.scope[_PRINCIPAL]
+    assert isinstance(principal, Principal), "only guarded routes ask who calls"
+    return principal
+
+
+Caller = Annotated[Principal, Depends(_principal_of)]
+"""A route's parameter: who calls, as the guard has found."""
+
+
+class Access:
+    """Admits requests, or says why not."""
+
+    def __init__(self, engine: Engine, is_local: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._is_local = is_local
+
+    def admit(self, incoming: Incoming, permission: Permission) -> Principal | None:
+        """Who calls; None when that does not matter.
+
+        Raises AuthenticationError, and PermissionDeniedError for a key that is no admin's.
+        """
+        if permission is Permission.PUBLIC:
+            return None
+        if permission is Permission.VIEWER and self._is_local() and incoming.names_loopback:
+            return None
+        credentials = incoming.credentials()
+        if permission is Permission.ADMIN:
+            return self._admin(credentials)
+        return self._engine.identify(credentials)
+
+    def _admin(self, credentials: Credentials) -> Principal:
+        """Only a key of ours will do: being alone on loopback is not enough to administer."""
+        if credentials.bearer is None:
+            raise _unauthenticated(
+                "no key was sent; send `Authorization: Bearer <admin key>`", "missing_api_key"
+            )
+        principal = self._engine.keyring.find(credentials.bearer)
+        if principal is None:
+            raise _unauthenticated("the key is not one of this gateway's", "invalid_api_key")
+        if not principal.is_admin:
+            raise refuse(
+                FaultKind.FORBIDDEN, "this needs an admin's key", status=403, code="admin_only"
+            )
+        return principal
+
+
+def _unauthenticated(message: str, code: str) -> WindvaneError:
+    return refuse(FaultKind.UNAUTHENTICATED, message, status=401, code=code)
+
+
+class GuardedRoute(APIRoute):
+    """A route that declares a permission, and asks for it before anything else."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        declared = (options.get("openapi_extra") or {}).get(_DECLARED)
+        if declared is None:
+            raise RuntimeError(f"the route {path} declares no permission: say needs(...)")
+        self.permission = Permission(declared)
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Serve:
+        """What FastAPI serves the route by, with the guard before it."""
+        serve = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            incoming = Incoming(request.scope)
+            access: Access = request.app.state.access
+            request.scope[_PRINCIPAL] = access.admit(incoming, self.permission)
+            if request.method not in _CHANGING:
+                response = await serve(request)
+            else:
+                response = await self._change(request, incoming, serve)
+            if self.permission is not Permission.PUBLIC:
+                response.headers.setdefault("cache-control", "no-store")
+            return response
+
+        return guarded
+
+    async def _change(self, request: Request, incoming: Incoming, serve: Serve) -> Response:
+        """Serve what changes something, and log it, however it ends."""
+        who, outcome = is_named(request.scope[_PRINCIPAL]), "failed"
+        try:
+            if request.method != "DELETE":
+                request = await _ReadRequest.of(request, incoming)
+            response = await serve(request)
+            outcome = "done"
+        except WindvaneError as error:
+            outcome = f"refused ({error.fault.code or error.fault.kind.value})"
+            raise
+        except RequestValidationError:
+            outcome = f"refused ({FaultKind.INVALID_REQUEST.value})"
+            raise
+        finally:
+            _log.info("%s: %s %s: %s", who, self.name, request.scope.get(_SUBJECT, "-"), outcome)
+        return response
+
+
+class _ReadRequest(Request):
+    """A request whose body has been read, within bounds, as JSON that has one meaning."""
+
+    _value: object = None
+
+    @classmethod
+    async def of(cls, request: Request, incoming: Incoming) -> "_ReadRequest":
+        incoming.check_is_json()
+        body = await _body_of(request, incoming) or b"{}"
+        read_object(body)
+
+        async def replay() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        read = cls(request.scope, replay)
+        read._value = _decode_exactly(body)
+        return read
+
+    async def json(self) -> Any:
+        return self._value
+
+
+async def _body_of(request: Request, incoming: Incoming) -> bytes:
+    try:
+        return await read_body(request.receive, incoming, BODY_BYTES_MAX, BODY_TIMEOUT_S)
+    except WindvaneError as error:
+        if error.fault.kind is FaultKind.TOO_LARGE:
+            await discard_rest(request.receive)
+        raise
+    except ClientGoneError:
+        raise refuse(
+            FaultKind.INVALID_REQUEST, "the caller left", status=408, code="client_gone"
+        ) from None
+
+
+def guard(app: FastAPI, access: Access) -> None:
+    """From now on every route of `app` is guarded, and has to say by what."""
+    app.router.route_class = GuardedRoute
+    app.state.access = access
+
+
+def check_is_guarded(routes: list[BaseRoute]) -> None:
+    """Raise RuntimeError when there is a way in that has no guard (a mount, a plain route)."""
+    open_ways = [str(route) for route in routes if not isinstance(route, GuardedRoute)]
+    if open_ways:
+        raise RuntimeError(f"without a declared permission: {', '.join(open_ways)}")

@@ -1,0 +1,130 @@
+"""Errors of the control plane, told as the data plane tells them: the same body, the same headers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from http import HTTPStatus
+from typing import get_args
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError
+from windvane.engine.engine import Engine
+from windvane.gateway.data_plane.incoming import Incoming
+from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
+from windvane.wire.errors import error_object
+
+PROBLEMS_MAX = 20
+_PLACES = ("body", "query", "path")
+_TYPES_IN_PATH = ("decimal", "str", "number", "tagged-union")
+"""Steps of pydantic's places that name a kind of value, not a field."""
+
+
+def add_errors(app: FastAPI, engine: Engine) -> None:
+    """Have every failure answered in the one form."""
+
+    def answer(request: Request, fault: Fault) -> JSONResponse:
+        incoming = Incoming(request.scope)
+        request_id = incoming.request_id or engine.new_request_id()
+        inner = error_object(fault, request_id)
+        body = {"object": "error", **inner, "error": inner, "request_id": request_id}
+        headers = {
+            name.decode(): value.decode() for name, value in error_headers(fault, None, request_id)
+        }
+        headers["cache-control"] = "no-store"
+        return JSONResponse(body, status_code=fault.status, headers=headers)
+
+    @app.exception_handler(WindvaneError)
+    async def on_fault(request: Request, error: WindvaneError) -> JSONResponse:
+        return answer(request, error.fault)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_wrong_field(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(request, wrong_fields(error.errors(), _fields_of(request)))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        phrase = HTTPStatus(error.status_code).phrase
+        fault = Fault(
+            kind=FaultKind.NOT_FOUND if error.status_code == 404 else FaultKind.INVALID_REQUEST,
+            source=Source.CLIENT,
+            message=f"{phrase}: {request.url.path[:100]!r}{_hint(request.url.path)}",
+            status=error.status_code,
+            code=phrase.lower().replace(" ", "_"),
+        )
+        answered = answer(request, fault)
+        answered.headers.update(error.headers or {})
+        return answered
+
+    @app.exception_handler(Exception)
+    async def on_failure(request: Request, error: Exception) -> JSONResponse:
+        return answer(request, INTERNAL)
+
+
+def _hint(path: str) -> str:
+    """The commonest mistake: OpenAI's clients want an address that ends in /v1."""
+    if path.startswith(("/chat/completions", "/models", "/route")):
+        return f"; did you mean /v1{path[:100]}? An OpenAI client's base_url ends in /v1"
+    return ""
+
+
+def _fields_of(request: Request) -> Sequence[str]:
+    """What the route's body or query may have, for near names."""
+    dependant = request.scope["route"].dependant
+    names: list[str] = []
+    for parameter in (*dependant.body_params, *dependant.query_params):
+        names += _names_in(parameter.field_info.annotation)
+    return names
+
+
+def _names_in(kind: object) -> Iterator[str]:
+    for name, field in getattr(kind, "model_fields", {}).items():
+        yield name
+        for below in (field.annotation, *get_args(field.annotation)):
+            yield from _names_in(below)
+
+
+def wrong_fields(problems: Sequence[Mapping[str, object]], known: Sequence[str]) -> Fault:
+    """The fault of a request whose fields are wrong: all of them told, the first one named."""
+    told: dict[str, str] = {}
+    for problem in problems[:PROBLEMS_MAX]:
+        place = _place(problem.get("loc"))
+        # A value that may be of several kinds is refused once for each of them.
+        told.setdefault(place, _said(problem, place, known))
+    first = next(iter(told), "")
+    message = "; ".join(f"{place}: {said}" if place else said for place, said in told.items())
+    return Fault(
+        kind=FaultKind.INVALID_REQUEST,
+        source=Source.CLIENT,
+        message=message or "the request is wrong",
+        status=400,
+        param=first or None,
+    )
+
+
+def _place(steps: object) -> str:
+    """`("body", "models", 2)` as `models[2]`."""
+    place = ""
+    for number, step in enumerate(steps if isinstance(steps, tuple) else ()):
+        if isinstance(step, int):
+            place += f"[{step}]"
+        elif not (number == 0 and step in _PLACES) and step not in _TYPES_IN_PATH:
+            place += f".{step}" if place else str(step)
+    return place[:100]
+
+
+def _said(problem: Mapping[str, object], place: str, known: Sequence[str]) -> str:
+    kind = problem.get("type")
+    if kind == "extra_forbidden":
+        near = get_close_matches(place.rpartition(".")[2], known, n=1)
+        return (
+            f'there is no such field; did you mean "{near[0]}"?'
+            if near
+            else ("there is no such field")
+        )
+    if kind == "missing":
+        return "it is needed"
+    said = str(problem.get("msg", "it is wrong"))
+    return said.removeprefix("Value error, ").removeprefix("Assertion failed, ")

@@ -1,0 +1,214 @@
+"""The cache's tier that processes share.
+
+An entry is one string, `wv:NAMESPACE:{KEY IN HEX}:c`, that expires by itself: a head (whose key it is,
+what it is worth, its tags) and the data. The key in the head is compared at each look-up: should a reply
+ever go astray, it is a miss.
+
+Tags are in no index. An index would cost every entry a member in three or four sorted sets, which outlive
+what they point to, are lost whole when the server makes room, and lie in one slot of a cluster each; and
+an invalidated entry is void already, by the number it bears. Taking entries out is for room alone, and
+seldom: it goes through the namespace by SCAN, reads the heads, and counts what it unlinks. Nothing here
+empties a database, or lists all keys at once.
+
+Room is the server's own business: `maxmemory` with `allkeys-lfu` or `volatile-lfu`. When it has none, puts
+are refused, and counted as faults.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from windvane.core.cache.invalidation import ALL
+from windvane.ports.stores import CacheStats, Kept
+from windvane.stores.redis.link import Link
+from windvane.stores.redis.node import Node, Reply, Unavailable
+
+KIND = "c"
+KEEP_S_MAX = 10 * 365 * 86_400.0
+SCANNED_AT_ONCE = 500
+HEAD_BYTES_READ = 2_048
+"""As much as is read of an entry to know its tags; longer heads are taken to have the tag."""
+REMOVE_DEADLINE_S = 1.0
+"""For each command of a removal: nobody's request waits for it."""
+REMOVE_S_MAX = 60.0
+
+_MAGIC = b"WVr1"
+_LENGTH_BYTES = 4
+_HEAD_AT = len(_MAGIC) + _LENGTH_BYTES
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    key: bytes
+    worth: float
+    tags: tuple[str, ...]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Head).decode
+
+
+class RedisCache:
+    """Implements `LowerTier`."""
+
+    name = "redis"
+
+    def __init__(self, link: Link) -> None:
+        """Owns the link: closing this closes it."""
+        self._link = link
+        self._hits = self._misses = self._stored = self._faults = 0
+
+    async def get(self, key: bytes) -> bytes | None:
+        kept = await self.find(key)
+        return kept.data if kept is not None else None
+
+    async def find(self, key: bytes) -> Kept | None:
+        name = self._link.key(key.hex(), KIND)
+        try:
+            value, left_ms = await self._link.ask(name, ("GET", name), ("PTTL", name))
+        except Unavailable:
+            self._faults += 1
+            self._misses += 1
+            return None
+        found = _unpacked(value) if value is not None else None
+        # Without an end it is not ours as it stands, and without a while left it is over.
+        if found is None or found[0].key != key or left_ms <= 0:
+            self._faults += value is not None and (found is None or found[0].key != key)
+            self._misses += 1
+            return None
+        self._hits += 1
+        head, data = found
+        return Kept(data=data, tags=head.tags, left_s=left_ms / 1_000, worth=head.worth)
+
+    async def put(
+        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+    ) -> None:
+        if keep_s <= 0:
+            await self.remove(key)
+            return
+        name = self._link.key(key.hex(), KIND)
+        left_ms = max(int(min(keep_s, KEEP_S_MAX) * 1_000), 1)
+        value = _packed(_Head(key, worth, tuple(tags)), data)
+        try:
+            await self._link.ask(name, ("SET", name, value, "PX", left_ms))
+        except Unavailable:
+            self._faults += 1
+        else:
+            self._stored += 1
+
+    async def remove(self, key: bytes) -> int:
+        name = self._link.key(key.hex(), KIND)
+        try:
+            (removed,) = await self._link.ask(name, ("UNLINK", name))
+        except Unavailable:
+            self._faults += 1
+            return 0
+        return int(removed)
+
+    async def remove_tagged(self, tag: str) -> int:
+        """Goes through the whole namespace, a piece at a time; what it could not reach stays, void."""
+        removed = 0
+        try:
+            async with asyncio.timeout(REMOVE_S_MAX):
+                for node in self._link.servers():
+                    async for names in self._names(node):
+                        removed += await _unlink(node, await _tagged(node, names, tag))
+        except (Unavailable, TimeoutError):
+            self._faults += 1
+        return removed
+
+    async def _names(self, node: Node) -> AsyncIterator[list[bytes]]:
+        """The names of all entries on a server, a piece at a time; some may come twice."""
+        cursor: Reply = b"0"
+        pattern = self._link.key("*", KIND)
+        while True:
+            command = ("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED_AT_ONCE)
+            (reply,) = await node.ask(command, deadline_s=REMOVE_DEADLINE_S)
+            if isinstance(reply, ResponseError):
+                raise Unavailable from reply
+            cursor, names = reply
+            if names:
+                yield names
+            if int(cursor) == 0:
+                return
+
+    async def stats(self) -> CacheStats:
+        """What this process did, and how full the servers are: all keys there, and all their memory,
+        whoever put them."""
+        entries = used = most = 0
+        for node in self._link.servers():
+            try:
+                count, memory = await node.ask(("DBSIZE",), ("INFO", "memory"))
+            except Unavailable:
+                continue
+            if not isinstance(count, ResponseError):
+                entries += int(count)
+            if not isinstance(memory, ResponseError):
+                used += _said(memory, b"used_memory:")
+                most += _said(memory, b"maxmemory:")
+        return CacheStats(
+            tier=self.name,
+            entries=entries,
+            bytes=used,
+            bytes_max=most or None,
+            hits=self._hits,
+            misses=self._misses,
+            stored=self._stored,
+            faults=self._faults,
+            is_up=self._link.is_up,
+        )
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+
+
+async def _tagged(node: Node, names: list[bytes], tag: str) -> list[bytes]:
+    """Which of these entries have a tag."""
+    if tag == ALL:
+        return names
+    reads = [("GETRANGE", name, 0, HEAD_BYTES_READ - 1) for name in names]
+    beginnings = await node.ask(*reads, deadline_s=REMOVE_DEADLINE_S)
+    return [
+        name for name, beginning in zip(names, beginnings, strict=True) if _has_tag(beginning, tag)
+    ]
+
+
+async def _unlink(node: Node, names: list[bytes]) -> int:
+    """One command each: in a cluster they are in different slots."""
+    if not names:
+        return 0
+    replies = await node.ask(*(("UNLINK", name) for name in names), deadline_s=REMOVE_DEADLINE_S)
+    return sum(reply for reply in replies if isinstance(reply, int))
+
+
+def _packed(head: _Head, data: bytes) -> bytes:
+    encoded = _encode(head)
+    return b"".join((_MAGIC, len(encoded).to_bytes(_LENGTH_BYTES, "big"), encoded, data))
+
+
+def _unpacked(value: Reply) -> tuple[_Head, bytes] | None:
+    """Head and data; None when it is nothing that we wrote."""
+    if not isinstance(value, bytes) or value[: len(_MAGIC)] != _MAGIC:
+        return None
+    end = _HEAD_AT + int.from_bytes(value[len(_MAGIC) : _HEAD_AT], "big")
+    try:
+        return _decode(value[_HEAD_AT:end]), value[end:]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _has_tag(beginning: Reply, tag: str) -> bool:
+    if not isinstance(beginning, bytes) or not beginning:
+        return False
+    found = _unpacked(beginning)
+    if found is None:
+        return beginning[: len(_MAGIC)] == _MAGIC and len(beginning) == HEAD_BYTES_READ
+    return tag in found[0].tags
+
+
+def _said(info: Reply, name: bytes) -> int:
+    for line in bytes(info).splitlines():
+        if line.startswith(name):
+            return int(line.removeprefix(name))
+    return 0

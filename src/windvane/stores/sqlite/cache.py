@@ -1,0 +1,370 @@
+"""The cache's tier that outlives the process: one SQLite file, one connection, one thread.
+
+It has a thread of its own for the ledger's reason: SQLite before 3.51.3 can corrupt a file that two
+connections write and checkpoint at once. What is put is gathered and written in groups; what is asked
+waits `READ_DEADLINE_S` at most, and is a miss then. A disk that is full, slow, locked or broken is a miss
+too: the file is opened again after a while, or begun anew when it is damaged.
+"""
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from windvane.core.cache.invalidation import Invalidations, after, merged
+from windvane.ports.stores import CacheStats, Kept
+from windvane.stores.sqlite.cache_file import CacheFile, Put, is_damage
+
+READ_DEADLINE_S = 0.025
+REMOVE_DEADLINE_S = 5.0
+"""Removals wait for what was put before them; no request waits for them."""
+GROUP_S = 0.05
+GROUP_ROWS_MAX = 100
+GROUP_SHARE = 64
+"""A group is at most this part of the file's room, so that room can be made after it was written."""
+GROUP_BYTES_MAX = 1024 * 1024
+UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
+"""What may be on its way to the disk; more is not kept."""
+ASKED_MAX = 256
+"""Questions that may wait for the thread; more are misses at once."""
+REOPEN_S = 5.0
+"""A file that could not be used is tried again so often, when it is wanted."""
+BYTES_MIN = 4 * 1024 * 1024
+KEEP_S_MAX = 10 * 365 * 86_400.0
+
+T = TypeVar("T")
+Group = dict[bytes, Put]
+
+# ValueError and OverflowError: what SQLite cannot hold, such as a tag that is no text.
+FAULTS = (sqlite3.Error, OSError, ValueError, OverflowError)
+
+_log = logging.getLogger("windvane.cache")
+
+
+class SqliteCache:
+    """Implements `LowerTier`, and has the `InvalidationStore` that is kept beside its entries."""
+
+    name = "sqlite"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        bytes_max: int,
+        wall_us: Callable[[], int],
+        monotonic_s: Callable[[], float],
+        read_deadline_s: float = READ_DEADLINE_S,
+    ) -> None:
+        """`bytes_max` is for the file and what SQLite keeps beside it; ValueError when it is too few."""
+        if bytes_max < BYTES_MIN:
+            raise ValueError(f"a cache file needs {BYTES_MIN} bytes at least, not {bytes_max}")
+        self._bytes_max = bytes_max
+        self._wall_us = wall_us
+        self._read_deadline_s = read_deadline_s
+        self._group_bytes_max = min(bytes_max // GROUP_SHARE, GROUP_BYTES_MAX)
+        self._gathered: Group = {}
+        self._gathered_bytes = 0
+        self._under_way: dict[int, Group] = {}
+        self._unwritten_bytes = 0
+        self._groups = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._asked = 0
+        self._hits = self._misses = self._stored = self._faults = 0
+        self.invalidations = SqliteInvalidations(self)
+        self._thread = _Thread(
+            lambda: CacheFile(path, bytes_max=bytes_max, wall_us=wall_us),
+            name=str(path),
+            monotonic_s=monotonic_s,
+            on_open=self.invalidations.meet,
+        )
+
+    async def get(self, key: bytes) -> bytes | None:
+        kept = await self.find(key)
+        return kept.data if kept is not None else None
+
+    async def find(self, key: bytes) -> Kept | None:
+        kept = self._unwritten(key)
+        if kept is None:
+            kept = await self.ask(lambda file: file.find(key), None, self._read_deadline_s)
+        if kept is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+        return kept
+
+    async def put(
+        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+    ) -> None:
+        if keep_s <= 0:
+            await self.remove(key)
+            return
+        size = len(key) + len(data)
+        if size > self._group_bytes_max or self._unwritten_bytes + size > UNWRITTEN_BYTES_MAX:
+            self._faults += 1
+            return
+        ends_at_us = self._wall_us() + int(min(keep_s, KEEP_S_MAX) * 1_000_000)
+        if self._gathered_bytes + size > self._group_bytes_max:
+            self._flush()
+        self._gathered[key] = Put(data, tuple(tags), ends_at_us, worth)
+        self._gathered_bytes += size
+        self._unwritten_bytes += size
+        self._stored += 1
+        if len(self._gathered) >= GROUP_ROWS_MAX:
+            self._flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GROUP_S, self._flush)
+
+    async def remove(self, key: bytes) -> int:
+        self._flush()
+        for group in self._under_way.values():
+            group.pop(key, None)
+        return await self.ask(lambda file: file.remove(key), 0, REMOVE_DEADLINE_S)
+
+    async def remove_tagged(self, tag: str) -> int:
+        """A piece at a time: look-ups get in between."""
+        self._flush()
+        removed, is_all = 0, False
+        while not is_all:
+            more, is_all = await self.ask(
+                lambda file: file.remove_some_tagged(tag), (0, True), REMOVE_DEADLINE_S
+            )
+            removed += more
+        return removed
+
+    async def stats(self) -> CacheStats:
+        thread = self._thread
+        return CacheStats(
+            tier=self.name,
+            entries=thread.entries,
+            bytes=thread.bytes,
+            bytes_max=self._bytes_max,
+            hits=self._hits,
+            misses=self._misses,
+            stored=self._stored,
+            evicted=thread.evicted,
+            expired=thread.expired,
+            faults=self._faults + thread.faults,
+            is_up=thread.is_up,
+        )
+
+    async def written(self) -> None:
+        """Wait until all that was put is written, or given up."""
+        self._flush()
+        await self.ask(lambda _: None, None, REMOVE_DEADLINE_S)
+
+    async def aclose(self) -> None:
+        """Write what was gathered, and close."""
+        self._flush()
+        await self._thread.aclose()
+
+    async def ask(self, question: Callable[[CacheFile], T], otherwise: T, deadline_s: float) -> T:
+        """What the thread answers; `otherwise` when it cannot, or not in time."""
+        if self._asked >= ASKED_MAX:
+            self._faults += 1
+            return otherwise
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(value: T) -> None:
+            if not answer.done():
+                answer.set_result(value)
+
+        def job(file: CacheFile | None) -> None:
+            value = otherwise
+            try:
+                if file is not None and not answer.cancelled():
+                    value = question(file)
+            finally:
+                _tell(loop, lambda: settle(value))
+
+        self._asked += 1
+        self._thread.do(job)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await answer
+        except TimeoutError:
+            self._faults += 1
+            return otherwise
+        finally:
+            self._asked -= 1
+
+    # what is not yet in the file
+
+    def _unwritten(self, key: bytes) -> Kept | None:
+        put = self._gathered.get(key)
+        for group in reversed(self._under_way.values()):
+            put = put or group.get(key)
+        if put is None:
+            return None
+        left_us = put.ends_at_us - self._wall_us()
+        if left_us <= 0:
+            return None
+        return Kept(data=put.data, tags=put.tags, left_s=left_us / 1_000_000, worth=put.worth)
+
+    def _flush(self) -> None:
+        """Hand the group to the thread."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._gathered:
+            return
+        group, size = self._gathered, self._gathered_bytes
+        self._gathered, self._gathered_bytes = {}, 0
+        self._groups += 1
+        number = self._groups
+        self._under_way[number] = group
+        puts = list(group.items())
+        loop = asyncio.get_running_loop()
+
+        def done() -> None:
+            del self._under_way[number]
+            self._unwritten_bytes -= size
+
+        def job(file: CacheFile | None) -> None:
+            try:
+                if file is not None:
+                    file.write(puts)
+            finally:
+                _tell(loop, done)
+
+        self._thread.do(job)
+
+
+class SqliteInvalidations:
+    """Implements `InvalidationStore`, in the cache's own file: gone with the entries, or with none."""
+
+    def __init__(self, cache: SqliteCache) -> None:
+        self._cache = cache
+        self.known = Invalidations()
+
+    async def start(self) -> None:
+        """Learn what an earlier process knew."""
+        await self._cache.ask(lambda _: None, None, REMOVE_DEADLINE_S)
+
+    async def invalidate(self, tag: str) -> Invalidations:
+        """It is on the disk when this returns, unless the disk refuses: then it is when the file is next
+        opened by this process."""
+        self.known = known = after(self.known, tag)
+        is_saved = await self._cache.ask(lambda file: _save(file, known), False, REMOVE_DEADLINE_S)
+        if not is_saved:
+            _log.error("an invalidation could not be written; it counts until this process ends")
+        return self.known
+
+    def meet(self, file: CacheFile) -> None:
+        """The file was opened, on the thread: what it knows and what is known here become one, before
+        any entry of it is read."""
+        saved = file.invalidations()
+        known = merged(self.known, saved)
+        if known != saved:
+            file.save(known)
+        self.known = merged(self.known, known)
+
+
+def _save(file: CacheFile, known: Invalidations) -> bool:
+    file.save(known)
+    return True
+
+
+class _Thread:
+    """Does jobs in order, with the file open, or with None while it cannot be."""
+
+    def __init__(
+        self,
+        open_file: Callable[[], CacheFile],
+        *,
+        name: str,
+        monotonic_s: Callable[[], float],
+        on_open: Callable[[CacheFile], None],
+    ) -> None:
+        self.entries = self.bytes = self.evicted = self.expired = self.faults = 0
+        self.is_up = True
+        self._open_file = open_file
+        self._name = name
+        self._monotonic_s = monotonic_s
+        self._on_open = on_open
+        self._file: CacheFile | None = None
+        self._tried_at_s = float("-inf")
+        self._gone = (0, 0)
+        self._jobs: queue.SimpleQueue[Callable[[CacheFile | None], None] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="windvane-cache", daemon=True)
+        self._thread.start()
+
+    def do(self, job: Callable[[CacheFile | None], None]) -> None:
+        self._jobs.put(job)
+
+    async def aclose(self) -> None:
+        self._jobs.put(None)
+        while self._thread.is_alive():
+            await asyncio.sleep(0.002)
+
+    def _run(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                break
+            try:
+                self._open()
+                job(self._file)
+                self._note()
+            except FAULTS as error:
+                self._failed(error)
+        if self._file is not None:
+            try:
+                self._file.close()
+            except FAULTS as error:
+                _log.warning("closing the cache %s: %s", self._name, error)
+        # Whoever still asks is told that there is nothing.
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None:
+                job(None)
+
+    def _open(self) -> None:
+        if self._file is not None or self._monotonic_s() - self._tried_at_s < REOPEN_S:
+            return
+        self._tried_at_s = self._monotonic_s()
+        try:
+            file = self._open_file()
+        except FAULTS as error:
+            self.faults += 1
+            if self.is_up:
+                _log.error("the cache %s cannot be used; doing without it: %s", self._name, error)
+            self.is_up = False
+            return
+        try:
+            self._on_open(file)
+        except FAULTS as error:
+            file.abandon()
+            self.is_up = False
+            _log.error("the cache %s cannot be used; doing without it: %s", self._name, error)
+            return
+        self._file = file
+        self.is_up = True
+
+    def _note(self) -> None:
+        if self._file is not None:
+            self.entries, self.bytes = self._file.entries, self._file.used_bytes
+            self.evicted = self._gone[0] + self._file.evicted
+            self.expired = self._gone[1] + self._file.expired
+
+    def _failed(self, error: Exception) -> None:
+        self.faults += 1
+        _log.warning("the cache %s: %s", self._name, error)
+        if isinstance(error, sqlite3.Error) and is_damage(error) and self._file is not None:
+            self._gone = (self.evicted, self.expired)
+            self._file.discard()
+            self._file = None
+            self._tried_at_s = float("-inf")
+
+
+def _tell(loop: asyncio.AbstractEventLoop, outcome: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(outcome)
+    except RuntimeError:
+        _log.debug("a loop is gone; nobody waits for the answer")

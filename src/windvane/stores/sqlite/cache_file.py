@@ -1,0 +1,388 @@
+"""The cache's file, as the one thread that owns it sees it: rows, room, and what to do when it is damaged.
+
+Laws: the file and what SQLite keeps beside it stay within the bytes given, at all times; nothing in it is
+worth an error, so what cannot be read is begun anew; a file that is not ours is moved aside, not deleted.
+
+One row an entry; entries with the same tags share a row of `tag_set`. When room is short, what is over goes
+first, then the least valuable by the same rule as in memory: uses x worth / size, counted from the value of
+what was last evicted. Uses are noted in memory, and written with the next group.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from windvane.core.cache.invalidation import ALL, Invalidations
+from windvane.ports.stores import Kept
+
+PAGE_BYTES = 4_096
+RESERVE_BYTES_MAX = 16 * 1024 * 1024
+"""A quarter of the room, at most this, is for the log of writes and for groups not yet made room for."""
+WAL_BYTES_MAX = 4 * 1024 * 1024
+ROWS_EVICTED_AT_ONCE = 256
+EVICTIONS_AT_ONCE = 64
+"""Rounds of eviction after one group: far more than a group can need."""
+ROOM_LEFT = 0.95
+"""Eviction goes on until so much of the room is used."""
+USES_NOTED_MAX = 1_000
+TAG_SETS_KNOWN_MAX = 10_000
+WORTH_MAX = 1e18
+BUSY_S = 0.05
+"""A lock that somebody at a terminal holds is waited for so long."""
+APPLICATION_ID = 0x57564331
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE tag_set (id INTEGER PRIMARY KEY, tags TEXT NOT NULL UNIQUE);
+CREATE TABLE entry (
+  id INTEGER PRIMARY KEY,
+  key BLOB NOT NULL UNIQUE,
+  ends_at_us INTEGER NOT NULL,
+  worth REAL NOT NULL,
+  uses INTEGER NOT NULL,
+  rank REAL NOT NULL,
+  tag_set INTEGER NOT NULL,
+  data BLOB NOT NULL
+);
+CREATE INDEX entry_by_end ON entry (ends_at_us);
+CREATE INDEX entry_by_rank ON entry (rank);
+CREATE INDEX entry_by_tags ON entry (tag_set);
+CREATE TABLE invalidation (tag TEXT PRIMARY KEY, version INTEGER NOT NULL);
+CREATE TABLE fact (name TEXT PRIMARY KEY, value REAL NOT NULL);
+"""
+_PUT = """
+INSERT INTO entry (key, ends_at_us, worth, uses, rank, tag_set, data)
+VALUES (:key, :ends_at_us, :worth, 1, :age + :gain, :tag_set, :data)
+ON CONFLICT (key) DO UPDATE SET
+  ends_at_us = excluded.ends_at_us, worth = excluded.worth, tag_set = excluded.tag_set,
+  data = excluded.data, rank = :age + uses * :gain
+"""
+_USED = """
+UPDATE entry SET uses = uses + :more,
+  rank = :age + (uses + :more) * (worth + 1) / max(length(key) + length(data), 1)
+WHERE id = :id
+"""
+_IS_NEW = "SELECT NOT EXISTS (SELECT 1 FROM entry WHERE key = ?)"
+_FIND = """
+SELECT entry.id, data, ends_at_us, worth, tags
+FROM entry JOIN tag_set ON tag_set.id = entry.tag_set WHERE key = ?
+"""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(tuple[str, ...]).decode
+
+_log = logging.getLogger("windvane.cache")
+
+
+class Put(msgspec.Struct, frozen=True):
+    """An entry to be written; its end is UTC."""
+
+    data: bytes
+    tags: tuple[str, ...]
+    ends_at_us: int
+    worth: float
+
+
+class CacheFile:
+    """One file, open. Every call may raise sqlite3.Error or OSError, and has changed nothing then."""
+
+    def __init__(self, path: Path, *, bytes_max: int, wall_us: Callable[[], int]) -> None:
+        """Open it, or make it. Raises OSError when another process has it, or none can be made."""
+        self._path = path
+        self._wall_us = wall_us
+        reserve = min(bytes_max // 4, RESERVE_BYTES_MAX)
+        self._pages_max = (bytes_max - reserve) // PAGE_BYTES
+        self._pages_limit = (bytes_max - reserve // 2) // PAGE_BYTES
+        self._wal_bytes = min(reserve // 4, WAL_BYTES_MAX)
+        self._lock = _lock(path.with_name(f"{path.name}.lock"))
+        try:
+            self._connection = self._opened(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._tag_sets: dict[str, int] = {}
+        self._uses: dict[int, int] = {}
+        self.evicted = 0
+        self.expired = 0
+        (self.entries,) = self._connection.execute("SELECT count(*) FROM entry").fetchone()
+        found = self._connection.execute("SELECT value FROM fact WHERE name = 'age'").fetchone()
+        self._age: float = found[0] if found else 0.0
+        self.make_room()
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the pages in use."""
+        return self._used_pages() * PAGE_BYTES
+
+    def find(self, key: bytes) -> Kept | None:
+        """An entry that is not over; one more use of it is noted."""
+        row = self._connection.execute(_FIND, (key,)).fetchone()
+        if row is None:
+            return None
+        number, data, ends_at_us, worth, tags = row
+        left_us = ends_at_us - self._wall_us()
+        if left_us <= 0:
+            return None
+        self._uses[number] = self._uses.get(number, 0) + 1
+        if len(self._uses) > USES_NOTED_MAX:
+            self.write([])
+        return Kept(data=data, tags=_decode(tags), left_s=left_us / 1_000_000, worth=worth)
+
+    def write(self, puts: Iterable[tuple[bytes, Put]]) -> None:
+        """Write a group, and what was noted; then make room."""
+        uses, self._uses = self._uses, {}
+        more = 0
+        with self._transaction() as cursor:
+            cursor.executemany(
+                _USED,
+                ({"id": number, "more": used, "age": self._age} for number, used in uses.items()),
+            )
+            for key, put in puts:
+                more += cursor.execute(_IS_NEW, (key,)).fetchone()[0]
+                worth = min(max(0.0, put.worth), WORTH_MAX)
+                gain = (worth + 1.0) / max(len(key) + len(put.data), 1)
+                values = {
+                    "key": key,
+                    "ends_at_us": put.ends_at_us,
+                    "worth": worth,
+                    "age": self._age,
+                    "gain": gain,
+                    "tag_set": self._tag_set(cursor, put.tags),
+                    "data": put.data,
+                }
+                cursor.execute(_PUT, values)
+        self.entries += more
+        self.make_room()
+
+    def remove(self, key: bytes) -> int:
+        """Delete one; whether it was there and not over."""
+        with self._transaction() as cursor:
+            rows = cursor.execute(
+                "DELETE FROM entry WHERE key = ? RETURNING ends_at_us", (key,)
+            ).fetchall()
+        return self._gone(rows)
+
+    def remove_some_tagged(self, tag: str) -> tuple[int, bool]:
+        """Delete some entries with a tag: how many of them were not over, and whether that was all."""
+        sets = self._connection.execute("SELECT id, tags FROM tag_set").fetchall()
+        chosen = [str(number) for number, tags in sets if tag == ALL or tag in _decode(tags)]
+        if not chosen:
+            return 0, True
+        with self._transaction() as cursor:
+            rows = cursor.execute(
+                "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE tag_set IN"
+                f" ({','.join(chosen)}) LIMIT ?) RETURNING ends_at_us",
+                (ROWS_EVICTED_AT_ONCE,),
+            ).fetchall()
+            is_all = len(rows) < ROWS_EVICTED_AT_ONCE
+            if is_all:
+                self._forget_tag_sets(cursor)
+        return self._gone(rows), is_all
+
+    def invalidations(self) -> Invalidations:
+        """All that were saved."""
+        by_tag = dict(self._connection.execute("SELECT tag, version FROM invalidation").fetchall())
+        return Invalidations(version=max(by_tag.values(), default=0), by_tag=by_tag)
+
+    def save(self, known: Invalidations) -> None:
+        """Keep them, for good when this returns: what was taken back must not come back with the power."""
+        self._connection.execute("PRAGMA synchronous = FULL")
+        try:
+            with self._transaction() as cursor:
+                cursor.execute("DELETE FROM invalidation")
+                cursor.executemany("INSERT INTO invalidation VALUES (?, ?)", known.by_tag.items())
+        finally:
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def close(self) -> None:
+        try:
+            self.write([])
+        finally:
+            self._connection.close()
+            os.close(self._lock)
+
+    def abandon(self) -> None:
+        """Close it as it is."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+        os.close(self._lock)
+
+    def discard(self) -> None:
+        """Close it, and delete it: it is damaged."""
+        self.abandon()
+        _delete(self._path)
+
+    # room
+
+    def make_room(self) -> None:
+        """Evict until there is room, and give back to the disk what is not used."""
+        if self._used_pages() > self._pages_max:
+            for _ in range(EVICTIONS_AT_ONCE):
+                self._evict()
+                if self._used_pages() <= self._pages_max * ROOM_LEFT:
+                    break
+        excess = self._pragma("page_count") - self._pages_max
+        if excess > 0:
+            # By `executescript`, which goes on to the end; `execute` would free one page and stop.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({excess})")
+            if excess * PAGE_BYTES > self._wal_bytes:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _evict(self) -> None:
+        """Delete a few: what is over, or else what is worth least."""
+        used, most = self._used_pages(), self._pages_max * ROOM_LEFT
+        share = max(used - most, 0) / max(used, 1)
+        wanted = min(int(self.entries * share) + 1, ROWS_EVICTED_AT_ONCE)
+        with self._transaction() as cursor:
+            rows = cursor.execute(
+                "DELETE FROM entry WHERE id IN"
+                " (SELECT id FROM entry WHERE ends_at_us <= ? LIMIT ?) RETURNING rank",
+                (self._wall_us(), ROWS_EVICTED_AT_ONCE),
+            ).fetchall()
+            self.expired += len(rows)
+            if not rows:
+                rows = cursor.execute(
+                    "DELETE FROM entry WHERE id IN"
+                    " (SELECT id FROM entry ORDER BY rank LIMIT ?) RETURNING rank",
+                    (wanted,),
+                ).fetchall()
+                self.evicted += len(rows)
+                self._age = max([self._age, *(rank for (rank,) in rows)])
+                cursor.execute("INSERT OR REPLACE INTO fact VALUES ('age', ?)", (self._age,))
+            if not rows or len(self._tag_sets) >= TAG_SETS_KNOWN_MAX:
+                self._forget_tag_sets(cursor)
+        self.entries -= len(rows)
+
+    def _used_pages(self) -> int:
+        return self._pragma("page_count") - self._pragma("freelist_count")
+
+    def _gone(self, rows: Sequence[tuple[int]]) -> int:
+        now_us = self._wall_us()
+        live = sum(ends_at_us > now_us for (ends_at_us,) in rows)
+        self.entries -= len(rows)
+        self.expired += len(rows) - live
+        return live
+
+    # tags
+
+    def _tag_set(self, cursor: sqlite3.Cursor, tags: tuple[str, ...]) -> int:
+        text = _encode(tags).decode()
+        number = self._tag_sets.get(text)
+        if number is None:
+            cursor.execute("INSERT OR IGNORE INTO tag_set (tags) VALUES (?)", (text,))
+            (number,) = cursor.execute("SELECT id FROM tag_set WHERE tags = ?", (text,)).fetchone()
+            if len(self._tag_sets) >= TAG_SETS_KNOWN_MAX:
+                self._tag_sets.clear()
+            self._tag_sets[text] = number
+        return number
+
+    def _forget_tag_sets(self, cursor: sqlite3.Cursor) -> None:
+        self._tag_sets.clear()
+        cursor.execute(
+            "DELETE FROM tag_set WHERE NOT EXISTS"
+            " (SELECT 1 FROM entry WHERE entry.tag_set = tag_set.id)"
+        )
+
+    # the connection
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        cursor = self._connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            self._tag_sets.clear()
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            raise
+
+    def _pragma(self, name: str) -> int:
+        (value,) = self._connection.execute(f"PRAGMA {name}").fetchone()
+        return int(value)
+
+    def _opened(self, path: Path) -> sqlite3.Connection:
+        try:
+            return self._connected(path)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error) and not isinstance(error, _Foreign):
+                raise
+            _put_away(path, error)
+            return self._connected(path)
+
+    def _connected(self, path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._prepare(connection)
+            path.chmod(0o600)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (found,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and (found, version) != (APPLICATION_ID, SCHEMA_VERSION):
+            raise _Foreign(f"it is of another kind ({found:#x}, version {version})")
+        # In this order: the first two hold only for a file that has no page yet.
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {self._wal_bytes // PAGE_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit = {self._wal_bytes}")
+        connection.execute(f"PRAGMA max_page_count = {self._pages_limit}")
+        if not tables:
+            connection.executescript(
+                f"BEGIN;{_SCHEMA}PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
+
+
+class _Foreign(sqlite3.DatabaseError):
+    """It is SQLite's, and not ours."""
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is not as it should be, and will not be."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _put_away(path: Path, error: sqlite3.DatabaseError) -> None:
+    """Delete what is damaged; move aside what may be somebody's."""
+    if isinstance(error, _Foreign) or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
+        aside = path.with_name(f"{path.name}.aside")
+        _log.warning("%s is not a cache (%s); it is now %s", path, error, aside)
+        path.replace(aside)
+    else:
+        _log.warning("the cache %s is damaged (%s); beginning a new one", path, error)
+    _delete(path)
+
+
+def _delete(path: Path) -> None:
+    for end in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> int:
+    """One process: the kernel drops the lock with it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise
+    return held

@@ -1,0 +1,96 @@
+"""The ledger's file: locked for one process, opened, checked, and brought to the newest schema.
+
+Whatever is wrong with it is a RuntimeError that names the file and says what to do, for a person at a
+terminal; the journal beside it is not touched until the ledger is in order.
+"""
+
+import fcntl
+import os
+import sqlite3
+from importlib import resources
+from pathlib import Path
+
+CHECKED_BYTES_MAX = 8 * 1024 * 1024
+"""A file up to this size is read through at start (in less than a tenth of a second); of a larger one,
+damage is met when it is read or written."""
+
+
+def lock(folder: Path) -> int:
+    """Make the folder and lock it. One writer: the kernel drops the lock with the process, so no stale
+    file can hold it. Raises OSError, and RuntimeError when somebody else has it."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise RuntimeError(
+            f"another windvane process has the ledger in {folder} open; stop it, or choose another"
+            " folder with WINDVANE_DATA_DIR"
+        ) from error
+    return held
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open the ledger, or make it. Raises RuntimeError when it cannot be used as it is."""
+    try:
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        path.chmod(0o600)
+        if path.stat().st_size <= CHECKED_BYTES_MAX:
+            _check(connection)
+        migrate(connection)
+    except (sqlite3.Error, OSError) as error:
+        connection.close()
+        raise unusable(path, error) from error
+    except RuntimeError:
+        connection.close()
+        raise
+    return connection
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Which file this is: one that was moved away or replaced is another. Raises OSError."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def unusable(path: Path, error: Exception) -> RuntimeError:
+    """What to tell a person about a ledger that cannot be opened, read or written."""
+    is_denied = isinstance(error, sqlite3.OperationalError | OSError)
+    advice = (
+        "make room, or make it and its folder writable, and start again"
+        if is_denied
+        else "put a backup of it in its place, or move it away, with the -wal and -shm files beside"
+        " it, to begin a new one (what was spent is then counted from zero), and start again"
+    )
+    return RuntimeError(
+        f"the ledger {path} cannot be used ({error}); {advice}. The journal in"
+        f" {path.parent / 'journal'} is kept as it is, and goes to the ledger at the next start"
+    )
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to the newest schema. Raises RuntimeError for a schema from the future."""
+    files = resources.files("windvane.stores.sqlite").iterdir()
+    scripts = sorted(
+        (file for file in files if file.name.endswith(".sql")), key=lambda file: file.name
+    )
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(scripts):
+        raise RuntimeError(
+            f"the ledger has schema {version}; this windvane knows {len(scripts)}: upgrade it"
+        )
+    for number, file in enumerate(scripts[version:], start=version + 1):
+        script = f"BEGIN;\n{file.read_text()}\nPRAGMA user_version = {number};\nCOMMIT;"
+        connection.executescript(script)

@@ -1,0 +1,666 @@
+"""Budgets, as scripts: what is held, what is refused and how, and from which day it is paid."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+
+from windvane.config.schema import AuthConfig, BudgetConfig, Config, KeyConfig
+from windvane.core.budgets import BudgetTerms, Period, Standing
+from windvane.core.exchange import Exchange
+from windvane.core.faults import Fault, FaultKind, LimitReached, Source, error_of
+from windvane.core.keys import KeyTerms
+from windvane.core.ledger import LedgerEntry
+from windvane.core.money import NANO_PER_USD, NanoUsd
+from windvane.core.principal import Scope, scope
+from windvane.core.retry import RetryPolicy
+from windvane.engine.relay import ChunkStream
+from windvane.ports.stores import Journal
+from windvane.testing import Moment, Stage, cancelled_at, run_virtual
+from windvane.testing.answers import Breaks, Ends, Piece, chunk, completion, event_head, json_head
+from windvane.testing.clock import MICROSECONDS, START
+from windvane.testing.playbook import (
+    Breached,
+    Failed,
+    Happening,
+    HungUp,
+    Left,
+    Play,
+    Playbook,
+    Reached,
+    Said,
+    Sent,
+    Settled,
+    Slept,
+    answer,
+    ask,
+    breaks,
+    jumps,
+    leaves,
+    opens,
+    passes,
+    says,
+    status,
+)
+from windvane.testing.stage import two_providers
+from windvane.testing.upstream import Call
+
+INPUT, OUTPUT = 150, 600
+"""Nano-dollars a token of `small`; `large` costs 500 and 1500."""
+NOON_US = int(START.timestamp()) * MICROSECONDS
+HOUR_S = 3_600
+SPENT = 9 * INPUT + 1 * OUTPUT
+"""What an answer of one word costs at `small`."""
+NO_RETRY = RetryPolicy(attempts_max=1)
+JITTER = Slept(0.1, 0.3)
+
+
+def held(tokens: int, model: str = "small", rates: tuple[int, int] = (INPUT, OUTPUT)) -> int:
+    """The worst case of `ask(model, max_tokens=tokens)`."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Hello?"}],
+        "max_tokens": tokens,
+    }
+    return (len(msgspec.json.encode(body)) + 32) * rates[0] + tokens * rates[1]
+
+
+def usd(nano: int) -> Decimal:
+    return Decimal(nano) / NANO_PER_USD
+
+
+def budget(**nano: int) -> BudgetConfig:
+    return BudgetConfig(**{period: usd(amount) for period, amount in nano.items()})
+
+
+def under(limits: dict[str, BudgetConfig], *keys: KeyConfig, **settings: object) -> Config:
+    return two_providers(budgets=limits, auth=AuthConfig(keys=keys), **settings)
+
+
+def standing(play: Play, at_us: int = NOON_US, period: Period | None = None) -> Standing:
+    """Of the one account there is, at rest."""
+    (found,) = [
+        each for each in play.stage.budgets.standings(at_us) if period in (None, each.period)
+    ]
+    return found
+
+
+def fault_of(play: Play, asked: int = -1) -> Fault:
+    fault = play.exchanges[asked].fault
+    assert fault is not None
+    return fault
+
+
+def test_what_is_held_for_one_is_not_there_for_another() -> None:
+    play = (
+        Playbook(under({"global": budget(total=held(50))}))
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> ask("small", max_tokens=50)
+        << Failed("budget_exceeded", 429)
+        >> answer("hello")
+        << Settled("exact", "ok", cost=SPENT)
+        << Said("hello")
+    ).run()
+    fault = fault_of(play)
+    assert (fault.code, fault.retry_after_s) == ("budget_exceeded", 1.0)
+    assert fault.limit == LimitReached(
+        scope="global",
+        what="budget",
+        period="total",
+        limit=held(50),
+        used=held(50),
+        left=0,
+        needed=held(16),
+    )
+    assert "held for requests that are running" in fault.message
+    after = standing(play)
+    assert (after.spent_nano_usd, after.held_nano_usd) == (SPENT, 0)
+
+
+def test_a_budget_that_is_spent_says_when_it_renews() -> None:
+    limit = held(16)
+    play = (
+        Playbook(under({"global": budget(daily=limit)}))
+        >> ask("small", max_tokens=16)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=SPENT)
+        << Said("hello")
+        >> passes(60)
+        >> ask("small", max_tokens=16)
+        << Reached("global", 1000)
+        << Failed("budget_exceeded", 429)
+    ).run()
+    fault = fault_of(play)
+    assert fault.limit is not None
+    assert fault.limit.renews_at_us == NOON_US + 12 * HOUR_S * MICROSECONDS
+    assert fault.retry_after_s == pytest.approx(12 * HOUR_S - 60, abs=0.01)
+    assert (fault.limit.period, fault.limit.left) == ("daily", limit - SPENT)
+    assert "it renews at 2026-11-21T00:00:00Z" in fault.message
+
+
+def test_a_longer_answer_than_the_budget_covers_is_made_as_long_as_it_covers() -> None:
+    play = (
+        Playbook(under({"global": budget(total=held(1000) - 900 * OUTPUT)}))
+        >> ask("small", max_tokens=1000)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    assert play.stage.transport.calls[0].body["max_tokens"] == 100
+    assert play.exchanges[0].clamped_to == 100
+
+
+def test_one_nano_dollar_less_is_one_token_less() -> None:
+    play = (
+        Playbook(under({"global": budget(total=held(1000) - 900 * OUTPUT - 1)}))
+        >> ask("small", max_tokens=1000)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    assert play.stage.transport.calls[0].body["max_tokens"] == 99
+
+
+def test_a_request_that_fits_goes_as_it_came_and_one_without_a_limit_gets_one() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**12)}))
+        >> ask("small", max_tokens=77)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small")
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    first, second = play.stage.transport.calls
+    assert first.body["max_tokens"] == 77
+    assert isinstance(second.body["max_tokens"], int)
+    assert [exchange.clamped_to for exchange in play.exchanges] == [None, None]
+
+
+def test_a_key_that_must_not_be_clamped_is_refused() -> None:
+    key = KeyConfig(key="sk-strict-1", name="strict", clamp=False, budget=budget(total=held(99)))
+    play = (
+        Playbook(under({}, key))
+        >> ask("small", key="sk-strict-1", max_tokens=100)
+        << Reached("key:strict", 1000)
+        << Failed("budget_exceeded", 429)
+        >> ask("small", key="sk-strict-1", max_tokens=99)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    assert play.exchanges[0].fault is not None and play.exchanges[0].fault.limit is not None
+    assert play.exchanges[0].fault.limit.needed == held(100)
+
+
+def test_the_key_has_enough_and_its_team_has_not() -> None:
+    keys = [
+        KeyConfig(key=f"sk-member-{n}", name=f"m{n}", team="t", budget=budget(daily=10**9))
+        for n in (1, 2)
+    ]
+    play = (
+        Playbook(under({"team:t": budget(daily=held(20))}, *keys))
+        >> ask("small", key="sk-member-1", max_tokens=20)
+        << Sent("one/small")
+        >> ask("small", key="sk-member-2", max_tokens=20)
+        << Failed("budget_exceeded", 429)
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    assert fault_of(play).limit is not None
+    stands = {each.scope: each for each in play.stage.budgets.standings(NOON_US)}
+    assert stands[Scope("key:m1")].spent_nano_usd == stands[Scope("team:t")].spent_nano_usd == SPENT
+    assert stands[Scope("key:m2")].left_nano_usd == 10**9, "nothing was held of it in passing"
+
+
+@pytest.mark.parametrize(
+    ("limits", "named", "said"),
+    [
+        ("user:*", "user:ann", {"user": "ann"}),
+        ("user:ann", "user:ann", {"headers": {b"x-windvane-user": b"ann"}}),
+        ("tag:x", "tag:x", {"headers": {b"x-windvane-tags": b"y, x"}}),
+        ("tag:*", "tag:y", {"metadata": {"tags": ["y"]}}),
+        ("model:mistral-small-2603", "model:mistral-small-2603", {}),
+        ("key:*", "key:anonymous", {}),
+    ],
+)
+def test_users_tags_models_and_keys_have_budgets(
+    limits: str, named: str, said: dict[str, Any]
+) -> None:
+    play = (
+        Playbook(under({limits: budget(total=30_000)}))
+        >> ask("small", max_tokens=10, **said)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", "word " * 500, max_tokens=10, **said)
+        << Reached(named, 1000)
+        << Failed("budget_exceeded", 429)
+        >> ask("large", max_tokens=10)
+        << Sent("two/large")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    )
+    if limits == "key:*":
+        # The same caller's.
+        play._lines[-4:] = [Failed("budget_exceeded", 429)]
+    fault = fault_of(play.run(), 1)
+    assert fault.limit is not None and fault.limit.scope == named
+
+
+def test_what_has_no_price_is_not_sent_under_a_budget() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**12)}))
+        >> ask("odd")
+        << Failed("forbidden", 403)
+        >> ask("small", web_search_options={})
+        << Failed("forbidden", 403)
+    ).run()
+    assert {exchange.fault and exchange.fault.code for exchange in play.exchanges} == {
+        "unpriceable"
+    }
+    assert not play.stage.transport.calls
+    assert standing(play).held_nano_usd == 0
+
+
+def test_an_attempt_of_a_second_before_midnight_is_paid_from_the_old_day() -> None:
+    limit = held(50) + SPENT
+    midnight_us = NOON_US + 12 * HOUR_S * MICROSECONDS
+    play = (
+        Playbook(under({"global": budget(daily=limit)}))
+        >> jumps(12 * HOUR_S - 1)
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> passes(2)
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=SPENT)
+        << Said("hello")
+    )
+    play = play >> answer("hello") << Settled("exact", "ok", cost=SPENT) << Said("hello")
+    stage = play.run().stage
+    (new,) = stage.budgets.standings(midnight_us)
+    (old,) = stage.budgets.standings(midnight_us - 1)
+    assert (old.spent_nano_usd, new.spent_nano_usd) == (SPENT, SPENT)
+
+
+def test_a_clock_that_jumps_over_midnight_and_back_spends_no_day_twice() -> None:
+    """Neither day gives more than its limit, whichever way the clock went between."""
+    limit = held(50)
+    answered = (Settled("exact", "ok", cost=SPENT), Said("hello"))
+    script = Playbook(under({"global": budget(daily=limit)})) >> jumps(11.5 * HOUR_S)
+    script = script >> ask("small", max_tokens=50) << Sent("one/small") >> answer("hello")
+    script = script << answered[0] << answered[1] >> jumps(HOUR_S)
+    script = script >> ask("small", max_tokens=50) << Sent("one/small") >> answer("hello")
+    script = script << answered[0] << answered[1] >> jumps(-HOUR_S)
+    script = script >> ask("small", max_tokens=50) << Sent("one/small")
+    play = (script >> answer("hello") << Settled("exact", "ok") << Said("hello")).run()
+    # Back in the old day there was only what it had left.
+    longest = (50 * OUTPUT - SPENT) // OUTPUT
+    assert play.exchanges[2].clamped_to == longest
+    (old,) = play.stage.budgets.standings(NOON_US)
+    (new,) = play.stage.budgets.standings(NOON_US + 13 * HOUR_S * MICROSECONDS)
+    assert (old.spent_nano_usd, new.spent_nano_usd) == (2 * SPENT, SPENT)
+
+
+def test_a_month_ends_and_the_next_begins_whole() -> None:
+    play = (
+        Playbook(under({"global": budget(monthly=held(20))}))
+        >> jumps(10.5 * 24 * HOUR_S - 1)
+        >> ask("small", max_tokens=20)
+        << Sent("one/small")
+        >> passes(2)
+        >> ask("small", max_tokens=20)
+        << Sent("one/small")
+        >> answer("a")
+        << Settled("exact", "ok")
+        << Said("a")
+        >> answer("b")
+        << Settled("exact", "ok")
+        << Said("b")
+    ).run()
+    day_us = 24 * HOUR_S * MICROSECONDS
+    (november,) = play.stage.budgets.standings(NOON_US)
+    (december,) = play.stage.budgets.standings(NOON_US + 12 * day_us)
+    assert november.renews_at_us == december.starts_at_us == NOON_US + day_us * 21 // 2
+    assert november.spent_nano_usd == december.spent_nano_usd == SPENT
+
+
+def test_a_retry_after_an_attempt_of_which_nothing_is_known_needs_money_for_both() -> None:
+    both = 2 * held(50)
+    script = (
+        Playbook(under({"global": budget(total=both)}))
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> breaks()
+        << Reached("global", 500)
+        << Settled("assumed", "stream_broken", cost=held(50))
+        << JITTER
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=SPENT)
+        << Said("hello")
+    )
+    assert standing(script.run()).spent_nano_usd == held(50) + SPENT
+
+    short = (
+        Playbook(under({"global": budget(total=held(50) + held(15))}))
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> breaks()
+        << Reached("global", 500)
+        << Settled("assumed", "stream_broken", cost=held(50))
+        << JITTER
+        << Reached("global", 1000)
+        << Failed("budget_exceeded", 429)
+    ).run()
+    assert standing(short).spent_nano_usd == held(50)
+
+
+def test_a_fallback_has_a_hold_of_its_own() -> None:
+    limit = held(20, "auto") + 10_000
+    large = held(20, "auto", (500, 1500))
+    assert limit < large
+    script = (
+        Playbook(under({"global": budget(total=limit)}, retry=RetryPolicy(attempts_max=4)))
+        >> ask("auto", max_tokens=20)
+        << Sent("one/small")
+        >> status(429, retry_after=30)
+        << Settled("exact", "rate_limited", cost=0)
+    )
+    least = held(16, "auto", (500, 1500))
+    assert limit < least
+    play = (script << Reached("global", 1000) << Failed("budget_exceeded", 429)).run()
+    fault = fault_of(play)
+    assert fault.limit is not None and fault.limit.needed == least
+    assert standing(play).spent_nano_usd == 0
+
+
+def test_a_stream_that_is_left_early_is_paid_by_what_came() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=900, stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("one", "two")
+        << Said("onetwo")
+        >> passes(10)
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled")
+        << Left()
+    ).run()
+    after = standing(play)
+    assert 0 < after.spent_nano_usd < held(900) // 10
+    assert after.held_nano_usd == 0
+
+
+def test_an_attempt_that_is_left_before_a_word_is_paid_whole() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> passes(1)
+        >> leaves()
+        << Settled("assumed", "cancelled", cost=held(50))
+        << Left()
+    ).run()
+    assert standing(play).spent_nano_usd == held(50)
+
+
+def test_a_provider_that_bills_more_than_was_held_is_told_of() -> None:
+    dear = Piece(data=completion("hi", (9, 900)), output_tokens=900)
+
+    async def bills(play: Play) -> None:
+        play.play(json_head(), dear, Ends())
+
+    play = (
+        Playbook(under({"global": budget(total=held(50))}))
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> Happening("bills 900 tokens", bills)
+    )
+    cost = 9 * INPUT + 900 * OUTPUT
+    play = play << Reached("global", 1000) << Breached() << Settled("exact", "ok", cost=cost)
+    ended = (play << Said("hi")).run()
+    assert standing(ended).spent_nano_usd == cost
+    assert standing(ended).left_nano_usd == 0
+
+
+def test_shares_are_told_once_a_day_each() -> None:
+    """Each answer costs the same; sixty of them are the budget but for one hold."""
+    limit = 60 * SPENT + held(1)
+    script = Playbook(under({"global": budget(daily=limit)}))
+    told = []
+    for day in (0, 1):
+        for number in range(1, 61):
+            script = script >> ask("small", max_tokens=1) << Sent("one/small") >> answer("hello")
+            before, after = SPENT * (number - 1) * 1000 // limit, SPENT * number * 1000 // limit
+            for permille in (500, 800):
+                if before < permille <= after:
+                    script = script << Reached("global", permille)
+                    told.append((day, permille))
+            script = script << Settled("exact", "ok") << Said("hello")
+        if day == 0:
+            script = script >> jumps(24 * HOUR_S)
+    script.run()
+    assert told == [(0, 500), (0, 800), (1, 500), (1, 800)]
+
+
+def test_a_hold_that_cannot_be_written_is_held_by_nobody() -> None:
+    class Full:
+        def __init__(self, journal: Journal) -> None:
+            self.settle = journal.settle
+
+        def hold(self, _: LedgerEntry) -> None:
+            said = Fault(kind=FaultKind.INTERNAL, source=Source.GATEWAY, message="full", status=503)
+            raise error_of(said)
+
+    async def main() -> None:
+        stage = Stage(under({"global": budget(total=held(20))}), before_audit=Full)
+        for _ in range(3):
+            with pytest.raises(Exception, match="full"):
+                await stage.engine.handle(stage.accept("small", "Hello?", max_tokens=20))
+        (said,) = stage.budgets.standings(stage.clock.wall_us())
+        assert said.held_nano_usd == said.spent_nano_usd == 0
+        await stage.close()
+
+    run_virtual(main())
+
+
+# Keys that get a budget while they are used.
+
+
+async def _key_with(stage: Stage, **limits: int) -> str:
+    """The id of the first key there is, made or changed to have these limits."""
+    terms = KeyTerms(
+        name="late",
+        budget=BudgetTerms(**{name: NanoUsd(nano) for name, nano in limits.items()}),
+    )
+    return (await stage.desk.update(stage.desk.keys[0].id, terms)).id
+
+
+def test_a_budget_set_while_requests_run_counts_them_once() -> None:
+    """Spent before, in flight at the change, and after: all of it, and none of it twice."""
+
+    async def main() -> None:
+        gates: list[asyncio.Event] = []
+
+        def sent(call: Call) -> None:
+            call.input_tokens = 9
+            gate = asyncio.Event()
+            gates.append(gate)
+
+            async def give() -> None:
+                await gate.wait()
+                body = Piece(data=completion("hello", (9, 1)), output_tokens=1)
+                call.play([(0.0, json_head()), (0.0, body), (0.0, Ends())])
+
+            tasks.append(asyncio.get_running_loop().create_task(give()))
+
+        tasks: list[asyncio.Task[Any]] = []
+        stage = Stage(two_providers(), on_sent=sent)
+        key, secret = await stage.desk.create(KeyTerms(name="late"))
+
+        def go() -> asyncio.Task[Any]:
+            exchange = stage.accept("small", "Hello?", key=secret, max_tokens=20)
+            task = asyncio.get_running_loop().create_task(stage.engine.handle(exchange))
+            tasks.append(task)
+            return task
+
+        async def finish(number: int) -> None:
+            gates[number].set()
+            await asyncio.sleep(0.001)
+
+        go(), go(), go()
+        await asyncio.sleep(0.001)
+        await finish(0)
+        await _key_with(stage, daily=10**9, total=10**9)
+        stands = stage.budgets.standings(stage.clock.wall_us())
+        assert [each.spent_nano_usd for each in stands] == [SPENT, SPENT]
+        assert [each.held_nano_usd for each in stands] == [2 * held(20), 2 * held(20)]
+        go()
+        await asyncio.sleep(0.001)
+        for number in (1, 2, 3):
+            await finish(number)
+        await asyncio.gather(*tasks)
+        stands = stage.budgets.standings(stage.clock.wall_us())
+        assert [each.spent_nano_usd for each in stands] == [4 * SPENT, 4 * SPENT]
+        assert [each.held_nano_usd for each in stands] == [0, 0]
+        assert await stage.ledger.spent(scope("key", key.id), 0) == 4 * SPENT
+        await _key_with(stage, daily=4 * SPENT)
+        with pytest.raises(Exception, match="budget of key:"):
+            await stage.engine.handle(stage.accept("small", "Hello?", key=secret, max_tokens=1))
+        await stage.close()
+
+    run_virtual(main())
+
+
+def test_two_changes_at_once_and_one_that_fails_count_what_was_spent() -> None:
+    """The ledger is slow, and down for the first of three."""
+
+    async def main() -> None:
+        stage = Stage(two_providers())
+        key, _ = await stage.desk.create(KeyTerms(name="late"))
+        asked = 0
+
+        async def spent(name: Scope, _: int) -> int:
+            nonlocal asked
+            asked += 1
+            is_first = asked == 1
+            await asyncio.sleep(1)
+            if is_first:
+                raise OSError("the disk is away")
+            return 500
+
+        stage.ledger.spent = spent  # type: ignore[method-assign]
+        changes = [_key_with(stage, daily=limit) for limit in (700, 800, 900)]
+        failed, *fine = await asyncio.gather(*changes, return_exceptions=True)
+        assert isinstance(failed, OSError)
+        assert fine == [key.id, key.id]
+        (said,) = stage.budgets.standings(stage.clock.wall_us())
+        assert (said.limit_nano_usd, said.spent_nano_usd) == (900, 500)
+        await stage.engine.aclose()
+
+    run_virtual(main())
+
+
+def test_a_key_revoked_while_it_is_changed_stays_revoked() -> None:
+    async def main() -> None:
+        stage = Stage(two_providers())
+        key, secret = await stage.desk.create(KeyTerms(name="late"))
+
+        async def slow(*_: object) -> int:
+            await asyncio.sleep(1)
+            return 0
+
+        stage.ledger.spent = slow  # type: ignore[method-assign]
+        changing = asyncio.get_running_loop().create_task(_key_with(stage, daily=9))
+        await asyncio.sleep(0.5)
+        revoking = asyncio.get_running_loop().create_task(stage.desk.revoke(key.id))
+        await asyncio.sleep(0)
+        assert stage.keyring.find(secret) is None, "at once"
+        await asyncio.gather(changing, revoking)
+        assert stage.keyring.find(secret) is None
+        assert stage.desk.get(key.id).revoked_at_us is not None
+        (kept,) = await stage.desk._store.keys()
+        assert kept.revoked_at_us is not None
+        await stage.close()
+
+    run_virtual(main())
+
+
+# Whenever a caller leaves, nothing stays held.
+
+
+def streamed(call: Call) -> None:
+    call.input_tokens = 9
+    call.play(
+        [
+            (0.1, event_head()),
+            *((0.1, Piece(data=chunk(f"w{n} "), output_tokens=1)) for n in range(3)),
+            (0.1, Piece(data=chunk(finish="stop", usage=(9, 3)))),
+            (0.0, Ends()),
+        ]
+    )
+
+
+def broken_then_whole(call: Call) -> None:
+    if call.number == 1:
+        call.play([(0.1, Breaks())])
+    else:
+        call.input_tokens = 9
+        body = Piece(data=completion("hello", (9, 1)), output_tokens=1)
+        call.play([(0.1, json_head()), (0.1, body), (0.0, Ends())])
+
+
+@pytest.mark.parametrize("moment", Moment)
+@pytest.mark.parametrize(("on_sent", "stream"), [(streamed, True), (broken_then_whole, False)])
+def test_nothing_stays_held_wherever_the_caller_leaves(
+    on_sent: Callable[[Call], None], stream: bool, moment: Moment
+) -> None:
+    async def one(k: int) -> bool:
+        stage = Stage(
+            under({"global": budget(total=10**9), "key:*": budget(daily=10**9)}), on_sent=on_sent
+        )
+
+        async def caller(exchange: Exchange) -> None:
+            found = await stage.engine.handle(exchange)
+            if isinstance(found, ChunkStream):
+                try:
+                    async for _ in found:
+                        pass
+                finally:
+                    await found.aclose()
+
+        exchange = stage.accept("small", "Hello?", max_tokens=20, stream=stream)
+        was_cancelled = await cancelled_at(k, caller(exchange), moment)
+        spent = sum(entry.cost_nano_usd or 0 for entry in stage.ledger.entries)
+        for said in stage.budgets.standings(stage.clock.wall_us()):
+            assert (said.held_nano_usd, said.spent_nano_usd) == (0, spent)
+        await stage.close()
+        return was_cancelled
+
+    places = 0
+    for k in itertools.count(1):
+        if not run_virtual(one(k)):
+            break
+        places += 1
+    assert places >= 2

@@ -1,0 +1,565 @@
+"""Flights: identical requests under way share one call, and nobody is worse off for it."""
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+import pytest
+from tests.engine.scene import (
+    COST,
+    HEAD_S,
+    PIECE_S,
+    WHOLE_S,
+    Got,
+    Scene,
+    echo,
+    fails,
+    outcomes,
+    plays,
+)
+
+from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, RateConfig
+from windvane.engine import flights as flights_module
+from windvane.engine import sharing as sharing_module
+from windvane.engine.flights import BEHIND_MAX, Flights
+from windvane.engine.snapshot import Timeouts
+from windvane.testing import Call, Moment, cancelled_at, run_virtual
+from windvane.testing.answers import (
+    DONE,
+    Breaks,
+    Ends,
+    Piece,
+    Script,
+    chunk,
+    event_head,
+)
+
+HIT_OR_JOINED = ("hit", "joined")
+
+
+async def all_of(*tasks: asyncio.Task[Got]) -> list[Got]:
+    return list(await asyncio.gather(*tasks))
+
+
+# one call
+
+
+@plays()
+async def test_identical_requests_share_one_call(scene: Scene) -> None:
+    got = await all_of(*(scene.start("why") for _ in range(50)))
+    assert [each.text for each in got] == ["why #1"] * 50
+    assert [each.how for each in got] == ["miss"] + ["joined"] * 49
+    assert {each.at_s for each in got} == {HEAD_S}
+    assert len(scene.calls) == 1
+    paid, *free = outcomes(scene.entries)
+    assert paid == ("ok", COST, None)
+    assert free == [("joined", 0, COST)] * 49
+    assert [scene.ended(each.exchange).status for each in got] == [200] * 50
+
+
+@plays()
+async def test_identical_streams_share_one_call_live(scene: Scene) -> None:
+    got = await all_of(*(scene.start("why", stream=True) for _ in range(50)))
+    live = [(1.5, "why"), (2.0, " #1"), (2.5, "")]
+    assert all(each.heard == live for each in got)
+    assert all(each.usage.output_tokens == 2 for each in got)
+    assert len(scene.calls) == 1
+    assert [*outcomes(scene.entries)] == [("ok", COST, None)] + [("joined", 0, COST)] * 49
+
+
+@plays()
+async def test_a_late_joiner_gets_what_was_said_at_once_and_then_follows(scene: Scene) -> None:
+    first = scene.start("why", stream=True)
+    await asyncio.sleep(2.2)
+    late = await scene.ask("why", stream=True)
+    assert late.how == "joined"
+    assert late.heard == [(2.2, "why #1"), (2.5, "")]
+    assert (await first).heard == [(1.5, "why"), (2.0, " #1"), (2.5, "")]
+    assert len(scene.calls) == 1
+
+
+@plays()
+async def test_whole_and_streamed_answers_share_a_flight_either_way(scene: Scene) -> None:
+    stream, whole = await all_of(scene.start("a", stream=True), scene.start("a"))
+    assert (stream.how, whole.how) == ("miss", "joined")
+    assert stream.text == whole.text == "a #1"
+    assert whole.usage == stream.usage
+    whole, stream = await all_of(scene.start("b"), scene.start("b", stream=True))
+    assert (whole.how, stream.how) == ("miss", "joined")
+    assert stream.text == whole.text == "b #2"
+    assert stream.usage == whole.usage
+    assert len(scene.calls) == 2
+
+
+@plays(scope="shared")
+async def test_another_question_or_key_is_another_flight(scene: Scene) -> None:
+    got = await all_of(scene.start("a"), scene.start("b"), scene.start("a", temperature=0.5))
+    assert [each.how for each in got] == ["miss"] * 3
+    assert len(scene.calls) == 3
+
+
+def keys(*names: str, **more: Any) -> dict[str, Any]:
+    terms = tuple(
+        KeyConfig(key=f"wv-key-{name}", name=name, **more.get(name, {})) for name in names
+    )
+    return {"auth": AuthConfig(keys=terms)}
+
+
+@plays(settings=keys("ann", "bob"))
+async def test_two_keys_never_share_unless_told_to(scene: Scene) -> None:
+    ann, bob = await all_of(scene.start("a", key="wv-key-ann"), scene.start("a", key="wv-key-bob"))
+    assert (ann.how, bob.how) == ("miss", "miss")
+    assert ann.text != bob.text
+    assert (await scene.ask("a", key="wv-key-bob")).text == bob.text
+
+
+@plays(scope="shared", settings=keys("ann", "bob"))
+async def test_a_shared_scope_shares(scene: Scene) -> None:
+    ann, bob = await all_of(scene.start("a", key="wv-key-ann"), scene.start("a", key="wv-key-bob"))
+    assert (ann.how, bob.how) == ("miss", "joined")
+    paid, free = scene.entries
+    assert (paid.key_id, paid.cost_nano_usd) == ("ann", COST)
+    assert (free.key_id, free.cost_nano_usd) == ("bob", 0)
+
+
+# leaving
+
+
+@plays()
+async def test_the_leader_leaves_and_nobody_notices(scene: Scene) -> None:
+    for stream in (False, True):
+        leader = scene.start("why", stream=stream, seed=int(stream))
+        await asyncio.sleep(0.1)
+        joiner = scene.start("why", stream=stream, seed=int(stream))
+        await asyncio.sleep(0.1)
+        leader.cancel()
+        got = await joiner
+        assert got.text == f"why #{1 + stream}"
+    assert len(scene.calls) == 2
+    assert [*outcomes(scene.entries)] == [("ok", COST, None), ("joined", 0, COST)] * 2
+    leaders = [exchange for exchange in scene.asked if exchange.leads]
+    assert len(leaders) == 2
+    assert all(each.attempts[0].entry.cost_nano_usd == COST for each in leaders)
+
+
+@plays()
+async def test_the_leader_leaves_in_the_midst_of_its_stream(scene: Scene) -> None:
+    leader = scene.start("why", stream=True)
+    joiner = scene.start("why", stream=True)
+    await asyncio.sleep(1.7)
+    leader.cancel()
+    assert (await joiner).heard == [(1.5, "why"), (2.0, " #1"), (2.5, "")]
+    assert [*outcomes(scene.entries)] == [("ok", COST, None), ("joined", 0, COST)]
+    assert scene.kept == 1
+
+
+@plays()
+async def test_when_all_have_left_the_provider_is_let_go_at_once(scene: Scene) -> None:
+    for stream in (False, True):
+        tasks = [scene.start(f"why {stream}", stream=stream) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        left_s = scene.now_s()
+        for task in tasks:
+            task.cancel()
+        while scene.stage.transport.open_calls:
+            await asyncio.sleep(0.001)
+        assert scene.now_s() - left_s <= 0.05
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert [entry.outcome for entry in scene.entries] == ["cancelled"] * 2
+    assert scene.kept == 0
+    assert {scene.ended(exchange).status for exchange in scene.asked} == {499}
+
+
+@plays()
+async def test_nobody_joins_a_flight_that_is_dying(scene: Scene) -> None:
+    first = scene.start("why")
+    await asyncio.sleep(0.5)
+    first.cancel()
+    await asyncio.sleep(0)  # it has left, and its flight has not yet heard
+    got = await scene.ask("why")
+    assert (got.how, got.text) == ("miss", "why #2")
+
+
+@plays()
+async def test_a_caller_who_leaves_before_its_flight_began_leaves_nothing(scene: Scene) -> None:
+    task = scene.start("why")
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await scene.rest()
+    assert scene.entries == [] or scene.entries[0].outcome == "cancelled"
+
+
+# failing
+
+
+@plays()
+async def test_a_failure_is_told_to_all_once_and_not_kept(scene: Scene) -> None:
+    scene.scripts = [fails(400)]
+    got = await all_of(*(scene.start("why", stream=bool(n % 2)) for n in range(6)))
+    assert {(each.fault.kind, each.fault.status) for each in got} == {("invalid_request", 400)}
+    assert len(scene.calls) == 1
+    assert scene.kept == 0
+    assert [scene.ended(each.exchange).status for each in got] == [400] * 6
+    assert (await scene.ask("why")).text == "why #2"
+
+
+def breaking(call: Call) -> Script:
+    call.input_tokens = 9
+    return [*list(echo(call))[:2], (PIECE_S, Breaks())]
+
+
+@plays()
+async def test_a_failure_in_the_midst_is_told_to_all(scene: Scene) -> None:
+    scene.scripts = [breaking]
+    tasks = [scene.start("why", stream=True), scene.start("why", stream=True), scene.start("why")]
+    await asyncio.sleep(1.7)
+    late = scene.start("why", stream=True)
+    got = await all_of(*tasks, late)
+    assert [each.text for each in got] == ["why", "why", "", "why"]
+    assert {each.fault.kind for each in got} == {"stream_broken"}
+    assert [scene.ended(each.exchange).fault for each in got] == ["stream_broken"] * 4
+    assert [scene.ended(each.exchange).status for each in got] == [200, 200, 502, 200]
+    assert (len(scene.calls), scene.kept) == (1, 0)
+    assert [entry.outcome for entry in scene.entries] == ["stream_broken"]
+
+
+@plays()
+async def test_who_comes_after_a_failure_asks_anew(scene: Scene) -> None:
+    """Even in the very turn of the loop in which the flight failed."""
+    scene.scripts = [fails(400)]
+    got = await all_of(scene.start("why"), comes_after_failure(scene))
+    assert got[0].fault is not None
+    assert got[1].text == "why #2"
+
+
+def comes_after_failure(scene: Scene) -> asyncio.Task[Got]:
+    async def come() -> Got:
+        await asyncio.sleep(HEAD_S / 2)
+        (flight,) = scene.engine._sharing.flights._under_way
+        while flight.error is None:
+            await flight.move()
+        return await scene.ask("why")
+
+    return asyncio.get_running_loop().create_task(come())
+
+
+@plays()
+async def test_a_bug_of_ours_ends_everyone_and_leaves_nothing(scene: Scene) -> None:
+    async def bug(*_: object) -> None:
+        await asyncio.sleep(0.1)
+        raise ZeroDivisionError
+
+    scene.engine._dispatch.run = bug  # type: ignore[method-assign,assignment]
+    got = await all_of(*(scene.start("why", stream=bool(n % 2)) for n in range(4)))
+    assert {each.fault.status for each in got} <= {500, 503}
+    assert [scene.ended(each.exchange).status for each in got] == [500, 503, 503, 503]
+
+
+# each for itself
+
+
+@plays()
+async def test_each_waits_as_long_as_it_will(scene: Scene) -> None:
+    async def hasty() -> str:
+        try:
+            async with asyncio.timeout(0.3):
+                await scene.ask("why")
+        except TimeoutError:
+            return "left"
+        return "stayed"
+
+    leader = scene.start("why")
+    assert await hasty() == "left"
+    assert (await leader).text == "why #1"
+
+
+def never(call: Call) -> Script:
+    call.input_tokens = 9
+    return []
+
+
+SHORT = Timeouts(total_s=10.0)
+
+
+@plays(settings={"timeouts": SHORT})
+async def test_a_joiners_deadline_begins_with_its_own_coming(scene: Scene) -> None:
+    """The leader's ends the flight for all; one who came with its own is not kept any longer."""
+    scene.scripts = [never]
+    first = scene.start("why", "small")
+    await asyncio.sleep(4)
+    second = scene.start("why", "small")
+    got = await all_of(first, second)
+    assert {each.fault.kind for each in got} == {"timeout"}
+    assert all(10 <= each.at_s <= 10.1 for each in got)
+
+
+@plays(settings={"timeouts": SHORT})
+async def test_a_joiner_times_out_alone(scene: Scene) -> None:
+    """The leader has ten seconds for its provider, retries included; a retry begins anew. A joiner of a
+    stream that goes on and on has ten seconds from its coming, and is told."""
+    slow = 0.4
+
+    def endless(call: Call) -> Script:
+        call.input_tokens = 9
+        words = [(slow, Piece(data=chunk("w"), output_tokens=1)) for _ in range(60)]
+        return [(0.1, event_head()), *words, (0, Piece(data=chunk(finish="stop", usage=(9, 60))))]
+
+    scene.scripts = [endless]
+    leader = scene.start("why", "small", stream=True)
+    await asyncio.sleep(0)
+    joiner = scene.start("why", "small", stream=True, pause_s=3.0)
+    got = await all_of(leader, joiner)
+    assert got[0].fault is not None and got[0].fault.kind == "timeout"
+    assert got[1].fault is not None and got[1].fault.kind == "timeout"
+    assert scene.ended(got[1].exchange).fault == "timeout"
+
+
+@plays(settings={"timeouts": Timeouts(total_s=5.0)})
+async def test_a_reader_who_takes_its_time_is_not_cancelled_for_it(scene: Scene) -> None:
+    """A deadline is for waiting for us, not for the reader's own doing."""
+    leader = scene.start("why", stream=True)
+    await asyncio.sleep(0)
+    slow = scene.start("why", stream=True, pause_s=4.0)
+    assert (await leader).text == "why #1"
+    got = await slow
+    assert (got.text, got.fault) == ("why #1", None)
+    assert got.at_s > 8
+
+
+@plays()
+async def test_a_slow_reader_blocks_nobody(scene: Scene) -> None:
+    slow = scene.start("why", stream=True, pause_s=30.0)
+    fast = scene.start("why", stream=True)
+    assert (await fast).at_s == WHOLE_S
+    assert (await slow).text == "why #1"
+
+
+def long(words: int) -> Callable[[Call], Script]:
+    def script(call: Call) -> Script:
+        call.input_tokens = 9
+        said = [(0.001, Piece(data=chunk("w"), output_tokens=1)) for _ in range(words)]
+        end = Piece(data=chunk(finish="stop", usage=(9, words)))
+        return [(0.1, event_head()), *said, (0.001, end), (0, Piece(data=DONE)), (0, Ends())]
+
+    return script
+
+
+@plays()
+async def test_the_provider_waits_while_everyone_is_far_behind(scene: Scene) -> None:
+    scene.scripts = [long(3 * BEHIND_MAX)]
+    tasks = [scene.start("why", stream=True, pause_s=60.0) for _ in range(2)]
+    await asyncio.sleep(30.0)
+    (flight,) = scene.engine._sharing.flights._under_way
+    assert BEHIND_MAX <= len(flight.log) <= BEHIND_MAX + 2
+    await asyncio.sleep(40.0)
+    assert flight.is_over
+    assert [got.text for got in await all_of(*tasks)] == ["w" * 3 * BEHIND_MAX] * 2
+
+
+@plays()
+async def test_who_waits_for_the_whole_is_never_behind(scene: Scene) -> None:
+    """The stream's reader sleeps, or has gone; the one who wants all of it at once must not starve."""
+    scene.scripts = [long(2 * BEHIND_MAX), long(2 * BEHIND_MAX)]
+    slow = scene.start("a", stream=True, pause_s=1_000.0)
+    await scene.rest()
+    whole = await scene.ask("a")
+    assert whole.text == "w" * 2 * BEHIND_MAX
+    assert whole.at_s < 5
+    slow.cancel()
+    gone = scene.start("b", stream=True)
+    whole_b = scene.start("b")
+    await asyncio.sleep(0.5)
+    gone.cancel()
+    assert (await whole_b).text == "w" * 2 * BEHIND_MAX
+
+
+@plays()
+async def test_a_paused_flight_ends_when_its_last_reader_goes(scene: Scene) -> None:
+    scene.scripts = [long(3 * BEHIND_MAX)]
+    slow = scene.start("why", stream=True, pause_s=1_000.0)
+    await asyncio.sleep(30.0)
+    slow.cancel()
+    await asyncio.sleep(0.05)
+    assert not scene.stage.transport.open_calls
+    assert [entry.outcome for entry in scene.entries] == ["cancelled"]
+
+
+# money, rates and rights
+
+POOR = BudgetConfig(daily=Decimal("1e-9"))
+
+
+@plays(
+    scope="shared",
+    settings=keys("rich", "poor", poor={"budget": POOR, "rates": RateConfig(tokens_per_minute=1)}),
+)
+async def test_a_joiner_needs_no_budget_and_no_tokens(scene: Scene) -> None:
+    rich = scene.start("why", key="wv-key-rich")
+    await asyncio.sleep(0.1)
+    poor = await scene.ask("why", key="wv-key-poor")
+    assert (poor.how, poor.text) == ("joined", "why #1")
+    assert (await rich).how == "miss"
+    hit = await scene.ask("why", key="wv-key-poor", stream=True)
+    assert (hit.how, hit.text) == ("hit", "why #1")
+    refused = await scene.ask("something else", key="wv-key-poor")
+    assert refused.fault is not None and refused.fault.status == 429
+
+
+@plays(settings={"rates": {"key:*": RateConfig(requests_per_minute=3)}})
+async def test_hits_and_joins_count_as_requests(scene: Scene) -> None:
+    await all_of(scene.start("why"), scene.start("why"))
+    assert (await scene.ask("why")).how == "hit"
+    refused = await scene.ask("why")
+    assert refused.fault is not None and refused.fault.kind == "rate_limited"
+
+
+@plays(scope="shared", settings=keys("rich", "poor", poor={"budget": POOR}))
+async def test_a_refusal_of_the_leaders_own_is_not_told_to_others(scene: Scene) -> None:
+    """Nor do they go without an answer because of it: the next of them leads, for all the rest."""
+    poor = scene.start("why", key="wv-key-poor")
+    others = [scene.start("why", key="wv-key-rich") for _ in range(4)]
+    got = await all_of(poor, *others)
+    assert got[0].fault is not None and got[0].fault.kind == "budget_exceeded"
+    assert [each.text for each in got[1:]] == ["why #1"] * 4
+    assert [each.how for each in got[1:]] == ["miss", "joined", "joined", "joined"]
+    assert len(scene.calls) == 1
+
+
+ENOUGH_FOR_A_FEW_WORDS = BudgetConfig(daily=Decimal("0.00003"))
+
+
+def cut(call: Call) -> Script:
+    """The answer of a provider that was told to be short."""
+    return echo(call, finish="length" if call.body.get("max_tokens") else "stop")
+
+
+@plays(scope="shared", settings=keys("rich", "poor", poor={"budget": ENOUGH_FOR_A_FEW_WORDS}))
+async def test_an_answer_cut_to_the_leaders_budget_is_not_given_to_others(scene: Scene) -> None:
+    for stream in (False, True):
+        scene.scripts = [cut, cut]
+        poor = scene.start(f"why {stream}", key="wv-key-poor", stream=stream)
+        rich = scene.start(f"why {stream}", key="wv-key-rich", stream=stream)
+        got = await all_of(poor, rich)
+        assert got[0].exchange.clamped_to is not None
+        assert [each.how for each in got] == ["miss", "miss"]
+        (mine,) = [call for call in scene.calls if call.attempt_id.startswith(got[1].exchange.id)]
+        assert got[1].text == f"why {stream} #{mine.number}"
+        assert (
+            "max_tokens" not in mine.body or mine.body["max_tokens"] != got[0].exchange.clamped_to
+        )
+
+
+@plays(scope="shared", settings=keys("terse", "free", terse={"output_tokens_max": 2}))
+async def test_an_answer_cut_by_the_leaders_key_is_not_shared_under_way(scene: Scene) -> None:
+    got = await all_of(
+        scene.start("why", key="wv-key-terse"), scene.start("why", key="wv-key-free")
+    )
+    assert [each.how for each in got] == ["miss", "miss"]
+
+
+@plays()
+async def test_who_would_be_answered_by_other_models_flies_apart(scene: Scene) -> None:
+    """`small` by its name has no fallback, and wants none; `auto` has one, and wants it."""
+    scene.scripts = [fails(401), fails(401), echo]
+    by_name, by_route = await all_of(scene.start("why", "small"), scene.start("why", "auto"))
+    assert by_name.fault is not None
+    assert by_route.text == "why #3"
+    assert scene.calls[2].deployment == "two/large"
+
+
+@plays()
+async def test_a_models_names_fly_together(scene: Scene) -> None:
+    got = await all_of(scene.start("why", "small"), scene.start("why", "one/small"))
+    assert [each.how for each in got] == ["miss", "joined"]
+
+
+# leaving at every wait there is
+
+CASES: dict[str, tuple[bool, bool, list[Callable[[Call], Script]]]] = {
+    "whole": (False, False, [echo]),
+    "streams": (True, True, [echo]),
+    "a whole answer joined by a stream": (False, True, [echo]),
+    "a stream joined by a whole answer": (True, False, [echo]),
+    "a failure": (False, False, [fails(400)]),
+    "a stream that breaks": (True, True, [breaking]),
+    "a failover": (True, True, [fails(401), echo]),
+}
+WAITS_MAX = 60
+
+
+async def leave_at(k: int, moment: Moment, case: str, leaver: int) -> bool:
+    """Leader, joiner and a late joiner; one of them leaves at its k-th wait."""
+    leads_stream, joins_stream, scripts = CASES[case]
+    scene = Scene()
+    scene.scripts = list(scripts)
+    was_cancelled = False
+    kinds = (leads_stream, joins_stream, joins_stream)
+
+    async def caller(place: int) -> Got | None:
+        nonlocal was_cancelled
+        await asyncio.sleep((0.0, 0.0, 1.7 if leads_stream else 0.5)[place])
+        fields = {"stream": kinds[place]}
+        if place != leaver:
+            return await scene.ask("why", **fields)
+        listening = scene.listen(scene.accept("why", **fields))
+        was_cancelled = await cancelled_at(k, listening, moment)
+        return None
+
+    tasks = [asyncio.get_running_loop().create_task(caller(place)) for place in range(3)]
+    stayed = [got for got in await asyncio.gather(*tasks) if got is not None]
+    assert len({got.text for got in stayed if got.how == "joined" and got.fault is None}) <= 1
+    await scene.close()
+    paid = [entry for entry in scene.entries if entry.outcome not in HIT_OR_JOINED]
+    assert len(paid) == len(scene.calls)
+    return was_cancelled
+
+
+@pytest.mark.parametrize("leaver", range(3), ids=["leader", "joiner", "latecomer"])
+@pytest.mark.parametrize("moment", list(Moment))
+@pytest.mark.parametrize("case", CASES)
+def test_leaving_at_every_wait(case: str, moment: Moment, leaver: int) -> None:
+    for k in count(1):
+        if not run_virtual(leave_at(k, moment, case, leaver)):
+            assert k > 1
+            return
+        assert k < WAITS_MAX
+
+
+# what these tests would say of worse flights
+
+
+class Careless(Flights):
+    """Lets everyone aboard a flight that is dying."""
+
+    def leave(self, flight: Any, exchange: Any) -> None:
+        flight.leave(exchange)
+
+
+def test_joining_a_dying_flight_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing_module, "Flights", Careless)
+    with pytest.raises(AssertionError):
+        test_nobody_joins_a_flight_that_is_dying()
+
+
+class Promiscuous(Flights):
+    """Takes any flight for the right one."""
+
+    def find(self, key: bytes) -> Any:
+        return next(iter(self._flights.values()), None)
+
+
+def test_sharing_across_keys_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing_module, "Flights", Promiscuous)
+    with pytest.raises(AssertionError):
+        test_two_keys_never_share_unless_told_to()
+    with pytest.raises(AssertionError):
+        test_another_question_or_key_is_another_flight()
+
+
+def test_waiting_for_the_slowest_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flights_module.Flight, "has_read", lambda *_: None)
+    with pytest.raises((AssertionError, RuntimeError)):
+        test_who_waits_for_the_whole_is_never_behind()

@@ -1,0 +1,324 @@
+"""The hold is an upper bound (M3): no usage that the request allows costs more than was held for it.
+
+Prices, sizes, tiers and limits are drawn at will; the request is written for its provider as the
+engine writes it, and what a provider may bill is worked out from those bytes alone, in fractions.
+"""
+
+from contextlib import suppress
+from datetime import date
+from fractions import Fraction
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from windvane.config.resolve import shipped_catalog
+from windvane.core.analysis import analyze
+from windvane.core.budgets import BudgetTable, BudgetTerms
+from windvane.core.catalog.models import Capability, ModelCard, Status
+from windvane.core.catalog.prices import Price, Tier
+from windvane.core.deployment import Deployment
+from windvane.core.exchange import Credentials, Exchange
+from windvane.core.faults import FaultKind, WindvaneError
+from windvane.core.money import NANO_PER_USD, NanoUsd
+from windvane.core.principal import GLOBAL, Principal
+from windvane.engine.bounding import OUTPUT_TOKENS_DEFAULT, Bound, Bounder
+from windvane.providers import PROVIDERS
+from windvane.stores.memory import MemoryBudgets
+from windvane.wire.chat_request import chat_request_of, limited
+
+DAY = date(2026, 11, 20)
+RATE = st.integers(0, 100 * NANO_PER_USD)
+MAYBE_RATE = st.none() | RATE
+TIER = st.builds(
+    Tier,
+    above_input_tokens=st.integers(0, 3_000),
+    input=RATE,
+    output=RATE,
+    cache_read=MAYBE_RATE,
+    cache_write=MAYBE_RATE,
+)
+PRICE = st.builds(
+    Price,
+    since=st.just(date(2026, 1, 1)),
+    input=RATE,
+    output=RATE,
+    cache_read=MAYBE_RATE,
+    cache_write=MAYBE_RATE,
+    tiers=st.lists(TIER, max_size=2, unique_by=lambda tier: tier.above_input_tokens).map(tuple),
+)
+SIZE = st.none() | st.sampled_from([32, 500, 8_192, 131_072]) | st.integers(17, 400_000)
+MODELS = {
+    "mistral": ("mistral-small-latest",),
+    "openai": ("gpt-4o", "gpt-5-mini", "o3", "gpt-6.1-sol"),
+    "compatible": ("llama",),
+}
+NEW_NAME = ("gpt-5-mini", "o3", "gpt-6.1-sol")
+"""Models that refuse `max_tokens`."""
+SERVED = {
+    # asked for, and what an answer may say it was served in: thousandths of the list price
+    ("mistral", "auto"): (1000, 1750),
+    ("mistral", "priority"): (1000, 1750),
+    ("openai", "flex"): (500, 1000),
+}
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://pictures.test/1"}}
+TOOL = {"type": "function", "function": {"name": "wind", "parameters": {"type": "object"}}}
+LIMIT = st.none() | st.sampled_from([0, 1, 15, 16, 17, 4_096, 100_000_000]) | st.integers(1, 9_000)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> dict[str, Any]:
+    text = draw(st.sampled_from(["", "hi", "é雨" * 7, "{}[]" * 500, "é" * 30_000]))
+    parts = [{"type": "text", "text": text}, *[IMAGE] * draw(st.integers(0, 2))]
+    body: dict[str, Any] = {
+        "model": "m",
+        "messages": [{"role": "user", "content": parts}] * draw(st.integers(1, 3)),
+    }
+    optional = {
+        "max_tokens": LIMIT,
+        "max_completion_tokens": LIMIT,
+        "n": st.integers(1, 5),
+        "tools": st.integers(1, 3).map(lambda count: [TOOL] * count),
+        "stream": st.booleans(),
+        "prediction": st.just({"type": "content", "content": "as before"}),
+        "service_tier": st.sampled_from(
+            ["auto", "default", "flex", "priority", "standard_only", "scale", "cheap"]
+        ),
+    }
+    for name, values in optional.items():
+        if draw(st.integers(0, 3)) == 0:
+            body[name] = draw(values)
+    return body
+
+
+@st.composite
+def deployments(draw: st.DrawFn) -> tuple[str, Deployment, Price]:
+    kind = draw(st.sampled_from(sorted(MODELS)))
+    model = draw(st.sampled_from(MODELS[kind]))
+    price = draw(PRICE)
+    card = ModelCard(
+        id=model,
+        provider=kind,
+        name=model,
+        status=Status.GA,
+        source="here",
+        capabilities=frozenset(Capability),
+        context_window_tokens=draw(SIZE),
+        output_tokens_max=draw(SIZE),
+        prices=(price,),
+    )
+    deployment = Deployment(
+        id=f"{kind}/{model}",
+        provider=kind,
+        model=model,
+        card=card if draw(st.booleans()) else None,
+        own_price=price,
+        multiplier_permille=draw(st.sampled_from([1000, 1100, 1, 333, 2500])),
+        billing=PROVIDERS[kind].billing,
+    )
+    return kind, deployment, price
+
+
+def exchange_of(body: dict[str, Any], cap: int | None = None, may_clamp: bool = True) -> Exchange:
+    request = chat_request_of(body)
+    return Exchange(
+        id="req_1",
+        dialect="openai",
+        request=request,
+        credentials=Credentials(),
+        received_s=0.0,
+        received_at_us=0,
+        body_bytes=len(msgspec.json.encode(body)),
+        principal=Principal(key_id="k", output_tokens_max=cap, may_clamp=may_clamp),
+        scopes=(GLOBAL,),
+        analysis=analyze(request),
+    )
+
+
+def bound_of(exchange: Exchange, deployment: Deployment, price: Price, left: int) -> Bound:
+    table = BudgetTable({GLOBAL: BudgetTerms(total=NanoUsd(left))})
+    return Bounder(MemoryBudgets(table), lambda *_: None).bound(exchange, deployment, price, 1)
+
+
+def sent_by(exchange: Exchange, kind: str, deployment: Deployment, bound: Bound) -> dict[str, Any]:
+    """What the provider is told."""
+    request = exchange.request
+    if bound.output_tokens_max is not None:
+        request = limited(request, bound.output_tokens_max)
+    told = msgspec.json.decode(PROVIDERS[kind].encode_chat(request, deployment.model))
+    assert isinstance(told, dict)
+    return told
+
+
+def limit_of(told: dict[str, Any], kind: str, deployment: Deployment) -> int:
+    """The one limit that goes out, under the name that its provider reads."""
+    names = {"max_tokens", "max_completion_tokens"}
+    said = {name: told[name] for name in names if told.get(name) is not None}
+    assert len(said) == 1, f"{deployment.model} is told {said}"
+    ((name, limit),) = said.items()
+    if kind == "mistral":
+        assert name == "max_tokens"
+    if deployment.model in NEW_NAME:
+        assert name == "max_completion_tokens"
+    assert isinstance(limit, int) and limit > 0
+    return limit
+
+
+def dearest(
+    exchange: Exchange, kind: str, deployment: Deployment, price: Price, limit: int, rng: Random
+) -> Fraction:
+    """The bill for some usage that the request allows: often the most there could be."""
+    body, request = exchange.request.body, exchange.request
+    most_input = exchange.body_bytes + 16 * (len(request.messages) + len(request.tools) + 1)
+    for message in request.messages:
+        images = [part for part in message.content or () if type(part).__name__ == "ImagePart"]
+        most_input += len(images) * deployment.billing.image_tokens_max
+    most_output = limit * request.n
+    if body.get("prediction"):
+        most_output += len("as before")
+    thresholds = [tier.above_input_tokens for tier in price.tiers]
+    tokens = rng.choice((most_input, most_input, rng.randint(0, most_input), *thresholds))
+    tokens = min(tokens + rng.randrange(2), most_input)
+    read = rng.choice((0, tokens, rng.randint(0, tokens)))
+    written = rng.choice((0, tokens - read))
+    passed = [tier for tier in price.tiers if tokens > tier.above_input_tokens]
+    rates: Any = max(passed, key=lambda tier: tier.above_input_tokens, default=price)
+    permille = rng.choice(SERVED.get((kind, str(body.get("service_tier"))), (1000,)))
+    total = (
+        (tokens - read - written) * rates.input
+        + read * (rates.input if rates.cache_read is None else rates.cache_read)
+        + written * (rates.input if rates.cache_write is None else rates.cache_write)
+        + rng.choice((most_output, rng.randint(0, most_output))) * rates.output
+    )
+    return Fraction(total * deployment.multiplier_permille * permille, 10**12)
+
+
+@settings(deadline=None, max_examples=250)
+@given(
+    bodies(),
+    deployments(),
+    st.none() | st.integers(1, 5_000),
+    st.booleans(),
+    st.integers(0, 12),
+    st.randoms(use_true_random=False),
+)
+def test_no_usage_costs_more_than_was_held(
+    body: dict[str, Any],
+    served: tuple[str, Deployment, Price],
+    cap: int | None,
+    may_clamp: bool,
+    magnitude: int,
+    rng: Random,
+) -> None:
+    kind, deployment, price = served
+    exchange = exchange_of(body, cap, may_clamp)
+    left = rng.randint(0, 10**magnitude)
+    if rng.random() < 0.7:
+        # Near what the whole answer would take.
+        with suppress(WindvaneError):
+            whole = bound_of(exchange_of(body, cap), deployment, price, 10**18)
+            left = (whole.hold_nano_usd or 0) * rng.choice((1_001, 1_000, 999, 950, 800, 500)) // 1_000
+    try:
+        bound = bound_of(exchange, deployment, price, left)
+    except WindvaneError as error:
+        fault = error.fault
+        event(str(fault.code))
+        if fault.code == "unpriceable":
+            assert fault.status == 403 and "price" in fault.message
+            known = ("auto", "priority") if kind == "mistral" else ("flex",) * (kind == "openai")
+            assert body["service_tier"] not in (*known, "default", "standard_only")
+            return
+        assert fault.kind is FaultKind.BUDGET_EXCEEDED and fault.limit is not None
+        assert fault.limit.needed is not None and fault.limit.needed > left
+        return
+    assert bound.hold_nano_usd is not None and bound.hold_nano_usd <= left
+    limit = limit_of(sent_by(exchange, kind, deployment, bound), kind, deployment)
+    asked = exchange.request.output_tokens_max or None
+    assert limit <= min(asked or limit, cap or limit)
+    for _ in range(6):
+        assert dearest(exchange, kind, deployment, price, limit, rng) <= bound.hold_nano_usd
+    event("clamped" if bound.is_clamped else "whole")
+    if bound.is_clamped and (asked is not None or limit < OUTPUT_TOKENS_DEFAULT):
+        # What is left allowed no more than this, not one token.
+        assert may_clamp
+        longer = exchange_of({**body, "max_tokens": limit + 1, "max_completion_tokens": None})
+        with pytest.raises(WindvaneError) as refused:
+            longer.principal = Principal(key_id="k", may_clamp=False)
+            bound_of(longer, deployment, price, left)
+        assert refused.value.fault.code == "budget_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"service_tier": "scale"}, "service tier 'scale'"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
+        ({"audio": {"voice": "x"}}, "audio"),
+        ({"tools": [{"type": "web_search"}]}, "the tool 'web_search'"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "document_url", "document_url": "u"}]}
+                ]
+            },
+            "documents",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "input_audio", "input_audio": "AAAA"}]}
+                ]
+            },
+            "audio input",
+        ),
+    ],
+)
+def test_what_has_no_price_is_refused_by_name(more: dict[str, Any], named: str) -> None:
+    price = Price(since=DAY, input=NanoUsd(1), output=NanoUsd(1))  # type: ignore[arg-type]
+    deployment = Deployment(
+        id="openai/gpt-4o", provider="openai", model="gpt-4o", billing=PROVIDERS["openai"].billing
+    )
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
+    with pytest.raises(WindvaneError, match=named) as refused:
+        bound_of(exchange_of(body), deployment, price, 10**12)
+    assert (refused.value.fault.status, refused.value.fault.code) == (403, "unpriceable")
+
+
+def test_an_unknown_price_is_refused_under_a_budget_and_held_as_unknown_without() -> None:
+    exchange = exchange_of({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+    deployment = Deployment(id="x/odd", provider="x", model="odd")
+    with pytest.raises(WindvaneError, match="the price of odd"):
+        bound_of(exchange, deployment, None, 10**12)  # type: ignore[arg-type]
+    free = Bounder(MemoryBudgets(BudgetTable({})), lambda *_: None)
+    assert free.bound(exchange, deployment, None, 1).hold_nano_usd is None
+
+
+CATALOG = [card for card in shipped_catalog().cards if card.price_on(DAY)]
+
+
+@pytest.mark.parametrize("card", CATALOG, ids=lambda card: card.id)
+def test_each_model_of_the_catalog_is_bounded(card: ModelCard) -> None:
+    rng = Random(card.id)
+    kind = card.provider if card.provider in PROVIDERS else "compatible"
+    deployment = Deployment(
+        id=card.id, provider=kind, model=card.id, card=card, billing=PROVIDERS[kind].billing
+    )
+    price = card.price_on(DAY)
+    assert price is not None
+    for _ in range(10):
+        text = "w " * rng.choice((1, 200, 2_000, 40_000))
+        body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": text}]}
+        if rng.random() < 0.5:
+            body["max_tokens"] = rng.choice((1, 300, 50_000))
+        exchange = exchange_of(body)
+        bound = bound_of(exchange, deployment, price, 10**15)
+        limit = limit_of(sent_by(exchange, kind, deployment, bound), kind, deployment)
+        if card.output_tokens_max is not None and "max_tokens" not in body:
+            assert limit <= card.output_tokens_max
+        assert bound.hold_nano_usd is not None
+        assert dearest(exchange, kind, deployment, price, limit, rng) <= bound.hold_nano_usd

@@ -1,0 +1,553 @@
+"""Redis that fails in every way there is: callers see misses, briefly, and never somebody else's answer."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio.connection import AbstractConnection, Connection
+
+from tests.redis_server import (
+    NEEDS_REDIS,
+    FaultProxy,
+    RedisServer,
+    fault_proxy,
+    redis_cluster,
+    redis_server,
+)
+from windvane.core.cache.invalidation import ALL
+from windvane.stores.redis import RedisStores, open_redis
+from windvane.stores.redis.node import DEADLINE_S, FAILURES_TO_OPEN, Node, Unavailable
+
+pytestmark = NEEDS_REDIS
+
+SLACK_S = 0.05
+"""What a busy machine may add to a deadline."""
+KEY = b"\x01" * 32
+KEEP = {"tags": ("model:m",), "keep_s": 60.0, "worth": 1.0}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as found:
+        yield found
+
+
+@asynccontextmanager
+async def opened(url: str, **options: object) -> AsyncIterator[RedisStores]:
+    stores = open_redis(
+        url,
+        namespace=f"t{random.getrandbits(64):x}",
+        monotonic_s=time.monotonic,
+        rng=random.Random(3),
+        **options,  # type: ignore[arg-type]
+    )
+    try:
+        yield stores
+    finally:
+        await stores.aclose()
+
+
+@asynccontextmanager
+async def through_proxy(server: RedisServer) -> AsyncIterator[tuple[RedisStores, FaultProxy]]:
+    async with fault_proxy(server.port) as proxy, opened(proxy.url) as stores:
+        yield stores, proxy
+
+
+async def took_s(stores: RedisStores, expected: bytes | None) -> float:
+    began = time.perf_counter()
+    assert await stores.cache.get(KEY) == expected
+    return time.perf_counter() - began
+
+
+async def comes_back(stores: RedisStores, data: bytes | None = b"data") -> None:
+    """It is asked again without anybody doing anything, within a few probes."""
+    async with asyncio.timeout(15):
+        while not stores.link.is_up:
+            await asyncio.sleep(0.05)
+        while await stores.cache.get(KEY) != data:
+            await stores.cache.put(KEY, b"data", **KEEP)
+
+
+async def refuse(proxy: FaultProxy) -> None:
+    await proxy.refuse()
+
+
+async def reset(proxy: FaultProxy) -> None:
+    proxy.is_resetting = True
+
+
+async def slow_30_ms(proxy: FaultProxy) -> None:
+    proxy.delay_s = 0.03
+
+
+async def slow_1_s(proxy: FaultProxy) -> None:
+    proxy.delay_s = 1.0
+
+
+async def slow_30_s(proxy: FaultProxy) -> None:
+    proxy.delay_s = 30.0
+
+
+async def half_open(proxy: FaultProxy) -> None:
+    proxy.is_silent = True
+
+
+async def cut(proxy: FaultProxy) -> None:
+    proxy.cut_after = 3
+
+
+async def well(proxy: FaultProxy) -> None:
+    proxy.is_resetting = proxy.is_silent = False
+    proxy.delay_s, proxy.cut_after = 0.0, None
+    if proxy._listener is None:
+        await proxy.listen()
+
+
+@pytest.mark.parametrize("spoil", [refuse, reset, slow_30_ms, slow_1_s, slow_30_s, half_open, cut])
+async def test_a_spoilt_way_is_a_few_slow_misses_then_fast_ones_and_it_comes_back(
+    server: RedisServer, spoil: Callable[[FaultProxy], object]
+) -> None:
+    async with through_proxy(server) as (stores, proxy):
+        await stores.cache.put(KEY, b"data", **KEEP)
+        await took_s(stores, b"data")
+        await spoil(proxy)  # type: ignore[misc]
+        slow = [await took_s(stores, None) for _ in range(FAILURES_TO_OPEN)]
+        assert max(slow) < DEADLINE_S + SLACK_S
+        fast = sorted([await took_s(stores, None) for _ in range(200)])
+        assert not stores.link.is_up
+        assert fast[100] < 0.001
+        await stores.cache.put(KEY, b"lost", **KEEP)
+        assert (await stores.cache.stats()).faults >= FAILURES_TO_OPEN
+        await well(proxy)
+        await comes_back(stores)
+
+
+async def test_two_milliseconds_are_waited_for(server: RedisServer) -> None:
+    async with through_proxy(server) as (stores, proxy):
+        await stores.cache.put(KEY, b"data", **KEEP)
+        proxy.delay_s = 0.002
+        for _ in range(20):
+            await took_s(stores, b"data")
+        assert stores.link.is_up
+
+
+async def test_while_it_is_away_one_probe_a_second_is_made(server: RedisServer) -> None:
+    async with through_proxy(server) as (stores, proxy):
+        await half_open(proxy)
+        while stores.link.is_up:
+            await stores.cache.get(KEY)
+        before = proxy.connections
+        for _ in range(250):
+            await stores.cache.get(KEY)
+            await asyncio.sleep(0.01)
+        assert 1 <= proxy.connections - before <= 4
+
+
+async def test_a_crowd_waits_no_longer_than_one(server: RedisServer) -> None:
+    async with through_proxy(server) as (stores, proxy):
+        await stores.cache.put(KEY, b"data", **KEEP)
+        await half_open(proxy)
+        began = time.perf_counter()
+        found = await asyncio.gather(*(stores.cache.get(KEY) for _ in range(500)))
+        assert found == [None] * 500
+        assert time.perf_counter() - began < 2 * DEADLINE_S + 5 * SLACK_S
+
+
+async def test_a_connection_the_server_closed_while_idle_costs_nothing(server: RedisServer) -> None:
+    async with opened(server.url) as stores:
+        await stores.cache.put(KEY, b"data", **KEEP)
+        with server.client() as other:
+            other.client_kill_filter(_type="normal", skipme=True)
+        await took_s(stores, b"data")
+        assert (await stores.cache.stats()).faults == 0
+
+
+async def test_killed_under_load_and_started_again() -> None:
+    with redis_server() as server:
+        async with opened(server.url) as stores:
+            await stores.start()
+            longest, rounds, is_over = 0.0, 0, False
+
+            async def caller(number: int) -> None:
+                nonlocal longest, rounds
+                rng = random.Random(number)
+                while not is_over:
+                    key = bytes([100 + rng.randrange(50)]) * 32
+                    began = time.perf_counter()
+                    found = await stores.cache.get(key)
+                    longest = max(longest, time.perf_counter() - began)
+                    assert found in (None, key * 10)
+                    await stores.cache.put(key, key * 10, **KEEP)
+                    rounds += 1
+                    await asyncio.sleep(0.001)
+
+            async with asyncio.TaskGroup() as group:
+                for number in range(20):
+                    group.create_task(caller(number))
+                for _ in range(2):
+                    await asyncio.sleep(0.3)
+                    server.kill()
+                    await asyncio.sleep(0.5)
+                    assert not stores.link.is_up
+                    server.start()
+                    await comes_back(stores)
+                is_over = True
+            assert longest < DEADLINE_S + 5 * SLACK_S
+            assert rounds > 100
+
+
+async def test_a_server_that_hangs_is_left_alone_until_it_answers() -> None:
+    with redis_server() as server:
+        async with opened(server.url) as stores:
+            await stores.cache.put(KEY, b"data", **KEEP)
+            server.pause()
+            try:
+                while stores.link.is_up:
+                    assert await took_s(stores, None) < DEADLINE_S + SLACK_S
+            finally:
+                server.go_on()
+            await comes_back(stores)
+
+
+async def test_out_of_memory_puts_are_refused_and_reads_go_on() -> None:
+    with redis_server("--maxmemory-policy", "noeviction") as server:
+        async with opened(server.url) as stores:
+            await stores.cache.put(KEY, b"data", **KEEP)
+            with server.client() as other:
+                other.config_set("maxmemory", 1)
+            for number in range(20):
+                await stores.cache.put(bytes([number]) * 8, b"more", **KEEP)
+            stats = await stores.cache.stats()
+            assert (stats.faults, stats.is_up, stats.bytes_max) == (20, True, 1)
+            await took_s(stores, b"data")
+            assert (await stores.leases.claim(KEY)) is not None
+            with server.client() as other:
+                other.config_set("maxmemory", 0)
+            await stores.cache.put(b"k", b"v", **KEEP)
+            assert await stores.cache.get(b"k") == b"v"
+
+
+async def test_flushed_by_somebody_else_is_a_miss_and_everything_before_is_void() -> None:
+    with redis_server() as server:
+        async with opened(server.url) as stores, opened(server.url) as others:
+            others.link.prefix = stores.link.prefix
+            others.invalidations._key = stores.invalidations._key
+            await stores.start()
+            await others.start()
+            for tag in ("model:a", "model:b", "model:c"):
+                known = await stores.invalidations.invalidate(tag)
+            entry_version = known.version
+            await stores.cache.put(KEY, b"data", **KEEP)
+            with server.client() as other:
+                other.flushall()
+            await took_s(stores, None)
+            async with asyncio.timeout(4):
+                while not others.invalidations.known.voids(("route:any",), entry_version):
+                    await asyncio.sleep(0.05)
+                while not stores.invalidations.known.voids(("route:any",), entry_version):
+                    await asyncio.sleep(0.05)
+            assert stores.invalidations.known.by_tag[ALL] > entry_version
+
+
+async def test_a_wrong_password_is_a_miss_and_is_not_tried_with_each_request() -> None:
+    with redis_server("--requirepass", "right") as server:
+        async with opened(f"redis://:wrong@127.0.0.1:{server.port}/0") as stores:
+            for _ in range(100):
+                assert await stores.cache.get(KEY) is None
+            assert not stores.link.is_up
+            with server.client(password="right") as other:
+                assert other.info("stats")["total_connections_received"] < 10
+        async with opened(f"redis://:right@127.0.0.1:{server.port}/0") as stores:
+            await stores.cache.put(KEY, b"data", **KEEP)
+            await took_s(stores, b"data")
+
+
+async def test_something_else_under_our_key_is_a_miss_and_is_replaced(server: RedisServer) -> None:
+    async with opened(server.url) as stores:
+        name = stores.link.key(KEY.hex(), "c")
+        with server.client() as other:
+            other.rpush(name, "a", "list")
+            await took_s(stores, None)
+            other.delete(name)
+            other.set(name, b"no entry of ours")
+            await took_s(stores, None)
+            other.set(name, b"WVr1\xff\xff\xff\xff", px=60_000)
+            await took_s(stores, None)
+        assert stores.link.is_up
+        await stores.cache.put(KEY, b"data", **KEEP)
+        await took_s(stores, b"data")
+
+
+async def test_an_entry_of_another_key_is_a_miss(server: RedisServer) -> None:
+    """Should a reply ever go astray, it is not served."""
+    async with opened(server.url) as stores:
+        await stores.cache.put(KEY, b"data", **KEEP)
+        with server.client() as other:
+            value = other.get(stores.link.key(KEY.hex(), "c"))
+            other.set(stores.link.key((b"\x02" * 32).hex(), "c"), value, px=60_000)
+        assert await stores.cache.get(b"\x02" * 32) is None
+
+
+async def test_of_the_rest_of_a_server_nothing_is_touched(server: RedisServer) -> None:
+    async with opened(server.url) as stores:
+        with server.client() as other:
+            other.set("mine", "1")
+            await stores.cache.put(KEY, b"data", **KEEP)
+            assert await stores.cache.remove_tagged(ALL) == 1
+            assert other.get("mine") == b"1"
+            said = other.info("commandstats")
+            assert not {"cmdstat_flushall", "cmdstat_flushdb", "cmdstat_keys"} & said.keys()
+
+
+# crossed replies
+
+
+class Careless(Node):
+    """What not to do: a connection on which a command was cancelled is used again."""
+
+    async def _exchange_on(self, connection: AbstractConnection, commands: object) -> list[object]:
+        try:
+            packed = connection.pack_commands(commands)
+            await connection.send_packed_command(packed, check_health=False)
+            return [
+                await connection.read_response(disconnect_on_error=False)
+                for _ in commands  # type: ignore[attr-defined]
+            ]
+        finally:
+            self._idle.append(connection)
+
+
+async def crossed(kind: type[Node], port: int, commands: int) -> tuple[int, int]:
+    """Ask for tagged values, cancelling at random: replies that were another's, and those cancelled."""
+    rng = random.Random(11)
+    node = kind(
+        lambda: Connection(host="127.0.0.1", port=port, protocol=2, socket_timeout=None),
+        name="test",
+        deadline_s=5.0,
+        rng=rng,
+    )
+    names = [f"tagged:{number}" for number in range(64)]
+    await node.ask(*(("SET", name, f"value of {name}") for name in names))
+    wrong = left = 0
+
+    async def one() -> None:
+        nonlocal wrong
+        name = rng.choice(names)
+        try:
+            (reply,) = await node.ask(("GET", name), deadline_s=0.5)
+        except Unavailable:
+            return
+        wrong += reply != f"value of {name}".encode()
+
+    try:
+        for _ in range(0, commands, 20):
+            tasks = [asyncio.create_task(one()) for _ in range(20)]
+            await asyncio.sleep(rng.choice([0.0, rng.random() * 0.002]))
+            left += sum(task.cancel() for task in tasks if rng.random() < 0.9)
+            await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        await node.aclose()
+    return wrong, left
+
+
+async def test_ten_thousand_cancels_cross_no_reply(server: RedisServer) -> None:
+    with server.client() as other:
+        before = other.info("stats")["total_connections_received"]
+        wrong, left = await crossed(Node, server.port, 12_000)
+        closed = other.info("stats")["total_connections_received"] - before
+    print(f"cancelled {left}, of them half-way {closed}, crossed {wrong}")
+    assert left >= 10_000
+    assert closed >= 1_000, "many are cancelled while their reply is on its way"
+    assert wrong == 0
+
+
+@pytest.mark.slow
+async def test_a_hundred_thousand_cancels_cross_no_reply(server: RedisServer) -> None:
+    wrong = left = 0
+    while left < 100_000:
+        more, cancelled = await crossed(Node, server.port, 50_000)
+        wrong, left = wrong + more, left + cancelled
+    print(f"cancelled {left}, crossed {wrong}")
+    assert wrong == 0
+
+
+async def test_a_careless_connection_is_found_out(server: RedisServer) -> None:
+    """The negative control: the test above can fail."""
+    wrong, _ = await crossed(Careless, server.port, 2_000)
+    assert wrong > 0
+
+
+# a cluster
+
+
+async def test_a_cluster_is_used_by_its_url_and_its_loss_of_a_node_is_misses() -> None:
+    with redis_cluster() as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[0].port}"
+        async with opened(url, deadline_s=0.2) as stores:
+            await stores.start()
+            keys = [bytes([number]) * 32 for number in range(60)]
+            for key in keys:
+                await stores.cache.put(
+                    key, key, tags=("even" if key[0] % 2 else "odd",), keep_s=60, worth=1
+                )
+            assert [await stores.cache.get(key) for key in keys] == keys
+            assert (await stores.cache.stats()).entries == 60
+            sizes = []
+            for server in servers:
+                with server.client() as client:
+                    sizes.append(client.dbsize())
+            assert min(sizes) > 0, "keys are spread"
+            assert await stores.cache.remove_tagged("even") == 30
+            assert (await stores.leases.claim(KEY)).number == 1
+            assert (await stores.invalidations.invalidate("t")).version >= 1
+            servers[1].kill()
+            found = [await stores.cache.get(key) for key in keys]
+            assert None in found
+            began = time.perf_counter()
+            for key in keys:
+                assert await stores.cache.get(key) in (None, key)
+            assert time.perf_counter() - began < 2
+
+
+async def test_a_slot_that_moved_is_followed() -> None:
+    with redis_cluster() as servers:
+        url = f"redis+cluster://127.0.0.1:{servers[1].port},127.0.0.1:{servers[0].port}"
+        async with opened(url, deadline_s=0.5) as stores:
+            await stores.link.mapped()
+            name = stores.link.key(KEY.hex(), "c")
+            with servers[0].client() as first:
+                slot = first.execute_command("CLUSTER", "KEYSLOT", name)
+                owner = slot * 3 // 16384
+                target = (owner + 1) % 3
+            with servers[target].client() as client:
+                node = client.execute_command("CLUSTER", "MYID")
+            for server in servers:
+                with server.client() as client:
+                    client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", node)
+            await stores.cache.put(KEY, b"data", **KEEP)
+            assert await stores.cache.get(KEY) == b"data"
+
+
+# invalidations and leases
+
+
+async def test_an_invalidation_is_known_everywhere_within_two_seconds(server: RedisServer) -> None:
+    async with opened(server.url) as one, opened(server.url) as other:
+        other.invalidations._key = one.invalidations._key
+        await one.start()
+        await other.start()
+        for number in range(3):
+            tag = f"model:{number}"
+            version = one.invalidations.known.version
+            await one.invalidations.invalidate(tag)
+            began = time.monotonic()
+            while not other.invalidations.known.voids((tag,), version):
+                await asyncio.sleep(0.01)
+                assert time.monotonic() - began < 2.0
+            assert not other.invalidations.known.voids(("model:x",), version)
+
+
+async def test_one_made_while_redis_is_away_is_told_when_it_is_back(server: RedisServer) -> None:
+    async with through_proxy(server) as (stores, proxy), opened(server.url) as other:
+        other.invalidations._key = stores.invalidations._key
+        await stores.start()
+        await other.start()
+        await other.invalidations.invalidate("model:a")
+        await stores.invalidations._learn()
+        await refuse(proxy)
+        version = stores.invalidations.known.version
+        await stores.invalidations.invalidate("model:b")
+        assert stores.invalidations.known.voids(("model:b",), version)
+        assert stores.invalidations.untold == 1
+        await other.invalidations.invalidate("model:c")
+        late = stores.invalidations.known.version
+        await well(proxy)
+        async with asyncio.timeout(6):
+            while not other.invalidations.known.voids(("model:b",), version):
+                await asyncio.sleep(0.02)
+        # An entry made by one who had not heard of c has the number of c: it must be void all the same.
+        assert other.invalidations.known.voids(("model:c",), late)
+        async with asyncio.timeout(6):
+            while not stores.invalidations.known.voids(("model:c",), late):
+                await asyncio.sleep(0.02)
+
+
+async def test_too_many_tags_become_all(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from windvane.stores.redis import invalidations
+
+    monkeypatch.setattr(
+        invalidations, "_INVALIDATE", invalidations._INVALIDATE.replace("10000", "5")
+    )
+    async with opened(server.url) as stores:
+        await stores.start()
+        for number in range(8):
+            known = await stores.invalidations.invalidate(f"t{number}")
+        assert known.voids(("t0",), 0)
+        assert known.voids(("t7",), known.version - 1)
+
+
+async def test_one_lease_at_a_time_each_with_a_higher_number(server: RedisServer) -> None:
+    async with opened(server.url) as stores:
+        leases = await asyncio.gather(*(stores.leases.claim(KEY) for _ in range(20)))
+        (lease,) = [each for each in leases if each is not None]
+        assert await lease.renew()
+        await lease.release()
+        assert not await lease.renew()
+        successor = await stores.leases.claim(KEY)
+        assert successor is not None
+        assert successor.number > lease.number
+        await lease.release()
+        assert await successor.renew(), "a late release takes nothing from a successor"
+
+
+async def test_a_lease_that_expired_or_was_flushed_away_is_noticed(server: RedisServer) -> None:
+    async with opened(server.url) as stores:
+        lease = await stores.leases.claim(KEY)
+        with server.client() as other:
+            other.delete(lease._held)
+            assert not await lease.renew()
+            again = await stores.leases.claim(KEY)
+            assert await again.renew()
+            assert not await lease.renew()
+            assert 0 < other.pttl(again._held) <= 5_000
+
+
+async def test_without_redis_everybody_gets_a_lease_and_keeps_what_time_it_had(
+    server: RedisServer,
+) -> None:
+    async with through_proxy(server) as (stores, proxy):
+        held = await stores.leases.claim(KEY)
+        await refuse(proxy)
+        assert await held.renew()
+        assert await stores.leases.claim(KEY) is not None
+        assert await stores.leases.claim(KEY) is not None
+        held._until_s = time.monotonic() - 1
+        assert not await held.renew()
+
+
+async def test_a_hit_and_a_miss_while_open_are_fast(server: RedisServer) -> None:
+    async with opened(f"unix://{server.socket}") as stores:
+        await stores.cache.put(KEY, b"x" * 1_500, **KEEP)
+        took = sorted([await took_s(stores, b"x" * 1_500) for _ in range(2_000)])
+        print(f"a hit: p50 {took[1000] * 1e6:.0f} us, p99 {took[1980] * 1e6:.0f} us")
+        assert took[0] < 0.002
+
+
+def test_nothing_is_left_behind_when_the_extra_is_missing() -> None:
+    """An address without the package says what to install."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from windvane.stores.redis import open_redis\n"
+        "try: open_redis('redis://localhost', monotonic_s=lambda: 0.0, rng=None)\n"
+        "except RuntimeError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'windvane[redis]'" in done.stdout

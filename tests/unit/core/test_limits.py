@@ -1,0 +1,150 @@
+"""Rates by GCRA: exact waits, refunds, debts, and which terms apply to whom."""
+
+import pytest
+
+from windvane.core.limits import Gcra, RateLease, RateTable, RateTerms, Slots
+from windvane.core.principal import Scope
+
+SECOND_US = 1_000_000
+MINUTE_US = 60 * SECOND_US
+NOW_US = 7 * MINUTE_US
+
+
+def test_a_burst_goes_at_once_and_the_next_waits_for_its_share() -> None:
+    bucket = Gcra(60, 10)
+    for _ in range(10):
+        assert bucket.wait_us(1, NOW_US) == 0
+        bucket.take(1, NOW_US)
+    assert bucket.wait_us(1, NOW_US) == SECOND_US
+    assert bucket.wait_us(1, NOW_US + SECOND_US - 1) == 1
+    assert bucket.wait_us(1, NOW_US + SECOND_US) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 7, 59, 60, 61, 99_991, 1_000_003])
+def test_a_wait_is_exact_whatever_the_limit(limit: int) -> None:
+    bucket = Gcra(limit, 1)
+    bucket.take(1, NOW_US)
+    wait_us = bucket.wait_us(1, NOW_US)
+    assert wait_us == -(-MINUTE_US // limit)
+    assert bucket.wait_us(1, NOW_US + wait_us - 1) == 1
+    assert bucket.wait_us(1, NOW_US + wait_us) == 0
+
+
+def test_a_minute_of_asking_gets_the_burst_and_the_limit() -> None:
+    bucket, taken = Gcra(100, 20), 0
+    for now_us in range(NOW_US, NOW_US + MINUTE_US + 1, 100_000):
+        if bucket.wait_us(1, now_us) == 0:
+            bucket.take(1, now_us)
+            taken += 1
+    # Looking only each 100 ms may cost the last one.
+    assert taken in (100 + 20 - 1, 100 + 20)
+
+
+def test_no_limit_is_never() -> None:
+    assert Gcra(0).wait_us(1, NOW_US) is None
+    assert Gcra(0).reset_us(NOW_US) == 0
+
+
+def test_more_than_the_burst_goes_alone_and_leaves_a_debt() -> None:
+    bucket = Gcra(60, 10)
+    bucket.take(1, NOW_US)
+    assert bucket.wait_us(50, NOW_US) == SECOND_US
+    bucket.take(50, NOW_US + SECOND_US)
+    assert bucket.remaining(NOW_US + SECOND_US) == 0
+    assert bucket.wait_us(1, NOW_US + SECOND_US) == 41 * SECOND_US
+
+
+def test_what_was_not_used_comes_back() -> None:
+    bucket = Gcra(60, 10)
+    mark = bucket.take(10, NOW_US)
+    bucket.correct(10, 4, mark, NOW_US)
+    assert bucket.remaining(NOW_US) == 6
+
+
+def test_what_has_leaked_does_not_come_back() -> None:
+    bucket = Gcra(60, 10)
+    mark = bucket.take(10, NOW_US)
+    later_us = NOW_US + 8 * SECOND_US
+    bucket.correct(10, 0, mark, later_us)
+    assert bucket.remaining(later_us) == 10
+    bucket.take(10, later_us)
+    assert bucket.wait_us(1, later_us) == SECOND_US
+
+
+def test_a_second_refund_does_not_give_back_what_the_first_already_moved() -> None:
+    """Two reservations, the first given back at once; by the time the second is, it has leaked, and
+    the burst that was taken since must not be given back in its stead."""
+    bucket = Gcra(60, 100)
+    first, second = bucket.take(50, NOW_US), bucket.take(50, NOW_US)
+    bucket.correct(50, 0, first, NOW_US)
+    later_us = NOW_US + 50 * SECOND_US
+    assert bucket.wait_us(100, later_us) == 0
+    bucket.take(100, later_us)
+    bucket.correct(50, 0, second, later_us)
+    assert bucket.remaining(later_us) == 0
+    assert bucket.wait_us(1, later_us) == SECOND_US
+
+
+def test_overuse_is_a_debt() -> None:
+    bucket = Gcra(60, 10)
+    mark = bucket.take(1, NOW_US)
+    bucket.correct(1, 15, mark, NOW_US)
+    assert bucket.remaining(NOW_US) == 0
+    assert bucket.wait_us(1, NOW_US) == 6 * SECOND_US
+    assert bucket.reset_us(NOW_US) == 15 * SECOND_US
+
+
+def test_a_bucket_that_is_empty_again_is_idle() -> None:
+    bucket = Gcra(60)
+    bucket.take(2, NOW_US)
+    assert not bucket.is_idle(NOW_US + 2 * SECOND_US - 1)
+    assert bucket.is_idle(NOW_US + 2 * SECOND_US)
+
+
+def test_a_lease_gives_its_slot_back_and_corrects_its_tokens_once() -> None:
+    slots, tokens, requests = Slots(3), Gcra(600, 100), Gcra(60, 10)
+    lease = RateLease()
+    lease.hold_slot(slots)
+    lease.took_request(requests, requests.take(1, NOW_US))
+    lease.took_tokens(tokens, 80, tokens.take(80, NOW_US))
+    assert slots.running == 1
+    lease.end(30, NOW_US)
+    lease.end(30, NOW_US)
+    assert slots.running == 0
+    assert tokens.remaining(NOW_US) == 70
+    assert requests.remaining(NOW_US) == 9
+
+
+def test_a_lease_of_no_use_took_nothing() -> None:
+    slots, tokens, requests = Slots(3), Gcra(600, 100), Gcra(60, 10)
+    lease = RateLease()
+    lease.hold_slot(slots)
+    lease.took_request(requests, requests.take(1, NOW_US))
+    lease.took_tokens(tokens, 80, tokens.take(80, NOW_US))
+    lease.give_back(NOW_US)
+    assert (slots.running, tokens.remaining(NOW_US), requests.remaining(NOW_US)) == (0, 100, 10)
+
+
+def test_a_scope_has_its_own_terms_and_for_the_rest_those_of_its_kind() -> None:
+    table = RateTable(
+        {
+            Scope("key:*"): RateTerms(requests_per_minute=60, concurrency=4),
+            Scope("key:big"): RateTerms(requests_per_minute=600),
+            Scope("team:none"): RateTerms(),
+        }
+    )
+    any_key, big = table.of(Scope("key:x")), table.of(Scope("key:big"))
+    assert any_key is not None
+    assert any_key.requests_per_minute == 60
+    assert big == RateTerms(requests_per_minute=600, concurrency=4)
+    assert table.of(Scope("team:none")) is None
+    assert table.of(Scope("global")) is None
+
+
+def test_changed_terms_make_another_table() -> None:
+    table = RateTable({Scope("key:a"): RateTerms(concurrency=1)})
+    changed = table.replaced({Scope("key:a"): None, Scope("key:b"): RateTerms(concurrency=2)})
+    assert changed.of(Scope("key:a")) is None
+    assert changed.of(Scope("key:b")) == RateTerms(concurrency=2)
+    assert table.of(Scope("key:a")) == RateTerms(concurrency=1)
+    assert table.replaced({Scope("key:a"): None}).is_empty
