@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks`` (or ``python -m benchmarks profile``)."""
+"""The command: ``python -m benchmarks`` (or ``python -m benchmarks profile``, or ``parts``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import contenders, layout, machine, procfs, profile, results, sampling, tables
+from benchmarks import (
+    contenders,
+    layout,
+    machine,
+    parts,
+    procfs,
+    profile,
+    results,
+    sampling,
+    tables,
+)
 from benchmarks import stage as stages
 from benchmarks.results import Report
 from benchmarks.suite import GROUPS, QUICK, USUAL, Plan, run
@@ -24,6 +34,8 @@ def main() -> int:
     """Run what the command line asks for; 1 when a row had to be refused."""
     if sys.argv[1:2] == ["profile"]:
         return profile.main(sys.argv[2:])
+    if sys.argv[1:2] == ["parts"]:
+        return parts.main()
     options = _parser().parse_args()
     if not procfs.is_available():
         print("benchmarks need Linux: CPU time is read from /proc/PID/schedstat", file=sys.stderr)

@@ -4,17 +4,18 @@ The only place that knows both the ports and their adapters.
 """
 
 import os
-from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from windvane import system
+from windvane.config import ConfigError
+from windvane.config.check import Problem
 from windvane.config.resolve import resolve
 from windvane.config.schema import Config
 from windvane.core.budgets import BudgetTable, Period, bounds
-from windvane.core.keys import VirtualKey
 from windvane.core.limits import RateTable
 from windvane.core.principal import GLOBAL, SCOPE_KINDS, Scope
 from windvane.engine.engine import Engine
@@ -23,10 +24,13 @@ from windvane.engine.snapshot import Snapshot
 from windvane.engine.upkeep import Retention
 from windvane.ports.clock import Clock
 from windvane.ports.observer import Observer
-from windvane.ports.stores import Journal, KeyStore, LedgerStore
+from windvane.ports.stores import FlightLeases, InvalidationStore, Journal, KeyStore, LedgerStore
 from windvane.stores.memory import MemoryBudgets, MemoryKeys, MemoryLedger, MemoryLimits
 from windvane.stores.memory.cache import MemoryCache
+from windvane.stores.memory.invalidations import MemoryInvalidations
+from windvane.stores.redis import RedisStores, open_redis
 from windvane.stores.sqlite import SqliteLedger
+from windvane.stores.sqlite.cache import SqliteCache
 from windvane.stores.tiers import TieredCache
 from windvane.telemetry.alerts import AlertLog, Webhook
 from windvane.transport.http1 import Http1Transport
@@ -34,6 +38,7 @@ from windvane.transport.http1 import Http1Transport
 IN_MEMORY = ":memory:"
 """The `data_dir` that keeps nothing."""
 PEPPER_FILE = "pepper"
+CACHE_FILE = "cache.db"
 ADMIN_FILE = "admin.key"
 """The key of whoever may read the data folder: the command line administers a running gateway by it."""
 
@@ -59,13 +64,12 @@ async def open_engine(config: Config, observers: tuple[Observer, ...] = ()) -> E
     resolve(config, pepper=b"", day=today(clock))  # a wrong configuration must touch no file
     ledger: MemoryLedger | SqliteLedger
     keys: KeyStore
-    local_admin = None
+    folder = Path(config.data_dir)
+    pepper, local_admin = system.new_secret(), None
     if config.data_dir == IN_MEMORY:
         ledger, keys = MemoryLedger(), MemoryKeys()
         journal: Journal = ledger
-        pepper = system.new_secret()
     else:
-        folder = Path(config.data_dir)
         ledger = keys = SqliteLedger(folder)
         journal = ledger.journal
         pepper = _pepper(config, folder)
@@ -106,7 +110,8 @@ async def _assemble(
         keyring=keyring, store=keys, ledger=ledger, budgets=budgets, limits=limits, clock=clock
     )
     transport = Http1Transport()
-    beside: list[Webhook | Retention] = []
+    kept = await _open_cache(config, clock)
+    beside: list[Webhook | Retention | RedisStores] = [*kept.beside]
     if config.alerts.webhook is not None:
         webhook = Webhook(config.alerts.webhook, transport)
         beside.append(webhook)
@@ -115,7 +120,9 @@ async def _assemble(
         beside.append(Retention(ledger, clock, config.ledger.retention_days))
     return Engine(
         snapshot=snapshot,
-        cache=_cache_of(config, clock),
+        cache=kept.cache,
+        invalidations=kept.invalidations,
+        leases=kept.leases,
         transport=transport,
         journal=journal,
         ledger=ledger,
@@ -131,17 +138,47 @@ async def _assemble(
     )
 
 
-def _cache_of(config: Config, clock: Clock) -> TieredCache | None:
-    """The cache, from what is nearest to what is shared; None when nothing is to be kept."""
-    if config.cache.scope is None:
-        return None
+class _Kept(NamedTuple):
+    """The cache and what belongs to it. All None when nothing is to be kept."""
+
+    cache: TieredCache | None = None
+    invalidations: InvalidationStore | None = None
+    leases: FlightLeases | None = None
+    beside: tuple[RedisStores, ...] = ()
+
+
+async def _open_cache(config: Config, clock: Clock) -> _Kept:
+    """The cache, from what is nearest to what is shared.
+
+    Raises ConfigError for an address that is none, RuntimeError without the package for it.
+    """
+    said = config.cache
+    if said.scope is None:
+        return _Kept()
     memory = MemoryCache(
-        config.cache.memory_bytes_max,
+        said.memory_bytes_max,
         monotonic_s=clock.monotonic_s,
         rng=system.new_rng(),
-        entry_bytes_max=config.cache.entry_bytes_max,
+        entry_bytes_max=said.entry_bytes_max,
     )
-    return TieredCache(memory)
+    if said.redis is not None:
+        try:
+            shared = open_redis(said.redis, monotonic_s=clock.monotonic_s, rng=system.new_rng())
+        except ValueError as error:
+            raise ConfigError([Problem("cache.redis", str(error))], "the configuration") from error
+        await shared.start()
+        cache = TieredCache(memory, (shared.cache,))
+        return _Kept(cache, shared.invalidations, shared.leases, (shared,))
+    if said.disk and config.data_dir != IN_MEMORY:
+        disk = SqliteCache(
+            Path(config.data_dir) / CACHE_FILE,
+            bytes_max=said.disk_bytes_max,
+            wall_us=clock.wall_us,
+            monotonic_s=clock.monotonic_s,
+        )
+        await disk.invalidations.start()
+        return _Kept(TieredCache(memory, (disk,)), disk.invalidations)
+    return _Kept(TieredCache(memory), MemoryInvalidations())
 
 
 async def open_budgets(table: BudgetTable, ledger: LedgerStore, now_us: int) -> MemoryBudgets:
@@ -156,35 +193,6 @@ async def open_budgets(table: BudgetTable, ledger: LedgerStore, now_us: int) -> 
                     spent |= await ledger.spent_by(kind, bounds(period, now_us)[0])
             opening[period] = spent
     return MemoryBudgets(table, opening, now_us)
-
-
-async def open_desk(config: Config) -> tuple[KeyDesk, SqliteLedger]:
-    """What `windvane keys` works with while no gateway runs. The ledger must be closed.
-
-    Raises RuntimeError when a gateway has it open.
-    """
-    clock = system.SystemClock()
-    folder = Path(config.data_dir)
-    ledger = SqliteLedger(folder)
-    try:
-        pepper = _pepper(config, folder)
-        made: Sequence[VirtualKey] = await ledger.keys()
-        snapshot = resolve(config, pepper=pepper, day=today(clock))
-        keyring = Keyring(
-            pepper=pepper, fixed=snapshot.keys, made=made, roll=system.roll, clock=clock
-        )
-        desk = KeyDesk(
-            keyring=keyring,
-            store=ledger,
-            ledger=ledger,
-            budgets=MemoryBudgets(BudgetTable({})),
-            limits=MemoryLimits(RateTable({})),
-            clock=clock,
-        )
-    except BaseException:
-        await ledger.aclose()
-        raise
-    return desk, ledger
 
 
 def _pepper(config: Config, folder: Path) -> bytes:

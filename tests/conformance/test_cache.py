@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.redis_server import NEEDS_REDIS, redis_server
+
 from windvane.core.cache.invalidation import ALL
 from windvane.ports.stores import CacheTier
 from windvane.stores.memory.cache import MemoryCache
@@ -228,7 +228,7 @@ async def test_redis_lets_go_when_it_is_time(redis_url: str) -> None:
 
 @TIERS
 async def test_what_is_told_of_a_tier(opened: Open) -> None:
-    async with opened() as (tier, advance):
+    async with opened() as (tier, _advance):
         await tier.put(b"a", b"x" * 100, tags=(), keep_s=10, worth=1)
         await tier.put(b"b", b"x" * 100, tags=(), keep_s=10, worth=1)
         await tier.get(b"a")

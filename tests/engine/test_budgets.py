@@ -9,7 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from windvane.config.schema import AuthConfig, BudgetConfig, Config, KeyConfig
+from windvane.config.schema import (
+    AuthConfig,
+    BudgetConfig,
+    Config,
+    KeyConfig,
+    ModelConfig,
+    ProviderConfig,
+)
 from windvane.core.budgets import BudgetTerms, Period, Standing
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, LimitReached, Source, error_of
@@ -412,6 +419,39 @@ def test_a_stream_that_is_left_early_is_paid_by_what_came() -> None:
     assert after.held_nano_usd == 0
 
 
+@pytest.mark.parametrize(("tier", "permille"), [(None, 1000), ("priority", 1750)])
+def test_an_estimate_is_at_the_price_of_the_tier_that_was_asked_for(
+    tier: str | None, permille: int
+) -> None:
+    config = msgspec.structs.replace(
+        under({"global": budget(total=10**9)}),
+        providers={
+            "one": ProviderConfig(
+                kind="mistral",
+                api_base="http://one.test/v1",
+                models={"small": ModelConfig(card="mistral-small-2603")},
+            )
+        },
+        routes={},
+    )
+    fields = {} if tier is None else {"service_tier": tier}
+    play = (
+        Playbook(config)
+        >> ask("small", max_tokens=900, stream=True, **fields)
+        << Sent("one/small")
+        >> opens()
+        >> says("one", "two")
+        << Said("onetwo")
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled")
+        << Left()
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    listed = entry.input_tokens * INPUT + entry.output_tokens * OUTPUT
+    assert entry.cost_nano_usd == -(-listed * permille // 1000)
+
+
 def test_an_attempt_that_is_left_before_a_word_is_paid_whole() -> None:
     play = (
         Playbook(under({"global": budget(total=10**9)}))
@@ -498,7 +538,8 @@ async def _key_with(stage: Stage, **limits: int) -> str:
 
 
 def test_a_budget_set_while_requests_run_counts_them_once() -> None:
-    """Spent before, in flight at the change, and after: all of it, and none of it twice."""
+    """Spent before, in flight, settled and begun while the ledger is asked, and after: all of it, and
+    none of it twice."""
 
     async def main() -> None:
         gates: list[asyncio.Event] = []
@@ -529,23 +570,40 @@ def test_a_budget_set_while_requests_run_counts_them_once() -> None:
             gates[number].set()
             await asyncio.sleep(0.001)
 
-        go(), go(), go()
+        answer_spent = stage.ledger.spent
+
+        async def spent_slowly(name: Scope, since_us: int) -> int:
+            """As of the asking, however long it takes."""
+            found = await answer_spent(name, since_us)
+            await asyncio.sleep(1)
+            return found
+
+        go(), go(), go(), go()
         await asyncio.sleep(0.001)
         await finish(0)
-        await _key_with(stage, daily=10**9, total=10**9)
-        stands = stage.budgets.standings(stage.clock.wall_us())
-        assert [each.spent_nano_usd for each in stands] == [SPENT, SPENT]
-        assert [each.held_nano_usd for each in stands] == [2 * held(20), 2 * held(20)]
+        stage.ledger.spent = spent_slowly  # type: ignore[method-assign]
+        changing = asyncio.get_running_loop().create_task(
+            _key_with(stage, daily=10**9, total=10**9)
+        )
+        await asyncio.sleep(0.5)
+        await finish(1)
         go()
         await asyncio.sleep(0.001)
-        for number in (1, 2, 3):
+        await changing
+        stage.ledger.spent = answer_spent  # type: ignore[method-assign]
+        stands = stage.budgets.standings(stage.clock.wall_us())
+        assert [each.spent_nano_usd for each in stands] == [2 * SPENT, 2 * SPENT]
+        assert [each.held_nano_usd for each in stands] == [3 * held(20), 3 * held(20)]
+        go()
+        await asyncio.sleep(0.001)
+        for number in (2, 3, 4, 5):
             await finish(number)
         await asyncio.gather(*tasks)
         stands = stage.budgets.standings(stage.clock.wall_us())
-        assert [each.spent_nano_usd for each in stands] == [4 * SPENT, 4 * SPENT]
+        assert [each.spent_nano_usd for each in stands] == [6 * SPENT, 6 * SPENT]
         assert [each.held_nano_usd for each in stands] == [0, 0]
-        assert await stage.ledger.spent(scope("key", key.id), 0) == 4 * SPENT
-        await _key_with(stage, daily=4 * SPENT)
+        assert await stage.ledger.spent(scope("key", key.id), 0) == 6 * SPENT
+        await _key_with(stage, daily=6 * SPENT)
         with pytest.raises(Exception, match="budget of key:"):
             await stage.engine.handle(stage.accept("small", "Hello?", key=secret, max_tokens=1))
         await stage.close()

@@ -18,6 +18,7 @@ from tests.engine.scene import (
     fails,
     outcomes,
     plays,
+    says,
 )
 
 from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, RateConfig
@@ -35,6 +36,7 @@ from windvane.testing.answers import (
     chunk,
     event_head,
 )
+from windvane.testing.answers_kept import OtherProcess
 
 HIT_OR_JOINED = ("hit", "joined")
 
@@ -78,6 +80,19 @@ async def test_a_late_joiner_gets_what_was_said_at_once_and_then_follows(scene: 
     assert late.heard == [(2.2, "why #1"), (2.5, "")]
     assert (await first).heard == [(1.5, "why"), (2.0, " #1"), (2.5, "")]
     assert len(scene.calls) == 1
+
+
+@plays()
+async def test_each_has_its_first_words_when_it_is_given_them(scene: Scene) -> None:
+    first = scene.start("why", stream=True)
+    await asyncio.sleep(1.6)
+    second, gone = scene.start("why", stream=True), scene.start("why", stream=True)
+    await asyncio.sleep(0.1)
+    gone.cancel()
+    await all_of(first, second)
+    waited = [scene.ended(exchange).first_chunk_s for exchange in scene.asked]
+    assert waited == [pytest.approx(1.5), pytest.approx(0.0), pytest.approx(0.0)]
+    assert [scene.ended(exchange).status for exchange in scene.asked] == [200, 200, 499]
 
 
 @plays()
@@ -476,6 +491,194 @@ async def test_a_models_names_fly_together(scene: Scene) -> None:
     assert [each.how for each in got] == ["miss", "joined"]
 
 
+# other processes
+
+
+def entry_of(text: str) -> tuple[bytes, bytes]:
+    """Key and bytes of the answer that another process has made to `text`."""
+
+    async def main() -> tuple[bytes, bytes]:
+        scene = Scene()
+        scene.scripts = [echo]
+        await scene.ask(text, "small")
+        ((key, (data, _, _)),) = scene.stage.cache.kept.items()
+        await scene.close()
+        return key, data
+
+    return run_virtual(main())
+
+
+def with_others(
+    script: Callable[[Scene, OtherProcess], Any], **settings: Any
+) -> tuple[Scene, OtherProcess]:
+    """Play a script in a process that shares its cache; no lease may be left."""
+
+    async def main() -> tuple[Scene, OtherProcess]:
+        slow = {name: settings.pop(name, 0.0) for name in ("claim_s", "release_s")}
+        others = OtherProcess(**slow)
+        scene = Scene(leases=others, **settings)
+        await script(scene, others)
+        await scene.close()
+        assert others.granted == others.released
+        assert not others.ours
+        return scene, others
+
+    return run_virtual(main())
+
+
+def test_who_asks_for_all_has_the_lease_until_the_answer_is_kept() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        slow = says(content="words", delay_s=10.0)
+        scene.scripts = [slow]
+        got = await all_of(scene.start("why"), scene.start("why"))
+        assert [each.how for each in got] == ["miss", "joined"]
+        assert others.granted == 1
+        assert others.renewals == 7
+
+    with_others(script)
+
+
+def test_what_another_process_is_asking_is_waited_for() -> None:
+    key, data = entry_of("why")
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.holds = {key}
+        tasks = [scene.start("why", "small", stream=bool(n % 2)) for n in range(4)]
+        await scene.rest(3.0)
+        scene.stage.cache.kept[key] = data, (), 1e9
+        got = await all_of(*tasks)
+        assert {(each.how, each.text) for each in got} == {("hit", "why #1")}
+        assert all(3.0 < each.at_s < 3.2 for each in got)
+
+    scene, _ = with_others(script)
+    assert not scene.calls
+
+
+def test_when_the_other_process_dies_one_of_us_takes_over() -> None:
+    key, _ = entry_of("why")
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.holds = {key}
+        tasks = [scene.start("why", "small", stream=bool(n % 2)) for n in range(4)]
+        await scene.rest(3.0)
+        others.holds = set()
+        got = await all_of(*tasks)
+        assert sorted(each.how for each in got) == ["joined", "joined", "joined", "miss"]
+        assert {each.text for each in got} == {"why #1"}
+
+    scene, others = with_others(script)
+    assert len(scene.calls) == 1
+    assert others.granted <= 4
+
+
+def test_nobody_waits_for_another_process_for_ever() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.holds_all = True
+        got = await scene.ask("why")
+        assert (got.how, got.text) == ("miss", "why #1")
+        assert 5.0 <= got.at_s - HEAD_S <= 5.2
+
+    with_others(script, wait_s=5.0)
+
+
+def test_not_to_wait_at_all_is_to_look_twice_at_most() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.holds_all = True
+        assert (await scene.ask("why")).at_s - HEAD_S <= 0.1
+
+    with_others(script, wait_s=0.0)
+
+
+def test_a_lease_that_is_lost_does_no_harm() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.is_lost = True
+        scene.scripts = [says(content="words", delay_s=10.0)]
+        assert (await scene.ask("why")).text == "words"
+        assert others.renewals == 1
+        assert (await scene.ask("why")).how == "hit"
+
+    with_others(script)
+
+
+def test_an_answer_that_came_between_looking_and_claiming_is_seen() -> None:
+    """The other process has put it and let go; whoever then gets the lease must not ask again."""
+    key, data = entry_of("why")
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.holds = {key}
+        task = scene.start("why", "small")
+        while not others.refused:
+            await scene.rest()
+        looked = scene.engine._sharing._lookup.find
+        looks = 0
+
+        async def look(ask: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            found = await looked(ask)
+            if others.holds:
+                others.holds = set()
+                scene.stage.cache.kept[key] = data, (), 1e9
+            return found
+
+        scene.engine._sharing._lookup.find = look  # type: ignore[method-assign]
+        assert (await task).how == "hit"
+        assert looks == 2
+
+    scene, _ = with_others(script)
+    assert not scene.calls
+
+
+def test_who_claims_at_once_in_one_process_flies_together() -> None:
+    """While the first still claims, there is no flight to be found yet."""
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        got = await all_of(*(scene.start("why") for _ in range(5)))
+        assert sorted(each.how for each in got) == ["joined"] * 4 + ["miss"]
+        assert others.granted == 1
+
+    with_others(script, claim_s=0.01)
+
+
+def test_a_lease_is_given_back_when_its_holder_may_not_ask() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        await scene.ask("a rate may be overdrawn once")
+        refused = await scene.ask("why")
+        assert refused.fault is not None and refused.fault.kind == "rate_limited"
+        await scene.rest()
+        assert (others.granted, others.released) == (2, 2)
+
+    with_others(script, settings={"rates": {"key:*": RateConfig(tokens_per_minute=1)}})
+
+
+def test_nobody_waits_for_a_lease_to_be_given_back() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        scene.scripts = [fails(400), echo]
+        failed = await all_of(scene.start("a"), scene.start("a"))
+        assert {each.at_s for each in failed} == {HEAD_S}
+        assert len(others.ours) == 1
+        await scene.rest(10)
+        begun_s = scene.now_s()
+        whole, stream = await all_of(scene.start("b"), scene.start("b", stream=True))
+        assert {whole.at_s, stream.at_s} == {begun_s + HEAD_S}
+        await scene.rest(10)
+
+    with_others(script, release_s=5.0)
+
+
+def test_a_lease_is_given_back_by_who_fails_or_leaves() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        scene.scripts = [fails(400)]
+        await scene.ask("why")
+        task = scene.start("why")
+        await scene.rest(0.5)
+        task.cancel()
+        await scene.rest(0.05)
+        assert (others.granted, others.released) == (2, 2)
+
+    with_others(script)
+
+
 # leaving at every wait there is
 
 CASES: dict[str, tuple[bool, bool, list[Callable[[Call], Script]]]] = {
@@ -490,10 +693,11 @@ CASES: dict[str, tuple[bool, bool, list[Callable[[Call], Script]]]] = {
 WAITS_MAX = 60
 
 
-async def leave_at(k: int, moment: Moment, case: str, leaver: int) -> bool:
+async def leave_at(k: int, moment: Moment, case: str, leaver: int, has_leases: bool) -> bool:
     """Leader, joiner and a late joiner; one of them leaves at its k-th wait."""
     leads_stream, joins_stream, scripts = CASES[case]
-    scene = Scene()
+    others = OtherProcess(claim_s=0.01)
+    scene = Scene(leases=others if has_leases else None)
     scene.scripts = list(scripts)
     was_cancelled = False
     kinds = (leads_stream, joins_stream, joins_stream)
@@ -514,15 +718,17 @@ async def leave_at(k: int, moment: Moment, case: str, leaver: int) -> bool:
     await scene.close()
     paid = [entry for entry in scene.entries if entry.outcome not in HIT_OR_JOINED]
     assert len(paid) == len(scene.calls)
+    assert others.released == others.granted
     return was_cancelled
 
 
+@pytest.mark.parametrize("has_leases", [False, True], ids=["alone", "among others"])
 @pytest.mark.parametrize("leaver", range(3), ids=["leader", "joiner", "latecomer"])
 @pytest.mark.parametrize("moment", list(Moment))
 @pytest.mark.parametrize("case", CASES)
-def test_leaving_at_every_wait(case: str, moment: Moment, leaver: int) -> None:
+def test_leaving_at_every_wait(case: str, moment: Moment, leaver: int, has_leases: bool) -> None:
     for k in count(1):
-        if not run_virtual(leave_at(k, moment, case, leaver)):
+        if not run_virtual(leave_at(k, moment, case, leaver, has_leases)):
             assert k > 1
             return
         assert k < WAITS_MAX

@@ -187,7 +187,13 @@ def test_tokens_are_taken_by_estimate_and_given_back_by_usage() -> None:
 def test_tokens_that_were_not_enough_are_a_debt() -> None:
     script = Playbook(limited({"global": RateConfig(tokens_per_minute=60)}))
     script = script >> ask("small", max_tokens=1) << Sent("one/small")
-    script = script >> answer("word " * 111) << Breached() << Settled("exact", "ok") << Said("word " * 111)
+    script = (
+        script
+        >> answer("word " * 111)
+        << Breached()
+        << Settled("exact", "ok")
+        << Said("word " * 111)
+    )
     script = script >> ask("small", max_tokens=1) << Failed("rate_limited", 429)
     fault = fault_of(script.run())
     # 120 were used of 60; a token comes back each second, and the next asks for some.

@@ -221,7 +221,9 @@ def test_no_usage_costs_more_than_was_held(
         # Near what the whole answer would take.
         with suppress(WindvaneError):
             whole = bound_of(exchange_of(body, cap), deployment, price, 10**18)
-            left = (whole.hold_nano_usd or 0) * rng.choice((1_001, 1_000, 999, 950, 800, 500)) // 1_000
+            left = (
+                (whole.hold_nano_usd or 0) * rng.choice((1_001, 1_000, 999, 950, 800, 500)) // 1_000
+            )
     try:
         bound = bound_of(exchange, deployment, price, left)
     except WindvaneError as error:

@@ -2,23 +2,34 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
-from redis.asyncio.connection import AbstractConnection, Connection
-
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from tests.redis_server import (
     NEEDS_REDIS,
     FaultProxy,
     RedisServer,
     fault_proxy,
+    free_port,
     redis_cluster,
     redis_server,
 )
+
 from windvane.core.cache.invalidation import ALL
 from windvane.stores.redis import RedisStores, open_redis
+from windvane.stores.redis.address import read_address
+from windvane.stores.redis.link import Link
 from windvane.stores.redis.node import DEADLINE_S, FAILURES_TO_OPEN, Node, Unavailable
 
 pytestmark = NEEDS_REDIS
@@ -530,6 +541,101 @@ async def test_without_redis_everybody_gets_a_lease_and_keeps_what_time_it_had(
         assert not await held.renew()
 
 
+async def test_a_slow_server_is_left_alone_and_still_tells_of_invalidations(
+    server: RedisServer,
+) -> None:
+    async with through_proxy(server) as (stores, proxy), opened(server.url) as other:
+        other.invalidations._key = stores.invalidations._key
+        await stores.start()
+        await slow_30_ms(proxy)
+        while stores.link.is_up:
+            await stores.cache.get(KEY)
+        await other.invalidations.invalidate("model:a")
+        async with asyncio.timeout(2):
+            while not stores.invalidations.known.voids(("model:a",), 0):
+                await asyncio.sleep(0.02)
+        assert not stores.link.is_up
+
+
+ADDRESSES = [
+    ("redis://h", ("h", 6379), {}),
+    ("redis://h:7/3", ("h", 7), {"db": 3}),
+    ("valkey://u:p%40w@h:7", ("h", 7), {"username": "u", "password": "p@w"}),
+    ("rediss://h", ("h", 6379), {"kind": SSLConnection}),
+    ("valkeys://h:1", ("h", 1), {"kind": SSLConnection}),
+    ("unix:///run/redis.sock", ("/run/redis.sock", 0), {"kind": UnixDomainSocketConnection}),
+    ("unix:///run/redis.sock?db=2", ("/run/redis.sock", 0), {"db": 2}),
+    ("redis+cluster://:p@h", ("h", 6379), {"password": "p"}),
+]
+
+
+@pytest.mark.parametrize(("url", "place", "expected"), ADDRESSES)
+def test_an_address_says_where_and_how(url: str, place: object, expected: dict) -> None:
+    address = read_address(url)
+    assert address.places == (place,)
+    assert address.is_cluster == ("cluster" in url)
+    for name, value in expected.items():
+        assert (address.kind if name == "kind" else address.arguments[name]) == value
+    connection = address.make(address.places[0])()
+    assert connection.socket_timeout is None
+    assert connection.retry.get_retries() == 0
+
+
+def test_a_cluster_has_several_addresses() -> None:
+    address = read_address("rediss+cluster://u:p@one:1,two:2,three?ssl_cert_reqs=none")
+    assert address.places == (("one", 1), ("two", 2), ("three", 6379))
+    assert address.arguments["ssl_cert_reqs"] == "none"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:6379", "http://:secret@h", "redis://:secret@h,i", "redis+cluster://:secret@h/1",
+     "unix://", "redis://:secret@h:port", "redis://:secret@h?socket_keepalive=x"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_said_without_its_password(url: str) -> None:
+    try:
+        read_address(url)
+    except ValueError as error:
+        assert "secret" not in str(error)
+    else:
+        assert "keepalive" in url
+
+
+@pytest.mark.parametrize("namespace", ["", "a b", "a*", "{a}", "x" * 65])
+def test_a_namespace_is_a_plain_word(namespace: str) -> None:
+    with pytest.raises(ValueError, match="namespace"):
+        Link("redis://h", namespace=namespace, monotonic_s=lambda: 0.0, rng=random.Random(1))
+
+
+async def test_by_tls(tmp_path: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem",
+         "-out", "cert.pem"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    port = free_port()
+    files = (
+        "--tls-cert-file",
+        "cert.pem",
+        "--tls-key-file",
+        "key.pem",
+        "--tls-ca-cert-file",
+        "cert.pem",
+    )
+    options = [str(tmp_path / each) if each.endswith("pem") else each for each in files]
+    with redis_server("--tls-port", str(port), "--tls-auth-clients", "no", *options):
+        url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={tmp_path / 'cert.pem'}"
+        async with opened(url) as stores:
+            await comes_back(stores)
+            assert await stores.cache.get(KEY) == b"data"
+        async with opened(f"rediss://127.0.0.1:{port}") as stores:
+            for _ in range(5):
+                await stores.cache.put(KEY, b"data", **KEEP)
+                await asyncio.sleep(0.05)
+            assert (await stores.cache.stats()).stored == 0, "an unknown certificate is refused"
+
+
 async def test_a_hit_and_a_miss_while_open_are_fast(server: RedisServer) -> None:
     async with opened(f"unix://{server.socket}") as stores:
         await stores.cache.put(KEY, b"x" * 1_500, **KEEP)
@@ -540,9 +646,6 @@ async def test_a_hit_and_a_miss_while_open_are_fast(server: RedisServer) -> None
 
 def test_nothing_is_left_behind_when_the_extra_is_missing() -> None:
     """An address without the package says what to install."""
-    import subprocess
-    import sys
-
     code = (
         "import sys; sys.modules['redis'] = None\n"
         "from windvane.stores.redis import open_redis\n"

@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "Check a configuration; print every problem.",
     "explain": "Show which model a prompt would go to, and why.",
     "models": "List models, prices and abilities.",
+    "cache": "Look at the cache of answers, or take answers back.",
     "prices": "Check prices: unknown, old, of models that end.",
     "keys": "Make, list, change, rotate and revoke gateway keys.",
     "usage": "Show what was used, by whom, when and for what.",

@@ -7,20 +7,22 @@ finer than a nano-dollar, two keys of one name.
 from datetime import date
 from decimal import Decimal
 
-import msgspec
-
 from windvane.config.check import Problem
 from windvane.config.schema import BudgetConfig, Config, KeyConfig, RateConfig
 from windvane.core.budgets import BudgetTerms
 from windvane.core.catalog.models import Catalog
 from windvane.core.limits import RateTerms
-from windvane.core.money import AMOUNT_MAX, NANO_PER_USD, NanoUsd
+from windvane.core.money import AMOUNT_MAX, NanoUsd
 from windvane.core.principal import GLOBAL, SCOPE_KINDS, Principal, Scope, scope
-from windvane.engine.keyring import key_digest
+from windvane.core.terms import filled
+from windvane.engine.keyring import RESERVED_NAMES, key_digest
 
 ADMIN = "admin"
 """What reports call the admin's key."""
 KEY_CHARS_MIN = 8
+NANO_DIGITS = 9
+DIGITS_MAX = 64
+"""More than any amount of dollars has."""
 
 
 def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[bytes, Principal]:
@@ -47,6 +49,8 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
             problems.append(Problem(place, f'another key is named "{principal.key_id}"'))
         if any("," in tag or not tag.strip() for tag in principal.tags):
             problems.append(Problem(f"{place}.tags", "a tag is a text without commas"))
+        if principal.key_id in RESERVED_NAMES and not principal.is_admin:
+            problems.append(Problem(place, f'"{principal.key_id}" is a name that reports use'))
         names.add(principal.key_id)
         keys[digest] = principal
     return keys
@@ -85,18 +89,8 @@ def budgets_of(
         if spec.budget is not None:
             place = f"auth.keys[{number}].budget"
             own = scope("key", key_name(spec, number))
-            found[own] = _merged(budget_terms(spec.budget, place, problems), found.get(own))
+            found[own] = filled(budget_terms(spec.budget, place, problems), found.get(own))
     return found
-
-
-def _merged(own: BudgetTerms, other: BudgetTerms | None) -> BudgetTerms:
-    """What the key says itself, and for the rest what the section says of it."""
-    if other is None:
-        return own
-    gaps = {
-        name: getattr(other, name) for name in own.__struct_fields__ if getattr(own, name) is None
-    }
-    return msgspec.structs.replace(own, **gaps)
 
 
 def budget_terms(said: BudgetConfig, place: str, problems: list[Problem]) -> BudgetTerms:
@@ -120,10 +114,17 @@ def budget_terms(said: BudgetConfig, place: str, problems: list[Problem]) -> Bud
 
 def nano_usd(usd: Decimal) -> NanoUsd:
     """An amount of dollars. Raises ValueError when it is negative, or finer than a nano-dollar."""
-    exact = usd * NANO_PER_USD if usd.is_finite() else None
-    if exact is None or not 0 <= exact <= AMOUNT_MAX or exact != exact.to_integral_value():
-        raise ValueError(f"must be dollars, 0 or more, in whole nano-dollars; got {usd}")
-    return NanoUsd(int(exact))
+    sign, digits, exponent = usd.as_tuple()
+    wrong = ValueError(f"must be dollars, 0 or more, in whole nano-dollars; got {str(usd)[:40]}")
+    if not isinstance(exponent, int) or len(digits) > DIGITS_MAX or abs(exponent) > DIGITS_MAX:
+        raise wrong
+    # In whole numbers: decimal arithmetic rounds to the precision of its context.
+    whole = int("".join(map(str, digits)))
+    shift = exponent + NANO_DIGITS
+    amount, rest = (whole * 10**shift, 0) if shift >= 0 else divmod(whole, 10**-shift)
+    if rest or (sign and whole) or amount > AMOUNT_MAX:
+        raise wrong
+    return NanoUsd(amount)
 
 
 def rates_of(
@@ -137,7 +138,8 @@ def rates_of(
             found[known] = rate_terms(said)
     for number, spec in enumerate(config.auth.keys):
         if spec.rates is not None:
-            found[scope("key", key_name(spec, number))] = rate_terms(spec.rates)
+            own = scope("key", key_name(spec, number))
+            found[own] = filled(rate_terms(spec.rates), found.get(own))
     return found
 
 

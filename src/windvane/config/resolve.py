@@ -153,6 +153,7 @@ def _upstream_terms(config: Config, problems: list[Problem]) -> dict[str, Upstre
                 requests_per_minute=settings.limits.requests_per_minute
                 or terms.requests_per_minute,
                 tokens_per_minute=settings.limits.tokens_per_minute or terms.tokens_per_minute,
+                is_ceiling=True,
             )
         if not terms.is_empty:
             found[name] = terms

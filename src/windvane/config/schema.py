@@ -186,7 +186,7 @@ class WaitingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Waiting for room at a provider's limit: how many may wait at once, and for how long."""
 
     size: Annotated[int, Meta(ge=0)] = 1_000
-    max_wait_s: Annotated[float, Meta(ge=0, le=600)] = 60.0
+    max_wait_s: Annotated[float, Meta(ge=0, le=600)] = 90.0
 
 
 Count = Annotated[int, Meta(ge=0)]

@@ -17,6 +17,7 @@ import msgspec
 
 from windvane.core.money import NanoUsd
 from windvane.core.principal import Scope
+from windvane.core.terms import filled
 
 US_PER_S = 1_000_000
 US_PER_DAY = 86_400 * US_PER_S
@@ -181,7 +182,9 @@ class BudgetTable:
 
     def __init__(self, terms: dict[Scope, BudgetTerms]) -> None:
         self._terms = {name: said for name, said in terms.items() if not said.is_empty}
-        self._found = {name: self._filled(name, said) for name, said in self._terms.items()}
+        self._found = {
+            name: filled(said, self._of_kind(name)) for name, said in self._terms.items()
+        }
 
     @property
     def is_empty(self) -> bool:
@@ -198,17 +201,6 @@ class BudgetTable:
     def _of_kind(self, scope: Scope) -> BudgetTerms | None:
         kind, colon, _ = scope.partition(":")
         return self._terms.get(Scope(f"{kind}:*")) if colon else None
-
-    def _filled(self, scope: Scope, said: BudgetTerms) -> BudgetTerms:
-        rest = self._of_kind(scope)
-        if rest is None or rest is said:
-            return said
-        gaps = {
-            field: getattr(rest, field)
-            for field in said.__struct_fields__
-            if getattr(said, field) is None
-        }
-        return msgspec.structs.replace(said, **gaps)
 
     def replaced(self, changes: dict[Scope, BudgetTerms | None]) -> "BudgetTable":
         """This table with some terms set, or taken away."""

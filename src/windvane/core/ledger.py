@@ -66,7 +66,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     A request counts where its first attempt does, so that parts add up to the whole.
     `estimated_nano_usd` and `assumed_nano_usd` are the parts of `cost_nano_usd` that no provider
     confirmed; an assumed amount is a worst case, and usually far above the truth.
-    `failed_attempts` are those that gave no answer; `saved_nano_usd` is what cache hits saved.
+    `failed_attempts` are those that gave no answer. `cache_hits` are answers for which nobody was
+    asked, from the cache or from another's request under way; they are no attempts, and
+    `saved_nano_usd` is what they saved.
     """
 
     requests: int = 0
@@ -82,3 +84,4 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     estimated_nano_usd: int = 0
     assumed_nano_usd: int = 0
     saved_nano_usd: int = 0
+    cache_hits: int = 0

@@ -13,6 +13,7 @@ that was taken later nearer to its own leaking, so marks are counted with what w
 import msgspec
 
 from windvane.core.principal import Scope
+from windvane.core.terms import filled
 
 TICKS_PER_UNIT = 60_000_000
 """Microseconds in a minute: what one unit is worth at one a minute."""
@@ -165,7 +166,9 @@ class RateTable:
 
     def __init__(self, terms: dict[Scope, RateTerms]) -> None:
         self._terms = {name: said for name, said in terms.items() if not said.is_empty}
-        self._found = {name: self._filled(name, said) for name, said in self._terms.items()}
+        self._found = {
+            name: filled(said, self._of_kind(name)) for name, said in self._terms.items()
+        }
 
     @property
     def is_empty(self) -> bool:
@@ -182,17 +185,6 @@ class RateTable:
     def _of_kind(self, scope: Scope) -> RateTerms | None:
         kind, colon, _ = scope.partition(":")
         return self._terms.get(Scope(f"{kind}:*")) if colon else None
-
-    def _filled(self, scope: Scope, said: RateTerms) -> RateTerms:
-        rest = self._of_kind(scope)
-        if rest is None or rest is said:
-            return said
-        gaps = {
-            field: getattr(rest, field)
-            for field in said.__struct_fields__
-            if getattr(said, field) is None
-        }
-        return msgspec.structs.replace(said, **gaps)
 
     def replaced(self, changes: dict[Scope, RateTerms | None]) -> "RateTable":
         """This table with some terms set, or taken away."""

@@ -17,6 +17,7 @@ from windvane.core.faults import (
     error_of,
     refuse,
 )
+from windvane.core.keys import PREFIX
 from windvane.core.limits import RateLease, RateRefusal
 from windvane.core.principal import Principal, Scope, allows
 from windvane.core.usage import Certainty
@@ -52,9 +53,10 @@ def identify(credentials: Credentials, snapshot: Snapshot, keyring: Keyring) -> 
     known = keyring.find(credentials.bearer)
     if known is not None:
         return known
-    if snapshot.passthrough is not None:
+    if snapshot.passthrough is not None and not credentials.bearer.startswith(PREFIX):
+        # A key of ours that is no longer good is nobody else's business.
         return _visitor(credentials.bearer, snapshot)
-    if keyring.is_empty:
+    if keyring.is_empty and snapshot.passthrough is None:
         return ANONYMOUS
     raise refuse(
         FaultKind.UNAUTHENTICATED,

@@ -9,6 +9,7 @@ from windvane.ports.observer import Observer
 
 ALERT_AT_PERMILLE = (500, 800, 1000)
 USED_UP = 1000
+NEARLY_PERMILLE = 900
 
 
 class BudgetAlerts:
@@ -32,8 +33,11 @@ class BudgetAlerts:
                 observer.on(HoldExceeded(entry=entry))
 
     def refused(self, account: Account, at_us: int) -> None:
-        """A budget that refuses is used up, whatever small change is left in it."""
-        self._tell_share(account, USED_UP, at_us)
+        """A budget that is nearly spent and refuses is used up, whatever small change is left in it.
+        One that refuses a single dear request is not."""
+        assert account.limit is not None
+        if account.spent * 1000 >= account.limit * NEARLY_PERMILLE:
+            self._tell_share(account, USED_UP, at_us)
 
     def _tell_share(self, account: Account, used: int, at_us: int) -> None:
         reached = max((share for share in self._at_permille if share <= used), default=0)

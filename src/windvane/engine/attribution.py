@@ -6,6 +6,7 @@ caller may make itself less urgent than its key allows, never more.
 """
 
 import re
+from hashlib import blake2b
 
 from windvane.core.chat import JsonObject
 from windvane.core.exchange import Exchange
@@ -17,15 +18,18 @@ USER_HEADER = b"x-windvane-user"
 TAGS_HEADER = b"x-windvane-tags"
 PRIORITY_HEADER = b"x-windvane-priority"
 TAGS_MAX = 16
-_NAME = re.compile(r"[\w.:/@+-][\w.:/@+ -]{0,127}")
+_NAME = re.compile(r"[^\x00-\x20\x7f,][^\x00-\x1f\x7f,]{0,127}")
 
 
 def attribute(exchange: Exchange, principal: Principal) -> None:
     """Fill in the exchange's user, tags, priority and scopes. Raises BadRequestError."""
     headers, body = exchange.headers, exchange.request.body
-    user = _text(headers.get(USER_HEADER)) or body.get("safety_identifier") or body.get("user")
-    if isinstance(user, str) and user.strip():
-        exchange.user = _checked(user.strip(), "user")
+    if shown := _text(headers.get(USER_HEADER)).strip():
+        exchange.user = _checked(shown, "user")
+    else:
+        user = body.get("safety_identifier") or body.get("user")
+        if isinstance(user, str) and user.strip():
+            exchange.user = _named(user.strip())
     said = _tags(headers.get(TAGS_HEADER), body)
     exchange.tags = tuple(dict.fromkeys((*principal.tags, *said)))
     exchange.priority = principal.priority
@@ -40,13 +44,27 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
     exchange.scopes = tuple(scopes)
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")
+def _text(value: bytes | None) -> str:
+    """A header's text: UTF-8 as modern clients send it, else Latin-1 as HTTP once had it."""
+    if value is None:
+        return ""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _named(user: str) -> str:
+    """The body's user as a name. The provider takes any text; one that is no name goes by a digest of
+    it, lest it be cut into another's."""
+    if _NAME.fullmatch(user):
+        return user
+    return f"user-{blake2b(user.encode(errors='surrogatepass'), digest_size=12).hexdigest()}"
 
 
 def _tags(header: bytes | None, body: JsonObject) -> list[str]:
     if header is not None:
-        given = [tag.strip() for tag in header.decode("latin-1").split(",") if tag.strip()]
+        given = [tag.strip() for tag in _text(header).split(",") if tag.strip()]
     else:
         metadata = body.get("metadata")
         tags = metadata.get("tags") if isinstance(metadata, dict) else None
@@ -63,7 +81,7 @@ def _tags(header: bytes | None, body: JsonObject) -> list[str]:
 def _checked(name: str, what: str) -> str:
     """A name fit for reports and scopes; what is not must not be cut into another's."""
     if not _NAME.fullmatch(name):
-        raise _wrong(what, "1 to 128 letters, digits and . : / @ + - _, no comma")
+        raise _wrong(what, "1 to 128 characters, no comma and no control character")
     return name
 
 

@@ -131,6 +131,8 @@ class Engine:
             on_end=self._end,
         )
         self.cache = cache
+        self.cache_lookups: dict[str, int] = {}
+        """Ended exchanges, by what the cache did for them."""
         self.invalidations = invalidations
 
     def accept(
@@ -156,6 +158,11 @@ class Engine:
             client_request_id=client_request_id,
             body_bytes=body_bytes,
         )
+
+    @property
+    def flights_count(self) -> int:
+        """How many calls to providers are under way that others may join."""
+        return self._sharing.flights.count
 
     async def invalidate(self, tag: str) -> int:
         """Take back all answers with a tag (`all`: every one), here and wherever they are shared.
@@ -189,7 +196,8 @@ class Engine:
         snapshot = self.snapshot
         try:
             if exchange.principal is None:
-                exchange.principal = self.identify(exchange.credentials, CHAT)
+                exchange.principal = self.identify(exchange.credentials)
+            check_endpoint(exchange.principal, CHAT)
             self._admission.gate(exchange)
             exchange.analysis = self._analyze(exchange, snapshot)
             exchange.decision = self._decide(exchange, snapshot)
@@ -220,7 +228,7 @@ class Engine:
             request, dialect="", credentials=credentials, body_bytes=0, headers=headers
         )
         snapshot = self.snapshot
-        exchange.principal = self.identify(credentials, CHAT)
+        exchange.principal = self.identify(credentials)
         attribute(exchange, exchange.principal)
         exchange.analysis = self._analyze(exchange, snapshot)
         return exchange.analysis, self._decide(exchange, snapshot)
@@ -305,7 +313,7 @@ class Engine:
             is_stream=exchange.request.stream,
             cache_status=exchange.cache_status,
             duration_s=duration_s,
-            overhead_s=max(duration_s - exchange.upstream_s, 0.0),
+            overhead_s=max(duration_s - exchange.upstream_s - exchange.queued_s, 0.0),
             first_chunk_s=attempt.first_chunk_s - exchange.received_s
             if attempt and attempt.first_chunk_s is not None
             else None,
@@ -314,6 +322,8 @@ class Engine:
             at_us=exchange.received_at_us,
             queued_s=exchange.queued_s,
         )
+        lookups = self.cache_lookups
+        lookups[exchange.cache_status] = lookups.get(exchange.cache_status, 0) + 1
         for observer in self._observers:
             observer.on(event)
 

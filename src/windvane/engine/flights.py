@@ -141,9 +141,9 @@ class Flights:
         """Those as well that can be joined no more."""
 
     def find(self, key: bytes) -> Flight | None:
-        """The flight to join. One that has failed is over for those who come later."""
+        """The flight to join. Who comes after it has ended finds what was kept of it, or asks anew."""
         flight = self._flights.get(key)
-        return flight if flight is not None and flight.error is None else None
+        return flight if flight is not None and not flight.is_over else None
 
     def start(self, flight: Flight, run: Run, on_gone: Callable[[Flight], None]) -> None:
         """Let `flight` begin; from now it can be joined, until it is over. `on_gone` is told then."""

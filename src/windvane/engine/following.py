@@ -36,7 +36,8 @@ class ReplayStream:
         self.exchange = exchange
         self.usage = usage
         self.fold = Fold()
-        self._chunks = chunks_of(completion, usage, entry.pieces if entry else ())
+        # In the pieces it first came in only where their pace is kept: thousands take a while to write.
+        self._chunks = chunks_of(completion, usage, entry.pieces if entry and is_paced else ())
         self._on_end = on_end
         self._is_over = False
         self._first_s, self._gap_s = _pace(entry, len(self._chunks)) if is_paced else (0.0, 0.0)

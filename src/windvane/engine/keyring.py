@@ -25,6 +25,7 @@ from windvane.core.keys import (
 )
 from windvane.core.limits import RateTable, RateTerms
 from windvane.core.principal import Principal, Scope, scope
+from windvane.core.terms import filled
 from windvane.ports.clock import Clock
 from windvane.ports.stores import BudgetStore, KeyStore, LedgerStore, LimitStore
 
@@ -33,6 +34,8 @@ ID_BITS = 64
 OVERLAP_MAX_S = 30 * 86_400
 """A rotated secret that lives on longer than this was not rotated."""
 US_PER_S = 1_000_000
+RESERVED_NAMES = frozenset(("anonymous", "in-process", "local-admin", "admin"))
+"""What reports call those who are no made key."""
 LOCAL_ADMIN = Principal(key_id="local-admin", is_admin=True)
 
 
@@ -267,8 +270,12 @@ class KeyDesk:
         return key
 
     def _check(self, terms: KeyTerms, key_id: str | None) -> None:
-        names = {key.terms.name for key in self._keyring.keys if key.id != key_id}
-        names |= {principal.key_id for principal in self._keyring.fixed}
+        names = {
+            key.terms.name
+            for key in self._keyring.keys
+            if key.id != key_id and key.revoked_at_us is None
+        }
+        names |= {principal.key_id for principal in self._keyring.fixed} | RESERVED_NAMES
         if terms.name in names:
             raise refuse(
                 FaultKind.INVALID_REQUEST,
@@ -294,12 +301,13 @@ class KeyDesk:
         while (account := self._begin_count(name, terms.budget)) is not None:
             try:
                 # Asked in the same step as the watch began: nothing is missed, or counted twice.
-                account.spent += await self._ledger.spent(name, account.starts_at_us)
+                before = await self._ledger.spent(name, account.starts_at_us)
             except BaseException:
                 self._budgets.unwatch(account)
                 raise
-        self._budgets.change(self._budgets.table.replaced({name: _or_none(terms.budget)}))
-        rates = None if terms.rates.is_empty else terms.rates
+            account.spent += before
+        budget, rates = _terms_of(key, self._budgets.table, self._limits.table)
+        self._budgets.change(self._budgets.table.replaced({name: budget}))
         self._limits.change(self._limits.table.replaced({name: rates}))
 
     def _begin_count(self, name: Scope, terms: BudgetTerms) -> Account | None:
@@ -310,8 +318,14 @@ class KeyDesk:
         return next((account for account in watched if account is not None), None)
 
 
-def _or_none(terms: BudgetTerms) -> BudgetTerms | None:
-    return None if terms.is_empty else terms
+def _terms_of(
+    key: VirtualKey, budgets: BudgetTable, rates: RateTable
+) -> tuple[BudgetTerms | None, RateTerms | None]:
+    """What applies to a key: what it says itself, and what the configuration says of its name."""
+    named = scope("key", key.terms.name)
+    budget = filled(key.terms.budget, budgets.terms.get(named))
+    rate = filled(key.terms.rates, rates.terms.get(named))
+    return (None if budget.is_empty else budget), (None if rate.is_empty else rate)
 
 
 def _no_such_key(key_id: str) -> WindvaneError:
@@ -323,13 +337,13 @@ def _no_such_key(key_id: str) -> WindvaneError:
 def tables_of(
     keys: Sequence[VirtualKey], budgets: BudgetTable, rates: RateTable
 ) -> tuple[BudgetTable, RateTable]:
-    """Both tables with what the keys themselves say."""
-    said: dict[Scope, BudgetTerms | None] = {}
-    rated: dict[Scope, RateTerms | None] = {}
-    for key in keys:
-        name = scope("key", key.id)
-        if not key.terms.budget.is_empty:
-            said[name] = key.terms.budget
-        if not key.terms.rates.is_empty:
-            rated[name] = key.terms.rates
-    return budgets.replaced(said), rates.replaced(rated)
+    """Both tables with what the keys say, or the configuration of their names."""
+    found = {
+        scope("key", key.id): _terms_of(key, budgets, rates)
+        for key in keys
+        if key.revoked_at_us is None
+    }
+    return (
+        budgets.replaced({name: budget for name, (budget, _) in found.items()}),
+        rates.replaced({name: rate for name, (_, rate) in found.items()}),
+    )

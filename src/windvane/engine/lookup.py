@@ -15,6 +15,7 @@ from windvane.core.cache.entry import CacheEntry, pack, unpack
 from windvane.core.cache.freshness import CachePolicy, Standing, Wish, standing_of, wish_of
 from windvane.core.cache.invalidation import (
     CALLER_TAGS_MAX,
+    caller_tag,
     key_tag,
     model_tag,
     route_tag,
@@ -96,7 +97,7 @@ class Lookup:
         if rules is None or self._cache is None:
             return None
         policy = rules.policy_of(decision.route)
-        wish = _wish(exchange)
+        wish = wish_said(exchange)
         if policy is None or not (wish.may_read or wish.may_store or wish.only_if_cached):
             return None
         if not may_be_kept(exchange.request, policy):
@@ -273,7 +274,8 @@ def _answering(exchange: Exchange) -> Deployment:
     return attempt.deployment
 
 
-def _wish(exchange: Exchange) -> Wish:
+def wish_said(exchange: Exchange) -> Wish:
+    """What the caller wishes of the cache."""
     for name in WISH_HEADERS:
         if (said := exchange.headers.get(name)) is not None:
             return wish_of(said.decode("latin-1"))
@@ -291,7 +293,7 @@ def _tags(exchange: Exchange) -> tuple[str, ...]:
             f"{TAGS_HEADER.decode()}: at most {CALLER_TAGS_MAX} tags of {TAG_CHARS_MAX} characters",
             param=TAGS_HEADER.decode(),
         )
-    return tuple(f"tag:{tag}" for tag in tags)
+    return tuple(caller_tag(tag) for tag in tags)
 
 
 def _lengths(flight: Flight) -> tuple[int, ...]:

@@ -230,7 +230,10 @@ class Settlement:
             usage = self._estimate(exchange, attempt, pieces, fold.output_chars)
             if fold.usage is not None:
                 output_tokens = max(usage.output_tokens, fold.usage.output_tokens)
-                usage = msgspec.structs.replace(fold.usage, output_tokens=output_tokens)
+                tier = fold.usage.service_tier or usage.service_tier
+                usage = msgspec.structs.replace(
+                    fold.usage, output_tokens=output_tokens, service_tier=tier
+                )
             self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
 
     def _in_flight(self, attempt: Attempt, fold: Fold) -> int:
@@ -244,9 +247,12 @@ class Settlement:
         analysis = exchange.analysis
         assert analysis is not None
         ratio = self._input_ratio.get(attempt.deployment.resolved_model, 1.0)
+        tier = exchange.request.body.get("service_tier")
         return Usage(
             input_tokens=int(analysis.input_tokens * ratio * ESTIMATE_MARGIN) + 1,
             output_tokens=max(pieces, chars // CHARS_PER_TOKEN_MIN) + 1,
+            # Which it was served in came with the usage that did not come.
+            service_tier=tier if isinstance(tier, str) else None,
         )
 
     def _learn(self, exchange: Exchange, attempt: Attempt, usage: Usage) -> None:

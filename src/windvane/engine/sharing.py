@@ -5,6 +5,8 @@ the flight, whoever is still there to see it; all others are ended here.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from random import Random
 
 import msgspec
@@ -19,7 +21,7 @@ from windvane.engine.admission import Admission
 from windvane.engine.dispatch import Dispatch
 from windvane.engine.flights import Flight, Flights
 from windvane.engine.following import THE_ANSWER, FollowStream, ReplayStream
-from windvane.engine.lookup import Ask, Found, Lookup
+from windvane.engine.lookup import Ask, Found, Lookup, wish_said
 from windvane.engine.relay import CLIENT_CLOSED, ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
 from windvane.engine.snapshot import Snapshot
@@ -72,6 +74,8 @@ class Sharing:
         """The answer. Raises the WindvaneError of whoever was to give it."""
         ask = self._lookup.ask_of(exchange, snapshot.cache)
         if ask is None:
+            if wish_said(exchange).only_if_cached:
+                raise _not_cached()
             self._admission.take_tokens(exchange)
             return await self._dispatch.run(exchange, snapshot)
         exchange.cache_status = "miss"
@@ -179,7 +183,11 @@ class Sharing:
     def _share(self, exchange: Exchange, flight: Flight, watchdog: Watchdog) -> Answer:
         """What the flight has brought, or is bringing. Raises what it ended in."""
         if flight.fold is not None and exchange.request.stream:
-            exchange.answered_by = flight.leader.final_attempt
+            attempt = flight.leader.final_attempt
+            if attempt is not None and flight.leader is not exchange:
+                # A joiner's first words are those that it is given, not those that the leader was.
+                attempt = msgspec.structs.replace(attempt, first_chunk_s=self._clock.monotonic_s())
+            exchange.answered_by = attempt
             return FollowStream(
                 exchange,
                 flight,
@@ -219,8 +227,11 @@ class Sharing:
         attempt = flight.leader.final_attempt
         assert attempt is not None
         saved = attempt.entry.cost_nano_usd if attempt.entry is not None else None
+        followed = exchange.answered_by
         exchange.upstream_s += self._clock.monotonic_s() - exchange.received_s
         self._settlement.record_free(exchange, attempt.deployment, JOINED, saved)
+        if followed is not None and exchange.answered_by is not None:
+            exchange.answered_by.first_chunk_s = followed.first_chunk_s
 
     def _hit(self, exchange: Exchange, ask: Ask, entry: CacheEntry) -> Answer:
         """Answer from an entry."""
@@ -254,17 +265,13 @@ class Sharing:
         exchange.leads = True
 
         async def run(flight: Flight) -> None:
-            keeping = None
-            if lease is not None:
-                keeping = asyncio.get_running_loop().create_task(_keep_lease(lease))
-            try:
-                await self._bring_home(flight, snapshot, has_spare)
-                exchange.is_stored = await self._lookup.keep(ask, flight)
-            finally:
-                if keeping is not None and lease is not None:
-                    keeping.cancel()
-                    await asyncio.wait([keeping])
-                    await lease.release()
+            async with _holding(lease):
+                try:
+                    await self._bring_home(flight, snapshot, has_spare)
+                except WindvaneError as error:
+                    flight.crash(error)  # before the lease is given back, which may take a while
+                else:
+                    exchange.is_stored = await self._lookup.keep(ask, flight)
 
         self.flights.start(flight, run, self._gone)
         return flight
@@ -349,6 +356,23 @@ class Sharing:
 
     async def aclose(self) -> None:
         await self.flights.aclose()
+
+
+@asynccontextmanager
+async def _holding(lease: FlightLease | None) -> AsyncIterator[None]:
+    """Keep the lease, if there is one, for as long as this lasts, and give it back whatever happens."""
+    if lease is None:
+        yield
+        return
+    keeping = asyncio.get_running_loop().create_task(_keep_lease(lease))
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        try:
+            await asyncio.wait([keeping])
+        finally:
+            await lease.release()
 
 
 async def _keep_lease(lease: FlightLease) -> None:

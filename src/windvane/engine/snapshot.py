@@ -85,7 +85,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     rates: dict[Scope, RateTerms] = {}
     upstream_terms: dict[str, UpstreamTerms] = {}
     waiting_max: int = 1_000
-    wait_max_s: float = 60.0
+    wait_max_s: float = 90.0
     economy_at_permille: int = 800
     alert_at_permille: tuple[int, ...] = (500, 800, 1000)
     retry: RetryPolicy = RetryPolicy()

@@ -71,7 +71,7 @@ class Gateway:
 
     def serve(self, caller: Caller) -> Coroutine[Any, Any, None]:
         """Serve a request for `/v1/*`."""
-        if self._checks_host and self._engine.keyring.is_empty:
+        if self._checks_host and self._is_open:
             incoming = Incoming({"headers": caller.headers})
             if not incoming.names_loopback:
                 status, headers, body = self._wrong_host(incoming)
@@ -80,7 +80,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request as ASGI has it: from our own server, those for anything else."""
-        if self._checks_host and self._engine.keyring.is_empty:
+        if self._checks_host and self._is_open:
             incoming = Incoming(scope)
             if not incoming.names_loopback:
                 await send_whole(send, *self._wrong_host(incoming))
@@ -98,13 +98,19 @@ class Gateway:
                 self._control_plane = await asyncio.to_thread(self._load_control_plane)
             await self._control_plane(scope, receive, send)
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether anyone who reaches the port is served."""
+        engine = self._engine
+        return engine.keyring.is_empty and engine.snapshot.passthrough is None
+
     def _is_local(self) -> bool:
         """Whether traffic may be looked at from this machine without a key.
 
         A proxy on this machine calls from loopback too, and may not pass on the name its own callers
         used: once there are keys, being local is enough only where the configuration says so.
         """
-        is_unguarded = self._has_open_metrics or self._engine.keyring.is_empty
+        is_unguarded = self._has_open_metrics or self._is_open
         return self._is_loopback and is_unguarded
 
     def _load_control_plane(self) -> ASGIApp:

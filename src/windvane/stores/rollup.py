@@ -11,7 +11,7 @@ from datetime import date
 import msgspec
 
 from windvane.core.budgets import US_PER_DAY
-from windvane.core.ledger import OK, LedgerEntry, Totals
+from windvane.core.ledger import FREE, OK, LedgerEntry, Totals
 from windvane.core.principal import GLOBAL, SCOPE_KINDS, Scope, scope
 from windvane.core.usage import Certainty
 from windvane.core.usage_report import UsageQuery, UsageRow
@@ -63,8 +63,11 @@ def add_up(entries: Iterable[LedgerEntry], sums: dict[Place, Sums]) -> None:
 
 def _add(entry: LedgerEntry, sums: Sums) -> None:
     sums[0] += entry.number == 1
-    sums[1] += 1
-    sums[2] += entry.outcome != OK
+    if entry.outcome in FREE:
+        sums[13] += 1
+    else:
+        sums[1] += 1
+        sums[2] += entry.outcome != OK
     sums[4] += entry.input_tokens
     sums[5] += entry.output_tokens
     sums[6] += entry.cache_read_input_tokens

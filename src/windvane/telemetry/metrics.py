@@ -20,7 +20,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from windvane._version import __version__
-from windvane.core.events import AttemptSettled, Event, ExchangeEnded
+from windvane.core.events import AttemptSettled, BudgetReached, Event, ExchangeEnded
+from windvane.core.faults import FaultKind
+from windvane.core.ledger import FREE
 from windvane.core.money import NANO_PER_USD
 
 DURATION_BUCKETS_S = (
@@ -28,6 +30,9 @@ DURATION_BUCKETS_S = (
 )  # fmt: skip
 """OpenTelemetry's buckets for generative AI durations."""
 OVERHEAD_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+
+REJECTIONS = frozenset((FaultKind.RATE_LIMITED.value, FaultKind.BUDGET_EXCEEDED.value))
+"""Faults that are a limit's doing."""
 
 UNROUTED = "none"
 """The model label of requests that were refused before a model was chosen."""
@@ -75,6 +80,11 @@ class Metrics(Collector):
         self._durations: dict[str, _Histogram] = {}
         self._first_chunks: dict[str, _Histogram] = {}
         self._overhead = _Histogram(OVERHEAD_BUCKETS_S)
+        self._rejections: defaultdict[str, int] = defaultdict(int)
+        self._alerts: defaultdict[str, int] = defaultdict(int)
+        self._saved: defaultdict[str, int] = defaultdict(int)
+        self._holds_exceeded = 0
+        self._queued = _Histogram(DURATION_BUCKETS_S)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -83,6 +93,10 @@ class Metrics(Collector):
             self._on_end(event)
         elif isinstance(event, AttemptSettled):
             self._on_settled(event)
+        elif isinstance(event, BudgetReached):
+            self._alerts[str(event.permille // 10)] += 1
+        else:
+            self._holds_exceeded += 1
 
     def _on_end(self, event: ExchangeEnded) -> None:
         model = event.model or UNROUTED
@@ -93,6 +107,10 @@ class Metrics(Collector):
                 if before != after:
                     self._fallbacks[before, after] += 1
         self._cache[event.cache_status] += 1
+        if event.fault in REJECTIONS:
+            self._rejections[event.fault] += 1
+        if event.queued_s:
+            self._queued.observe(event.queued_s)
         _histogram(self._durations, model, DURATION_BUCKETS_S).observe(event.duration_s)
         self._overhead.observe(event.overhead_s)
         if event.first_chunk_s is not None and event.is_stream:
@@ -101,6 +119,9 @@ class Metrics(Collector):
     def _on_settled(self, event: AttemptSettled) -> None:
         entry = event.entry
         model = entry.model
+        if entry.outcome in FREE:
+            self._saved[entry.outcome] += entry.saved_nano_usd or 0
+            return
         self._attempts[entry.provider, model, entry.outcome] += 1
         if entry.input_tokens:
             self._tokens[model, "input"] += entry.input_tokens
@@ -131,6 +152,9 @@ class Metrics(Collector):
             "output_tokens_total": _sum_of(self._tokens, "output"),
             "cost_nano_usd_total": sum(self._cost.values()),
             "unpriced_attempts_total": sum(self._unpriced.values()),
+            "saved_nano_usd_total": sum(self._saved.values()),
+            "rejections_by_reason": dict(self._rejections),
+            "cache_lookups_by_result": dict(self._cache),
         }
 
     def collect(self) -> Iterator[Metric]:
@@ -165,10 +189,38 @@ class Metrics(Collector):
             ("result",),
             self._cache,
         )
+        yield from self._collect_limits()
         yield from self._collect_histograms()
         build = GaugeMetricFamily("windvane_build_info", "This version.", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build
+
+    def _collect_limits(self) -> Iterator[Metric]:
+        yield _counter(
+            "windvane_rejections", "Requests refused by a limit.", ("reason",), self._rejections
+        )
+        yield _counter(
+            "windvane_budget_alerts",
+            "Budgets that reached a share of their limit.",
+            ("percent",),
+            self._alerts,
+        )
+        exceeded = CounterMetricFamily(
+            "windvane_holds_exceeded", "Attempts that cost more than was held for them."
+        )
+        exceeded.add_metric((), self._holds_exceeded)
+        yield exceeded
+        saved = CounterMetricFamily(
+            "windvane_saved_usd", "What answers from the cache saved.", labels=("by",)
+        )
+        for outcome, nano_usd in self._saved.items():
+            saved.add_metric((outcome,), nano_usd / NANO_PER_USD)
+        yield saved
+        queued = HistogramMetricFamily(
+            "windvane_queue_wait_seconds", "Waiting for room at a provider's limit."
+        )
+        queued.add_metric((), self._queued.buckets(), self._queued.total)
+        yield queued
 
     def _collect_histograms(self) -> Iterator[Metric]:
         duration = HistogramMetricFamily(

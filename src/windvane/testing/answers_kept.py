@@ -1,5 +1,7 @@
-"""The simplest cache there can be: a dictionary. For scenarios about what the engine does with one."""
+"""The simplest cache there can be: a dictionary. For scenarios about what the engine does with one; and
+who else may share it: another process, as its leases tell of it."""
 
+import asyncio
 from collections.abc import Sequence
 
 from windvane.core.cache.invalidation import ALL, Invalidations
@@ -24,7 +26,8 @@ class KeptAnswers:
     async def put(
         self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
     ) -> None:
-        self.kept[key] = data, tuple(tags), self._clock.monotonic_s() + keep_s
+        if keep_s > 0:
+            self.kept[key] = data, tuple(tags), self._clock.monotonic_s() + keep_s
 
     async def remove(self, key: bytes) -> int:
         return int(self.kept.pop(key, None) is not None)
@@ -63,3 +66,54 @@ class KnownInvalidations:
         by_tag = {**self._known.by_tag, tag: version}
         self._known = Invalidations(version=version, by_tag=by_tag)
         return self._known
+
+
+class OtherProcess:
+    """Implements `FlightLeases`, as another process that shares the cache would let us have them.
+
+    A scenario says which keys it `holds`; what is claimed meanwhile is refused. `is_lost` makes every
+    lease that we have somebody else's. `granted` and `released` count, `renewals` too.
+    """
+
+    def __init__(self, *, claim_s: float = 0.0, release_s: float = 0.0) -> None:
+        self.holds: set[bytes] = set()
+        self.holds_all = False
+        self.is_lost = False
+        self.granted = 0
+        self.released = 0
+        self.renewals = 0
+        self.refused = 0
+        self.ours: set[bytes] = set()
+        self._claim_s = claim_s
+        self.release_s = release_s
+
+    async def claim(self, key: bytes) -> "Lease | None":
+        if self._claim_s:
+            await asyncio.sleep(self._claim_s)
+        if self.holds_all or key in self.holds or key in self.ours:
+            self.refused += 1
+            return None
+        self.granted += 1
+        self.ours.add(key)
+        return Lease(self, key)
+
+
+class Lease:
+    """Implements `FlightLease`."""
+
+    def __init__(self, leases: OtherProcess, key: bytes) -> None:
+        self._leases = leases
+        self._key = key
+        self._is_released = False
+
+    async def renew(self) -> bool:
+        self._leases.renewals += 1
+        return not self._leases.is_lost
+
+    async def release(self) -> None:
+        assert not self._is_released, "a lease is released twice"
+        if self._leases.release_s:
+            await asyncio.sleep(self._leases.release_s)
+        self._is_released = True
+        self._leases.released += 1
+        self._leases.ours.discard(self._key)

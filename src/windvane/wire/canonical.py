@@ -58,6 +58,8 @@ def canonical(request: ChatRequest) -> JsonObject:
 def _message(message: JsonObject) -> JsonObject:
     """A message without its members that are null, which answers carry back into conversations, and
     without the `prefix` of Mistral's client, who denies it in every message."""
+    if len(message) == 2 and type(message.get("content")) is str:
+        return message  # its role is the other
     written: JsonObject = {}
     for name, value in message.items():
         if type(value) is str:

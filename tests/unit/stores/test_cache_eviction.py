@@ -1,8 +1,8 @@
-"""What the memory tier evicts is worth less than what LRU would have evicted: on traces drawn from seeds."""
+"""What the memory tier evicts is worth less than what LRU would have evicted, on seeded traces."""
 
 import pytest
-
 from benchmarks.eviction import CAPACITIES, TRACES, Fifo, Lru, Ours, score, scores_of, trace_of
+
 from windvane.stores.memory.cache import entry_size
 
 REQUESTS = 15_000

@@ -21,6 +21,11 @@ def route_tag(route: str) -> str:
     return f"route:{route}"
 
 
+def caller_tag(tag: str) -> str:
+    """A tag of the caller's own choice, which can be no other kind's."""
+    return f"tag:{tag}"
+
+
 def scope_tag(scope: str) -> str:
     return f"scope:{scope}"
 

@@ -25,6 +25,7 @@ from windvane.gateway.control_plane.access import (
     guard,
     needs,
 )
+from windvane.gateway.control_plane.cache import add_cache
 from windvane.gateway.control_plane.errors import add_errors
 from windvane.gateway.control_plane.keys import add_keys
 from windvane.gateway.control_plane.openapi import merge_data_plane
@@ -66,6 +67,7 @@ def control_plane(engine: Engine, metrics: Metrics, *, is_local: Callable[[], bo
     add_keys(app, engine, clock)
     add_budgets(app, engine, clock)
     add_usage(app, engine, clock)
+    add_cache(app, engine)
     _add_documentation(app)
     check_is_guarded(app.routes)
     return app

@@ -57,7 +57,10 @@ class KeyBook:
             said == key.key_id for key in self.fixed
         ):
             return said
-        return next((key.id for key in self.made if key.terms.name == said), said)
+        named = [key for key in self.made if key.terms.name == said]
+        # A revoked key's name may be another's by now: the living one is meant, else the latest.
+        named.sort(key=lambda key: (key.revoked_at_us is None, key.created_at_us))
+        return named[-1].id if named else said
 
     def names(self) -> dict[str, str]:
         """The name of each key by its id."""

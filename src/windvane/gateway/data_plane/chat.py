@@ -4,8 +4,6 @@ from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, WindvaneError
 from windvane.core.usage import Usage
-from windvane.engine.admission import check_endpoint
-from windvane.engine.engine import CHAT
 from windvane.engine.sharing import AnswerStream
 from windvane.gateway.data_plane.door import Door
 from windvane.gateway.data_plane.outgoing import router_metadata, stream_lines, whole_lines
@@ -23,8 +21,6 @@ NO_METADATA = b"off"
 
 async def chat_completions(door: Door, body: bytes) -> None:
     """Serve one chat request. Raises WindvaneError before anything has been sent."""
-    assert door.principal is not None
-    check_endpoint(door.principal, CHAT)
     fields = read_object(body)
     incoming = door.incoming
     door.dialect = dialect_of(fields, incoming.user_agent)

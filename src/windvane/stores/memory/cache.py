@@ -34,6 +34,9 @@ OWN_PAGES_BYTES, PAGE_BYTES = 128 * 1024 - 64, 4_096
 SAMPLE = 16
 """Entries compared for one eviction. More would find a worse one; caching.md measured 16 within one point
 of the whole order."""
+AGE_OVER = 8
+"""The age is the lowest value of so many evictions: dice that once meet only valuable entries must not make
+everything that comes after more valuable than those."""
 WORTH_MAX = 1e18
 """A billion dollars: beyond it ranks could no longer be told apart."""
 SWEPT_PER_PUT = 2
@@ -78,6 +81,7 @@ class MemoryCache:
         self._tag_sets: dict[TagSet, list[TagSet | int]] = {}
         self._bytes = 0
         self._age = 0.0
+        self._recent_ranks = [0.0] * AGE_OVER
         self._hand = 0
         self._remembered = bytearray(_power_of_two(bytes_max // BYTES_PER_REMEMBERED))
         self._forget_in = len(self._remembered)
@@ -250,7 +254,9 @@ class MemoryCache:
                 return
             if ranks[other] < ranks[place]:
                 place = other
-        self._age = max(self._age, ranks[place])
+        recent = self._recent_ranks
+        recent[self._evicted % len(recent)] = ranks[place]
+        self._age = max(self._age, min(recent))
         self._remember(self._keys[place], self._uses[place])
         self._evicted += 1
         self._drop(place)

@@ -93,7 +93,8 @@ class MemoryLimits:
         self, buckets: dict[Scope, Gcra], scope: Scope, limit: int, burst: int | None, now_us: int
     ) -> Gcra:
         bucket = buckets.get(scope)
-        if bucket is None or bucket.limit != limit or (burst is not None and bucket.burst != burst):
+        wanted = limit if burst is None else burst
+        if bucket is None or bucket.limit != limit or bucket.burst != wanted:
             if bucket is None and len(buckets) >= BUCKETS_MAX:
                 for idle in [key for key, kept in buckets.items() if kept.is_idle(now_us)]:
                     del buckets[idle]

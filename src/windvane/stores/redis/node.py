@@ -7,6 +7,8 @@ Laws:
 2. A command takes `deadline_s` at most, connecting and waiting for a connection included.
 3. After `FAILURES_TO_OPEN` failures in a row no command is tried, until a probe of our own has come
    through; one is made each second. Only then is it asked again.
+4. A command with a deadline of its own is background work, which may take longer: it is tried even then, and
+   what becomes of it says nothing to the breaker. So a slow server still tells of invalidations.
 
 It does not know what the commands mean.
 """
@@ -84,7 +86,8 @@ class Node:
 
         Raises Unavailable.
         """
-        if self.is_open or self._is_closed or self._waiting >= WAITING_MAX:
+        counts = deadline_s is None
+        if (self.is_open and counts) or self._is_closed or self._waiting >= WAITING_MAX:
             raise Unavailable
         has_begun = False
         self._waiting += 1
@@ -93,12 +96,13 @@ class Node:
                 has_begun = True
                 replies = await self._exchange(commands)
         except FAULTS as error:
-            if has_begun:
+            if has_begun and counts:
                 self._failed(error)
             raise Unavailable from error
         finally:
             self._waiting -= 1
-        self._failures = 0
+        if counts:
+            self._failures = 0
         return replies
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:

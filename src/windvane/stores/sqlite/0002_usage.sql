@@ -70,6 +70,7 @@ CREATE TABLE usage_daily (
   estimated_nano_usd INTEGER NOT NULL,
   assumed_nano_usd INTEGER NOT NULL,
   saved_nano_usd INTEGER NOT NULL,
+  cache_hits INTEGER NOT NULL,
   PRIMARY KEY (day, key_id, team, user, tags, provider, resolved_model, route)
 ) STRICT, WITHOUT ROWID;
 
@@ -86,7 +87,7 @@ SELECT
   coalesce(sum(cost_nano_usd), 0),
   coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'estimated'), 0),
   coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'assumed'), 0),
-  coalesce(sum(saved_nano_usd), 0)
+  coalesce(sum(saved_nano_usd), 0), 0
 FROM ledger GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
 
 -- Rows older than this may be deleted, no others. Only sqlite/retention.py moves it.

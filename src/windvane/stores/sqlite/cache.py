@@ -331,18 +331,16 @@ class _Thread:
         self._tried_at_s = self._monotonic_s()
         try:
             file = self._open_file()
+            try:
+                self._on_open(file)
+            except BaseException:
+                file.abandon()
+                raise
         except FAULTS as error:
             self.faults += 1
             if self.is_up:
                 _log.error("the cache %s cannot be used; doing without it: %s", self._name, error)
             self.is_up = False
-            return
-        try:
-            self._on_open(file)
-        except FAULTS as error:
-            file.abandon()
-            self.is_up = False
-            _log.error("the cache %s cannot be used; doing without it: %s", self._name, error)
             return
         self._file = file
         self.is_up = True

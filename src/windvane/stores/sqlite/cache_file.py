@@ -100,20 +100,40 @@ class CacheFile:
         self._pages_max = (bytes_max - reserve) // PAGE_BYTES
         self._pages_limit = (bytes_max - reserve // 2) // PAGE_BYTES
         self._wal_bytes = min(reserve // 4, WAL_BYTES_MAX)
-        self._lock = _lock(path.with_name(f"{path.name}.lock"))
-        try:
-            self._connection = self._opened(path)
-        except BaseException:
-            os.close(self._lock)
-            raise
         self._tag_sets: dict[str, int] = {}
         self._uses: dict[int, int] = {}
         self.evicted = 0
         self.expired = 0
-        (self.entries,) = self._connection.execute("SELECT count(*) FROM entry").fetchone()
-        found = self._connection.execute("SELECT value FROM fact WHERE name = 'age'").fetchone()
-        self._age: float = found[0] if found else 0.0
-        self.make_room()
+        self._lock = _lock(path.with_name(f"{path.name}.lock"))
+        try:
+            try:
+                self._begin()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error) and not isinstance(error, _Foreign):
+                    raise
+                _put_away(path, error)
+                self._begin()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _begin(self) -> None:
+        """Open the file, and know how things stand in it."""
+        connection = sqlite3.connect(
+            self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        self._connection = connection
+        try:
+            self._prepare(connection)
+            self._path.chmod(0o600)
+            (self.entries,) = connection.execute("SELECT count(*) FROM entry").fetchone()
+            found = connection.execute("SELECT value FROM fact WHERE name = 'age'").fetchone()
+            self._age: float = found[0] if found else 0.0
+            self.invalidations()
+            self.make_room()
+        except BaseException:
+            connection.close()
+            raise
 
     @property
     def used_bytes(self) -> int:
@@ -307,27 +327,6 @@ class CacheFile:
     def _pragma(self, name: str) -> int:
         (value,) = self._connection.execute(f"PRAGMA {name}").fetchone()
         return int(value)
-
-    def _opened(self, path: Path) -> sqlite3.Connection:
-        try:
-            return self._connected(path)
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error) and not isinstance(error, _Foreign):
-                raise
-            _put_away(path, error)
-            return self._connected(path)
-
-    def _connected(self, path: Path) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        try:
-            self._prepare(connection)
-            path.chmod(0o600)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         (found,) = connection.execute("PRAGMA application_id").fetchone()

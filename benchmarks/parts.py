@@ -1,0 +1,116 @@
+"""What the cache's parts cost, each alone: ``python -m benchmarks parts``.
+
+No network and no other process: the best of several rounds on one core, so that what is printed is the
+work itself. A number for the eye, and nothing that a test depends on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from windvane.core.cache.entry import CacheEntry, pack, unpack
+from windvane.core.cache.key import cache_key
+from windvane.core.chat import ChatRequest, Choice, Completion, FinishReason, ReplyMessage
+from windvane.core.usage import Usage
+from windvane.wire.canonical import canonical
+from windvane.wire.chat_request import chat_request_of
+from windvane.wire.chat_stream import ChatStreamWriter
+from windvane.wire.dialect import Dialect
+from windvane.wire.fold import Fold
+from windvane.wire.openai_chat import encode_completion
+from windvane.wire.replay import chunks_of
+
+ROUNDS = 15
+ROUND_S = 0.05
+SENTENCE = "The wind came from the north, and with it the rain. "
+KEY_TARGET_US = 400.0
+
+
+def main() -> int:
+    """Measure all parts and print a line for each."""
+    for name, part in _parts().items():
+        print(f"{name:<48} {_best_us(part):>9.1f} us")
+    print(f"(the key of 100 KB is meant to take {KEY_TARGET_US:.0f} us at most)")
+    return 0
+
+
+def _parts() -> dict[str, Callable[[], object]]:
+    parts: dict[str, Callable[[], object]] = {}
+    for label, messages, chars in (("1 KB", 1, 1_000), ("100 KB, 40 messages", 40, 2_500)):
+        request = chat_request_of(_conversation(messages, chars))
+        parts[f"key of {label}"] = partial(_key, request)
+    for label, chars in (("1 KB", 1_000), ("20 KB", 20_000)):
+        entry = _entry(chars)
+        data = pack(entry)
+        parts[f"pack {label}"] = partial(pack, entry)
+        parts[f"unpack {label}"] = partial(unpack, data)
+        parts[f"unpack and encode {label}"] = partial(_whole, data)
+        parts[f"unpack and encode {label} as a stream"] = partial(_stream, data)
+    return parts
+
+
+def _key(request: ChatRequest) -> bytes:
+    return cache_key("key:a", "mistral", "m", canonical(request))
+
+
+def _conversation(messages: int, chars: int) -> dict[str, object]:
+    text = (SENTENCE * (chars // len(SENTENCE) + 1))[:chars]
+    said = [
+        {"role": "assistant" if place % 2 else "user", "content": text} for place in range(messages)
+    ]
+    return {"model": "m", "messages": said, "temperature": 0.3, "max_tokens": 500}
+
+
+def _entry(chars: int) -> CacheEntry:
+    text = (SENTENCE * (chars // len(SENTENCE) + 1))[:chars]
+    choice = Choice(message=ReplyMessage(content=text), finish_reason=FinishReason.STOP)
+    usage = Usage(input_tokens=300, output_tokens=chars // 4)
+    return CacheEntry(
+        completion=Completion(id="c", model="m", created=1, choices=[choice], usage=usage),
+        usage=usage,
+        provider="mistral",
+        model="m",
+        route="auto",
+        tags=("scope:key:a", "model:m", "route:auto"),
+        created_at_us=1,
+        fresh_until_us=2,
+        version=0,
+        cost_nano_usd=1,
+        latency_us=1,
+        pieces=(4,) * (chars // 4),
+    )
+
+
+def _whole(data: bytes) -> bytes:
+    entry = unpack(data)
+    assert entry is not None
+    said = msgspec.structs.replace(entry.completion, id="chatcmpl-1")
+    return encode_completion(said, entry.usage, Dialect.OPENAI, None)
+
+
+def _stream(data: bytes) -> bytes:
+    entry = unpack(data)
+    assert entry is not None
+    fold = Fold()
+    writer = ChatStreamWriter(Dialect.OPENAI, fold, include_usage=False)
+    chunks = chunks_of(entry.completion, entry.usage)
+    for chunk in chunks:
+        fold.add(chunk)
+    return writer.write(chunks) + writer.end(entry.usage, None)
+
+
+def _best_us(part: Callable[[], object]) -> float:
+    once_s = _time_s(part, 1)
+    times = max(int(ROUND_S / max(once_s, 1e-7)), 1)
+    return min(_time_s(part, times) / times for _ in range(ROUNDS)) * 1e6
+
+
+def _time_s(part: Callable[[], object], times: int) -> float:
+    begun_s = time.thread_time()
+    for _ in range(times):
+        part()
+    return time.thread_time() - begun_s

@@ -1,0 +1,80 @@
+"""`windvane cache`: what is kept of answers, what it saved, and taking it back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from windvane.cli.admin_client import administration, told
+from windvane.cli.connecting import connection_options, json_option
+from windvane.cli.tables import plain_table, print_table
+
+
+@click.group("cache")
+def command() -> None:
+    """Look at the cache of answers, or take answers back."""
+
+
+@command.command("stats")
+@json_option
+@connection_options
+def stats(as_json: bool, path: Path | None, url: str | None) -> None:
+    """Show hits, what they saved, and what each tier holds."""
+    answer = told(administration(path, url), "GET", "/admin/cache")
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif not answer["enabled"]:
+        click.echo("nothing is kept: set cache.scope to key, team or shared")
+    else:
+        _show(answer)
+
+
+@command.command("clear")
+@click.option("--tag", help="A tag that callers gave (x-windvane-cache-tags).")
+@click.option("--model", help="A model's resolved id.")
+@click.option("--route", help="A route's name.")
+@click.option("--scope", help="Whose answers: key:ID, team:NAME or shared.")
+@click.option("--key", help="A gateway key's id.")
+@json_option
+@connection_options
+def clear(
+    tag: str | None,
+    model: str | None,
+    route: str | None,
+    scope: str | None,
+    key: str | None,
+    as_json: bool,
+    path: Path | None,
+    url: str | None,
+) -> None:
+    """Take answers back: all of them, or those with one tag, model, route, scope or key."""
+    query = {"tag": tag, "model": model, "route": route, "scope": scope, "key": key}
+    answer = told(administration(path, url), "DELETE", "/admin/cache", query=query)
+    click.echo(json.dumps(answer) if as_json else f"{answer['removed']} answers were taken back")
+
+
+def _show(report: dict[str, Any]) -> None:
+    lookups = report["lookups"]
+    rate = report["hit_rate"]
+    click.echo(
+        f"shared by {report['scope']}; "
+        + ", ".join(f"{count} {name}" for name, count in lookups.items())
+        + (f"; {rate:.1%} answered from it" if rate is not None else "")
+        + f"; ${report['saved_usd']} saved"
+    )
+    table = plain_table()
+    table.add_column("tier")
+    for heading in ("entries", "bytes", "of", "hits", "stored", "evicted", "expired", "faults"):
+        table.add_column(heading, justify="right")
+    for each in report["tiers"]:
+        table.add_row(
+            each["tier"] if each["is_up"] else f"{each['tier']} (down)",
+            *(
+                "-" if each[name] is None else f"{each[name]:,}"
+                for name in (
+                    "entries", "bytes", "bytes_max", "hits", "stored", "evicted", "expired", "faults",
+                )
+            ),
+        )  # fmt: skip
+    print_table(table)

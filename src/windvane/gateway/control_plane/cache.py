@@ -1,0 +1,144 @@
+"""`/admin/cache`: what is kept of answers, what it has saved, and taking it back."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from windvane.core.cache.invalidation import ALL, caller_tag, model_tag, route_tag, scope_tag
+from windvane.core.faults import FaultKind, refuse
+from windvane.core.money import usd_text
+from windvane.core.usage_report import UsageQuery
+from windvane.engine.engine import Engine
+from windvane.gateway.control_plane import schemas
+from windvane.gateway.control_plane.access import Permission, concerns, needs
+
+TEXT_MAX = 200
+LOOKUPS = ("hit", "joined", "miss", "bypass")
+
+
+class TierStats(BaseModel):
+    tier: str = Field(description="memory, sqlite or redis")
+    is_up: bool
+    entries: int
+    bytes: int
+    bytes_max: int | None
+    hits: int
+    misses: int
+    stored: int
+    evicted: int
+    expired: int
+    faults: int = Field(description="calls that failed or came too late, answered as a miss")
+
+
+class CacheReport(BaseModel):
+    """Look-ups are counted since the gateway began; what was saved, by the ledger, for all time."""
+
+    enabled: bool
+    scope: str | None = Field(description="whose answers are shared: key, team or shared")
+    lookups: dict[str, int] = Field(description="requests by what became of them: hit, joined, ...")
+    hit_rate: float | None = Field(description="hits and joined, of all that asked the cache")
+    saved_usd: str
+    saved_nano_usd: int
+    in_flight: int = Field(description="calls to providers that others may join")
+    invalidations: int
+    tiers: list[TierStats]
+
+
+class Taken(BaseModel):
+    tag: str
+    removed: int = Field(description="entries that were taken back, as far as known")
+
+
+class CacheQuestion(BaseModel):
+    """Which entries: all, or by one of these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tag: str | None = Field(default=None, max_length=TEXT_MAX, description="a caller's own tag")
+    model: str | None = Field(
+        default=None, max_length=TEXT_MAX, description="a model's resolved id"
+    )
+    route: str | None = Field(default=None, max_length=TEXT_MAX)
+    scope: str | None = Field(
+        default=None,
+        max_length=TEXT_MAX,
+        description="whose answers: `key:ID`, `team:NAME`, `shared`",
+    )
+    key: str | None = Field(default=None, max_length=TEXT_MAX, description="a gateway key's id")
+
+
+def add_cache(app: FastAPI, engine: Engine) -> None:
+    """The routes."""
+
+    @app.get(
+        "/admin/cache",
+        tags=["cache"],
+        summary="What the cache holds and has saved",
+        openapi_extra=needs(Permission.ADMIN),
+        responses=schemas.errors(403),
+    )
+    async def report() -> CacheReport:
+        return await cache_report(engine)
+
+    @app.delete(
+        "/admin/cache",
+        tags=["cache"],
+        summary="Take answers back: all, or by tag, model, route, scope or key",
+        openapi_extra=needs(Permission.ADMIN),
+        responses=schemas.errors(400, 403),
+    )
+    async def clear(request: Request, question: Annotated[CacheQuestion, Query()]) -> Taken:
+        tag = tag_of(question)
+        concerns(request, tag)
+        return Taken(tag=tag, removed=await engine.invalidate(tag))
+
+
+def tag_of(question: CacheQuestion) -> str:
+    """The tag that is meant. Raises BadRequestError when two are."""
+    said = {
+        "tag": question.tag and caller_tag(question.tag),
+        "model": question.model and model_tag(question.model),
+        "route": question.route and route_tag(question.route),
+        "scope": question.scope and scope_tag(question.scope),
+        "key": question.key and scope_tag(f"key:{question.key}"),
+    }
+    named = [tag for tag in said.values() if tag]
+    if len(named) > 1:
+        raise refuse(FaultKind.INVALID_REQUEST, f"one of {', '.join(said)} at a time", param="tag")
+    return named[0] if named else ALL
+
+
+async def cache_report(engine: Engine) -> CacheReport:
+    rules = engine.snapshot.cache
+    tiers = await engine.cache.stats() if engine.cache is not None else ()
+    (whole,) = await engine.ledger.usage(UsageQuery())
+    lookups = {name: engine.cache_lookups.get(name, 0) for name in LOOKUPS}
+    asked = sum(lookups[name] for name in ("hit", "joined", "miss"))
+    known = engine.invalidations
+    return CacheReport(
+        enabled=rules is not None,
+        scope=rules.scope if rules is not None else None,
+        lookups=lookups,
+        hit_rate=(lookups["hit"] + lookups["joined"]) / asked if asked else None,
+        saved_usd=usd_text(whole.totals.saved_nano_usd),
+        saved_nano_usd=whole.totals.saved_nano_usd,
+        in_flight=engine.flights_count,
+        invalidations=known.known.version if known is not None else 0,
+        tiers=[
+            TierStats(
+                tier=each.tier,
+                is_up=each.is_up,
+                entries=each.entries,
+                bytes=each.bytes,
+                bytes_max=each.bytes_max,
+                hits=each.hits,
+                misses=each.misses,
+                stored=each.stored,
+                evicted=each.evicted,
+                expired=each.expired,
+                faults=each.faults,
+            )
+            for each in tiers
+        ],
+    )

@@ -1,0 +1,353 @@
+"""The cache's file: it survives a restart, keeps to its bytes, and whatever befalls it is a miss."""
+
+import asyncio
+import fcntl
+import os
+import resource
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from windvane.core.cache.invalidation import ALL
+from windvane.stores.sqlite import cache as sqlite_cache
+from windvane.stores.sqlite.cache import BYTES_MIN, SqliteCache
+
+ROOM = 32 * 1024 * 1024
+
+
+class Time:
+    now_s = 1_000.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wall_us(self) -> int:
+        return int(self.now_s * 1_000_000)
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path, clock: Time | None = None, *, bytes_max: int = ROOM, read_deadline_s: float = 5.0
+) -> AsyncIterator[SqliteCache]:
+    clock = clock or Time()
+    cache = SqliteCache(
+        folder / "cache.db",
+        bytes_max=bytes_max,
+        wall_us=clock.wall_us,
+        monotonic_s=clock.monotonic_s,
+        read_deadline_s=read_deadline_s,
+    )
+    try:
+        yield cache
+    finally:
+        await cache.aclose()
+
+
+async def put(cache: SqliteCache, key: bytes, data: bytes, **options: object) -> None:
+    await cache.put(key, data, **{"tags": ("t",), "keep_s": 600.0, "worth": 1.0, **options})
+    await cache.written()
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("cache.db*"))
+
+
+async def test_it_survives_a_restart_with_ends_and_tags(tmp_path: Path) -> None:
+    clock = Time()
+    async with opened(tmp_path, clock) as cache:
+        await cache.put(b"a", b"one", tags=("x", "y"), keep_s=100.0, worth=7.0)
+        await cache.put(b"b", b"two", tags=(), keep_s=10.0, worth=7.0)
+        await cache.invalidations.invalidate("x")
+    clock.now_s += 50
+    async with opened(tmp_path, clock) as cache:
+        await cache.invalidations.start()
+        assert cache.invalidations.known.voids(("x",), 0)
+        kept = await cache.find(b"a")
+        assert kept is not None
+        assert (kept.data, kept.tags, kept.worth) == (b"one", ("x", "y"), 7.0)
+        assert kept.left_s == pytest.approx(50.0)
+        assert await cache.get(b"b") is None
+
+
+async def test_what_is_known_is_known_before_any_entry_is_read(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        await cache.invalidations.invalidate("t")
+    async with opened(tmp_path) as cache:
+        assert await cache.get(b"a") == b"one"
+        assert cache.invalidations.known.voids(("t",), 0)
+
+
+@pytest.mark.parametrize("megabytes", [4, 8, pytest.param(64, marks=pytest.mark.slow)])
+async def test_the_files_never_take_more_than_their_bytes(tmp_path: Path, megabytes: int) -> None:
+    rng, room, most = Random(1), megabytes * 1024 * 1024, 0
+    count = megabytes * 500
+    async with opened(tmp_path, bytes_max=room) as cache:
+        for number in range(count):
+            size = rng.choice([10, 300, 1_500, 5_000, 60_000 if number % 10 == 0 else 900])
+            await cache.put(
+                rng.randbytes(32), rng.randbytes(size), tags=(f"t{number % 7}",), keep_s=600.0,
+                worth=rng.random() * 1e6,
+            )  # fmt: skip
+            if number % 50 == 0:
+                await cache.written()
+                most = max(most, size_of(tmp_path))
+        await cache.written()
+        stats = await cache.stats()
+        print(f"room {room / 1e6:.1f} MB, at most {most / 1e6:.1f} MB, {stats.entries} entries")
+        assert stats.evicted > 100
+        assert most <= room
+        assert most > room / 2, "the room is used"
+    # With half the room the file itself becomes smaller.
+    async with opened(tmp_path, bytes_max=max(room // 2, BYTES_MIN)) as cache:
+        await cache.written()
+    assert size_of(tmp_path) <= max(room // 2, BYTES_MIN)
+
+
+async def test_what_is_over_goes_first_then_what_is_worth_least(tmp_path: Path) -> None:
+    clock = Time()
+    async with opened(tmp_path, clock, bytes_max=BYTES_MIN) as cache:
+        precious = [bytes([number]) * 8 for number in range(20)]
+        for key in precious:
+            await put(cache, key, bytes(1_000), worth=1e9)
+        for number in range(300):
+            await cache.put(b"short%d" % number, bytes(5_000), tags=(), keep_s=5.0, worth=1e12)
+        await cache.written()
+        clock.now_s += 10
+        for number in range(3_000):
+            await cache.put(b"cheap%d" % number, bytes(3_000), tags=(), keep_s=600.0, worth=1.0)
+            if number % 100 == 0:
+                await cache.written()
+        await cache.written()
+        stats = await cache.stats()
+        assert stats.expired == 300
+        assert stats.evicted > 1_000
+        assert [await cache.get(key) for key in precious] == [bytes(1_000)] * 20
+
+
+async def test_what_is_used_outlives_what_is_not(tmp_path: Path) -> None:
+    async with opened(tmp_path, bytes_max=BYTES_MIN) as cache:
+        used = [bytes([number]) * 8 for number in range(20)]
+        for key in used:
+            await put(cache, key, bytes(3_000))
+        for number in range(2_000):
+            await cache.put(b"other%d" % number, bytes(3_000), tags=(), keep_s=600.0, worth=1.0)
+            if number % 50 == 0:
+                await cache.written()
+                for key in used:
+                    await cache.get(key)
+        assert sum([await cache.get(key) is not None for key in used]) == 20
+
+
+@pytest.mark.parametrize(
+    "end", [b"", b"SQLite format 3\x00" + b"\xff" * 4_000, b"not a database" * 99]
+)
+async def test_a_file_that_is_none_is_moved_aside(tmp_path: Path, end: bytes) -> None:
+    (tmp_path / "cache.db").write_bytes(end)
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        assert await cache.get(b"a") == b"one"
+        assert (await cache.stats()).is_up
+    assert not end or (tmp_path / "cache.db.aside").read_bytes() == end
+
+
+async def test_a_database_of_somebody_else_is_moved_aside_whole(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "cache.db") as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("INSERT INTO theirs VALUES (42)")
+    other.close()
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        assert await cache.get(b"a") == b"one"
+    with sqlite3.connect(tmp_path / "cache.db.aside") as other:
+        assert other.execute("SELECT x FROM theirs").fetchone() == (42,)
+    other.close()
+
+
+async def test_damage_in_the_middle_is_a_miss_and_then_a_new_file(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        for number in range(300):
+            await cache.put(b"%d" % number, bytes(2_000), tags=("t",), keep_s=600.0, worth=1.0)
+        await cache.invalidations.invalidate("x")
+    path = tmp_path / "cache.db"
+    whole = bytearray(path.read_bytes())
+    whole[8_192:] = Random(1).randbytes(len(whole) - 8_192)
+    path.write_bytes(whole)
+    async with opened(tmp_path) as cache:
+        for number in range(300):
+            assert await cache.get(b"%d" % number) in (None, bytes(2_000))
+        await cache.remove_tagged("t")
+        for number in range(20):
+            await put(cache, b"new%d" % number, b"fresh")
+        assert await cache.get(b"new19") == b"fresh"
+
+
+async def test_what_this_process_knows_goes_into_the_new_file(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        known = await cache.invalidations.invalidate("x")
+        cache._thread.do(_corrupt)
+        assert await cache.get(b"a") is None
+        await put(cache, b"b", b"two")
+    async with opened(tmp_path) as cache:
+        await cache.invalidations.start()
+        assert await cache.get(b"b") == b"two"
+        assert cache.invalidations.known == known
+
+
+def _corrupt(_: object) -> None:
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    raise error
+
+
+async def test_another_process_has_it_is_misses_until_it_has_gone(tmp_path: Path) -> None:
+    clock = Time()
+    held = os.open(tmp_path / "cache.db.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    async with opened(tmp_path, clock) as cache:
+        await put(cache, b"a", b"one")
+        assert await cache.get(b"a") is None
+        assert not (await cache.stats()).is_up
+        os.close(held)
+        clock.now_s += sqlite_cache.REOPEN_S + 1
+        await put(cache, b"a", b"one")
+        assert await cache.get(b"a") == b"one"
+        assert (await cache.stats()).is_up
+
+
+async def test_locked_by_somebody_at_a_terminal_is_a_fault_and_no_harm(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await put(cache, b"b", b"two")
+        assert await cache.get(b"a") == b"one"
+        assert await cache.get(b"b") is None
+        assert (await cache.stats()).faults > 0
+        other.execute("ROLLBACK")
+        other.close()
+        await put(cache, b"b", b"two")
+        assert await cache.get(b"b") == b"two"
+
+
+@contextmanager
+def full_disk(limit: int):
+    """No file may grow beyond `limit`, as when the disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_full_disk_is_misses_and_no_harm(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        with full_disk(200_000):
+            for number in range(200):
+                await cache.put(b"%d" % number, bytes(5_000), tags=(), keep_s=600.0, worth=1.0)
+                if number % 20 == 0:
+                    await cache.written()
+            await cache.written()
+            assert await cache.get(b"a") == b"one"
+        assert (await cache.stats()).faults > 0
+        await put(cache, b"b", b"two")
+        assert await cache.get(b"b") == b"two"
+    with sqlite3.connect(tmp_path / "cache.db") as other:
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    other.close()
+
+
+async def test_a_folder_that_cannot_be_made_is_misses(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    async with opened(tmp_path / "file") as cache:
+        await put(cache, b"a", b"one")
+        assert await cache.get(b"a") is None
+        assert await cache.remove_tagged(ALL) == 0
+        await cache.invalidations.invalidate("x")
+        assert cache.invalidations.known.voids(("x",), 0)
+
+
+async def test_while_the_thread_is_busy_a_look_up_is_a_miss_in_time(tmp_path: Path) -> None:
+    async with opened(tmp_path, read_deadline_s=0.025) as cache:
+        await put(cache, b"a", b"one")
+        let_go = threading.Event()
+        cache._thread.do(lambda _: let_go.wait(5) and None)
+        began = time.perf_counter()
+        found = await asyncio.gather(*(cache.get(b"a") for _ in range(400)))
+        took_s = time.perf_counter() - began
+        let_go.set()
+        assert found == [None] * 400
+        assert took_s < 0.5
+        assert (await cache.stats()).faults == 400
+        await cache.written()
+        assert await cache.get(b"a") == b"one"
+
+
+async def test_what_was_put_is_found_before_it_is_written_and_gone_once_removed(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as cache:
+        let_go = threading.Event()
+        cache._thread.do(lambda _: let_go.wait(5) and None)
+        options = {"tags": ("t",), "keep_s": 60.0, "worth": 1.0}
+        await cache.put(b"a", b"one", **options)
+        assert await cache.get(b"a") == b"one"
+        cache._flush()
+        assert await cache.get(b"a") == b"one"
+        removing = asyncio.create_task(cache.remove(b"a"))
+        await asyncio.sleep(0)
+        let_go.set()
+        assert await removing == 1
+        assert await cache.get(b"a") is None
+        await cache.put(b"b", b"two", **options)
+        assert await cache.remove_tagged("t") == 1
+        assert await cache.get(b"b") is None
+
+
+async def test_more_than_may_wait_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_cache, "UNWRITTEN_BYTES_MAX", 100_000)
+    async with opened(tmp_path) as cache:
+        let_go = threading.Event()
+        cache._thread.do(lambda _: let_go.wait(5) and None)
+        for number in range(30):
+            await cache.put(b"%d" % number, bytes(10_000), tags=(), keep_s=60.0, worth=1.0)
+        let_go.set()
+        await cache.written()
+        stats = await cache.stats()
+        assert (stats.entries, stats.faults) == (9, 21)
+        await put(cache, b"more", bytes(10_000))
+        assert await cache.get(b"more") is not None
+
+
+async def test_tags_that_nobody_has_any_more_leave_the_file(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        for number in range(500):
+            await cache.put(b"%d" % number, b"x", tags=(f"own:{number}",), keep_s=60.0, worth=1.0)
+        assert await cache.remove_tagged("own:7") == 1
+        assert await cache.remove_tagged(ALL) == 499
+    with sqlite3.connect(tmp_path / "cache.db") as other:
+        assert other.execute("SELECT count(*) FROM tag_set").fetchone() == (0,)
+    other.close()
+
+
+async def test_a_tag_that_is_no_text_spoils_its_own_group_only(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one", tags=("\ud800",))
+        await put(cache, b"b", b"two")
+        assert await cache.get(b"b") == b"two"
+
+
+def test_too_little_room_is_said() -> None:
+    with pytest.raises(ValueError, match="at least"):
+        SqliteCache(Path("nowhere"), bytes_max=1_000, wall_us=lambda: 0, monotonic_s=lambda: 0.0)
