@@ -16,6 +16,7 @@ from windvane.config.check import Problem
 from windvane.config.resolve import resolve
 from windvane.config.schema import Config
 from windvane.core.budgets import BudgetTable, Period, bounds
+from windvane.core.keys import ADMIN_PREFIX
 from windvane.core.limits import RateTable
 from windvane.core.principal import GLOBAL, SCOPE_KINDS, Scope
 from windvane.engine.engine import Engine
@@ -203,7 +204,7 @@ def _pepper(config: Config, folder: Path) -> bytes:
 
 
 def _local_admin_key(folder: Path) -> str:
-    return _kept(folder / ADMIN_FILE, f"sk-wv-adm-{system.new_secret().hex()}")
+    return _kept(folder / ADMIN_FILE, f"{ADMIN_PREFIX}{system.new_secret().hex()}")
 
 
 def _kept(path: Path, fresh: str) -> str:

@@ -128,6 +128,13 @@ async def test_only_if_cached_asks_nobody(scene: Scene) -> None:
     assert await hows(scene, "only-if-cached") == ["hit"]
 
 
+@plays(routes={"auto": CacheRouteConfig(enabled=False)})
+async def test_only_if_cached_asks_nobody_where_nothing_is_kept(scene: Scene) -> None:
+    got = await scene.ask("why", "auto", says="only-if-cached")
+    assert got.fault is not None and got.fault.code == "not_cached"
+    assert not scene.calls
+
+
 @plays(ttl_s=10, stale_while_revalidate_s=50)
 async def test_only_if_cached_takes_a_stale_answer_and_asks_nobody(scene: Scene) -> None:
     await hows(scene, None)
@@ -243,7 +250,7 @@ async def test_an_old_answer_is_better_than_a_failure(scene: Scene) -> None:
         good = await scene.ask(text, "small", stream=stream)
         await scene.rest(20)
         scene.scripts = [fails(503)] * 9
-        tasks = [scene.start(text, "small", stream=stream) for _ in range(3)]
+        tasks = [scene.start(text, "small", stream=stream, pause_s=0.5) for _ in range(3)]
         got = [await task for task in tasks]
         assert {each.text for each in got} == {good.text}
         assert [each.how for each in got] == ["hit"] * 3

@@ -37,6 +37,8 @@ from windvane.testing.answers import (
     event_head,
 )
 from windvane.testing.answers_kept import OtherProcess
+from windvane.wire.chat_reply import ChatStreamReader
+from windvane.wire.fold import Fold
 
 HIT_OR_JOINED = ("hit", "joined")
 
@@ -311,25 +313,44 @@ async def test_a_joiners_deadline_begins_with_its_own_coming(scene: Scene) -> No
     assert all(10 <= each.at_s <= 10.1 for each in got)
 
 
+class Hung:
+    """A stream that says one thing, and then nothing for an hour: no deadline of its own bites."""
+
+    def __init__(self, exchange: Any, on_end: Any) -> None:
+        self.fold = Fold()
+        self._said = ChatStreamReader(0).feed(chunk("why"))
+        self._end = lambda: on_end(exchange, 499, None)
+
+    async def __aiter__(self) -> Any:
+        yield self._said
+        await asyncio.sleep(3_600)
+
+    async def aclose(self) -> None:
+        self._end()
+
+
 @plays(settings={"timeouts": SHORT})
-async def test_a_joiner_times_out_alone(scene: Scene) -> None:
-    """The leader has ten seconds for its provider, retries included; a retry begins anew. A joiner of a
-    stream that goes on and on has ten seconds from its coming, and is told."""
-    slow = 0.4
+async def test_a_joiner_waits_no_longer_than_its_own_deadline_whatever_ails_the_flight(
+    scene: Scene,
+) -> None:
+    async def hang(exchange: Any, _: object) -> Any:
+        if exchange.request.stream:
+            return Hung(exchange, scene.engine._end)
+        return await asyncio.sleep(3_600)
 
-    def endless(call: Call) -> Script:
-        call.input_tokens = 9
-        words = [(slow, Piece(data=chunk("w"), output_tokens=1)) for _ in range(60)]
-        return [(0.1, event_head()), *words, (0, Piece(data=chunk(finish="stop", usage=(9, 60))))]
-
-    scene.scripts = [endless]
-    leader = scene.start("why", "small", stream=True)
-    await asyncio.sleep(0)
-    joiner = scene.start("why", "small", stream=True, pause_s=3.0)
-    got = await all_of(leader, joiner)
-    assert got[0].fault is not None and got[0].fault.kind == "timeout"
-    assert got[1].fault is not None and got[1].fault.kind == "timeout"
-    assert scene.ended(got[1].exchange).fault == "timeout"
+    scene.engine._dispatch.run = hang  # type: ignore[method-assign]
+    for stream in (False, True):
+        leader = scene.start(f"why {stream}", stream=stream)
+        await asyncio.sleep(4)
+        begun_s = scene.now_s()
+        joiner = await scene.ask(f"why {stream}", stream=stream)
+        assert joiner.fault is not None and joiner.fault.kind == "timeout"
+        assert joiner.text == ("why" if stream else "")
+        assert 10 <= joiner.at_s - begun_s <= 10.1
+        ended = scene.ended(joiner.exchange)
+        assert (ended.status, ended.fault) == (200 if stream else 504, "timeout")
+        assert not leader.done()
+        leader.cancel()
 
 
 @plays(settings={"timeouts": Timeouts(total_s=5.0)})
@@ -342,6 +363,22 @@ async def test_a_reader_who_takes_its_time_is_not_cancelled_for_it(scene: Scene)
     got = await slow
     assert (got.text, got.fault) == ("why #1", None)
     assert got.at_s > 8
+
+
+@plays(settings={"timeouts": Timeouts(total_s=5.0)})
+async def test_nor_for_a_pause_after_it_has_waited(scene: Scene) -> None:
+    leader = scene.start("why", stream=True)
+    await scene.rest()
+    exchange = scene.accept("why", stream=True)
+    stream: Any = await scene.engine.handle(exchange)
+    reads = 0
+    async for _ in stream:
+        reads += 1
+        if reads == 2:
+            await asyncio.sleep(20)
+    await stream.aclose()
+    assert (scene.ended(exchange).status, scene.ended(exchange).fault) == (200, None)
+    await leader
 
 
 @plays()

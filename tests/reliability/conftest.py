@@ -31,7 +31,7 @@ START_S = 60.0
 STOP_S = 45.0
 CALL_S = 60.0
 NANO_PER_USD = 1_000_000_000
-ANSWERED = ("ok", "low_quality")
+ANSWERED = ("hit", "joined", "ok", "low_quality")
 """A poor answer stands when no stronger model gave a better one."""
 
 _LIBC = ctypes.CDLL(None)

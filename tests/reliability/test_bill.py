@@ -1,20 +1,25 @@
-"""Every reckoning of the same money agrees: ledger, provider's bill, statistics, metrics, headers.
+"""Every reckoning of the same money agrees: ledger, provider's bill, statistics, usage reports as JSON, as
+CSV and on the command line, metrics, headers.
 
-One process, real sockets: about 1,500 requests of every kind, on both upstream dialects, a third of
-them through faults or left by their callers.
+One process, real sockets: requests of every kind, on both upstream dialects, a third of them through
+faults or left by their callers, some of them answered from the cache.
 """
 
 import asyncio
+import csv
 import json
+import os
 import random
 import socket
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
 
-from windvane.assembly import open_engine
+from windvane.assembly import ADMIN_FILE, open_engine
 from windvane.config import Config
-from windvane.config.schema import ProviderConfig
+from windvane.config.schema import CacheConfig, ProviderConfig
+from windvane.core.ledger import FREE
 from windvane.core.retry import RetryPolicy
 from windvane.core.usage_report import UsageQuery
 from windvane.engine.snapshot import Timeouts
@@ -23,7 +28,6 @@ from windvane.gateway.server import ServerLimits, make_server
 from windvane.simulator import FaultRule
 from windvane.telemetry.metrics import Metrics
 
-REQUESTS = 1_500
 WORKERS = 24
 
 MODELS = (
@@ -78,6 +82,7 @@ async def _gateway(simulator, data_dir):
         },
         timeouts=Timeouts(total_s=5.0, first_token_s=2.0, inter_token_s=2.0),
         retry=RetryPolicy(backoff_base_s=0.001),
+        cache=CacheConfig(scope="key"),
     )
     metrics = Metrics()
     engine = await open_engine(config, (metrics,))
@@ -105,6 +110,9 @@ def _request(chat, rng, number):
         stream=rng.random() < 0.5,
     )
     kind = rng.random()
+    if rng.random() < 0.2:
+        # Asked again and again, so that some of it is known already.
+        return chat(rng.choice(TEXTS), stream=rng.random() < 0.5), None
     if kind < 0.15:
         body["tools"] = [TOOL]
         body["messages"][0]["content"] += " !badargs" if kind < 0.02 else ""
@@ -121,15 +129,43 @@ def _request(chat, rng, number):
     return body, leaves
 
 
-@pytest.mark.parametrize("seed", ["bill 1"])
-async def test_all_reckonings_of_the_same_money_agree(simulate, call, chat, audit, tmp_path, seed):
+async def _reports(call, port, folder):
+    """What an operator is told was spent, by each way of asking."""
+    admin = (("authorization", f"Bearer {(folder / ADMIN_FILE).read_text()}"),)
+
+    async def ask(query):
+        path = f"/admin/usage?{query}"
+        return (await call(port, None, path=path, headers=admin)).body.decode()
+
+    whole = json.loads(await ask("by=model"))
+    days = json.loads(await ask("by=day,provider,route"))
+    table = list(csv.DictReader((await ask("by=model,user&format=csv")).splitlines()))
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "windvane", "usage", "--by", "model", "--json"),
+        *("--url", f"http://127.0.0.1:{port}"),
+        env={**os.environ, "WINDVANE_ADMIN_KEY": (folder / ADMIN_FILE).read_text()},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await command.communicate()
+    return {
+        "json": sum(row["cost_nano_usd"] for row in whole["rows"]),
+        "days": sum(row["cost_nano_usd"] for row in days["rows"]),
+        "csv": sum(int(row["cost_nano_usd"]) for row in table),
+        "command": json.loads(printed)["totals"]["cost_nano_usd"],
+    }
+
+
+@pytest.mark.parametrize("requests", [1_500, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_all_reckonings_of_the_same_money_agree(
+    simulate, call, chat, audit, tmp_path, requests
+):
     simulator = await simulate(ttft_ms=1, tokens_per_s=20_000)
     simulator.set_faults(*FALLBACKS)
-    rng = random.Random(seed)
+    rng = random.Random(f"bill {requests}")
     told = {}
     refused = 0
     async with _gateway(simulator, tmp_path / "data") as (port, engine):
-        numbers = iter(range(REQUESTS))
+        numbers = iter(range(requests))
 
         async def worker():
             nonlocal refused
@@ -143,7 +179,7 @@ async def test_all_reckonings_of_the_same_money_agree(simulate, call, chat, audi
                 elif leaves is None and not said.is_stream:
                     raise AssertionError(f"{body} had no whole answer: {said}")
 
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(300), asyncio.TaskGroup() as group:
             for _ in range(WORKERS):
                 group.create_task(worker())
         async with asyncio.timeout(5):
@@ -153,12 +189,14 @@ async def test_all_reckonings_of_the_same_money_agree(simulate, call, chat, audi
         json_wanted = (("accept", "application/json"),)
         stats = json.loads((await call(port, None, path="/user/stats")).body)
         metrics = json.loads((await call(port, None, path="/metrics", headers=json_wanted)).body)
+        reports = await _reports(call, port, tmp_path / "data")
         (whole,) = await engine.ledger.usage(UsageQuery())
         totals = whole.totals
         rows = await engine.ledger.usage(UsageQuery(by=("model",)))
         by_model = {row.group[0]: row.totals for row in rows}
         ledger = []
-        for request_id in {row.attempt.rpartition("-")[0] for row in simulator.bill.rows}:
+        asked = {row.attempt.rpartition("-")[0] for row in simulator.bill.rows}
+        for request_id in asked | told.keys():
             ledger += [
                 {name: getattr(entry, name) for name in entry.__struct_fields__}
                 for entry in await engine.ledger.entries_of(request_id)
@@ -168,7 +206,19 @@ async def test_all_reckonings_of_the_same_money_agree(simulate, call, chat, audi
     assert not audit(ledger, billed, told)
     assert not simulator.violations
 
+    free = [row for row in ledger if row["outcome"] in FREE]
+    ledger = [row for row in ledger if row["outcome"] not in FREE]
+    assert len(free) > requests / 10
+    assert sum(row["cost_nano_usd"] for row in free) == 0
+    assert stats["cache_hits"] == len(free)
+    saved = sum(row["saved_nano_usd"] for row in free)
+    assert metrics["saved_nano_usd_total"] == stats["saved_nano_usd"] == saved > 0
+    lookups = metrics["cache_lookups_by_result"]
+    assert lookups["hit"] + lookups["joined"] >= len(free)
+    assert sum(lookups.values()) == metrics["requests_total"]
+
     spent = sum(row["cost_nano_usd"] for row in ledger)
+    assert reports == {"json": spent, "days": spent, "csv": spent, "command": spent}
     assert totals.cost_nano_usd == spent
     assert sum(each.cost_nano_usd for each in by_model.values()) == spent
     assert stats["cost_nano_usd"] == spent
@@ -194,5 +244,5 @@ async def test_all_reckonings_of_the_same_money_agree(simulate, call, chat, audi
         print(f"{name}: {count} attempts, {cost} on the ledger, {charged} billed, {low} below")
     assert certainties["exact"][1] == certainties["exact"][2]
     assert set(certainties) == {"exact", "estimated", "assumed"}
-    assert len(told) > REQUESTS / 2
+    assert len(told) > requests / 2
     assert sum(row["number"] > 1 and row["outcome"] == "ok" for row in ledger) > 10

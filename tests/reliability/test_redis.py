@@ -47,13 +47,14 @@ def server() -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def opened(url: str, **options: object) -> AsyncIterator[RedisStores]:
+async def opened(url: str, *, deadline_s: float = 5.0) -> AsyncIterator[RedisStores]:
+    """With a deadline that a busy machine keeps, where the deadline is not what is tested."""
     stores = open_redis(
         url,
+        deadline_s=deadline_s,
         namespace=f"t{random.getrandbits(64):x}",
         monotonic_s=time.monotonic,
         rng=random.Random(3),
-        **options,  # type: ignore[arg-type]
     )
     try:
         yield stores
@@ -62,8 +63,13 @@ async def opened(url: str, **options: object) -> AsyncIterator[RedisStores]:
 
 
 @asynccontextmanager
-async def through_proxy(server: RedisServer) -> AsyncIterator[tuple[RedisStores, FaultProxy]]:
-    async with fault_proxy(server.port) as proxy, opened(proxy.url) as stores:
+async def through_proxy(
+    server: RedisServer, *, deadline_s: float = DEADLINE_S
+) -> AsyncIterator[tuple[RedisStores, FaultProxy]]:
+    async with (
+        fault_proxy(server.port) as proxy,
+        opened(proxy.url, deadline_s=deadline_s) as stores,
+    ):
         yield stores, proxy
 
 
@@ -80,6 +86,7 @@ async def comes_back(stores: RedisStores, data: bytes | None = b"data") -> None:
             await asyncio.sleep(0.05)
         while await stores.cache.get(KEY) != data:
             await stores.cache.put(KEY, b"data", **KEEP)
+            await asyncio.sleep(0.01)
 
 
 async def refuse(proxy: FaultProxy) -> None:
@@ -122,8 +129,7 @@ async def test_a_spoilt_way_is_a_few_slow_misses_then_fast_ones_and_it_comes_bac
     server: RedisServer, spoil: Callable[[FaultProxy], object]
 ) -> None:
     async with through_proxy(server) as (stores, proxy):
-        await stores.cache.put(KEY, b"data", **KEEP)
-        await took_s(stores, b"data")
+        await comes_back(stores)
         await spoil(proxy)  # type: ignore[misc]
         slow = [await took_s(stores, None) for _ in range(FAILURES_TO_OPEN)]
         assert max(slow) < DEADLINE_S + SLACK_S
@@ -137,7 +143,7 @@ async def test_a_spoilt_way_is_a_few_slow_misses_then_fast_ones_and_it_comes_bac
 
 
 async def test_two_milliseconds_are_waited_for(server: RedisServer) -> None:
-    async with through_proxy(server) as (stores, proxy):
+    async with through_proxy(server, deadline_s=0.2) as (stores, proxy):
         await stores.cache.put(KEY, b"data", **KEEP)
         proxy.delay_s = 0.002
         for _ in range(20):
@@ -178,7 +184,7 @@ async def test_a_connection_the_server_closed_while_idle_costs_nothing(server: R
 
 async def test_killed_under_load_and_started_again() -> None:
     with redis_server() as server:
-        async with opened(server.url) as stores:
+        async with opened(server.url, deadline_s=DEADLINE_S) as stores:
             await stores.start()
             longest, rounds, is_over = 0.0, 0, False
 
@@ -212,7 +218,7 @@ async def test_killed_under_load_and_started_again() -> None:
 
 async def test_a_server_that_hangs_is_left_alone_until_it_answers() -> None:
     with redis_server() as server:
-        async with opened(server.url) as stores:
+        async with opened(server.url, deadline_s=DEADLINE_S) as stores:
             await stores.cache.put(KEY, b"data", **KEEP)
             server.pause()
             try:
@@ -367,10 +373,12 @@ async def crossed(kind: type[Node], port: int, commands: int) -> tuple[int, int]
 async def test_ten_thousand_cancels_cross_no_reply(server: RedisServer) -> None:
     with server.client() as other:
         before = other.info("stats")["total_connections_received"]
-        wrong, left = await crossed(Node, server.port, 12_000)
+        wrong = left = 0
+        while left < 10_000:
+            more, cancelled = await crossed(Node, server.port, 6_000)
+            wrong, left = wrong + more, left + cancelled
         closed = other.info("stats")["total_connections_received"] - before
     print(f"cancelled {left}, of them half-way {closed}, crossed {wrong}")
-    assert left >= 10_000
     assert closed >= 1_000, "many are cancelled while their reply is on its way"
     assert wrong == 0
 
@@ -532,6 +540,7 @@ async def test_without_redis_everybody_gets_a_lease_and_keeps_what_time_it_had(
     server: RedisServer,
 ) -> None:
     async with through_proxy(server) as (stores, proxy):
+        await comes_back(stores)
         held = await stores.leases.claim(KEY)
         await refuse(proxy)
         assert await held.renew()

@@ -11,8 +11,8 @@ from windvane.cli.tables import plain_table, print_table
 from windvane.core.usage_report import DIMENSIONS
 
 _USAGE = "/admin/usage"
-_COUNTS = ("requests", "attempts", "failed_attempts", "input_tokens", "output_tokens")
-_HEADINGS = ("requests", "attempts", "failed", "input", "output", "cost $")
+_COUNTS = ("requests", "cache_hits", "attempts", "failed_attempts", "input_tokens", "output_tokens")
+_HEADINGS = ("requests", "cached", "attempts", "failed", "input", "output", "cost $")
 
 
 @click.command("usage")

@@ -15,6 +15,8 @@ from windvane.core.principal import Principal
 from windvane.core.priority import Priority
 
 PREFIX = "sk-wv-"
+ADMIN_PREFIX = "sk-wv-adm-"
+"""Of the key that a gateway makes for whoever may read its data folder."""
 DICE_CHARS = 32
 CHECKSUM_CHARS = 6
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -101,8 +101,9 @@ class Bounder:
         is_clamped = False
         left = account.left or 0
         if sent is None:
-            whole = output_bound(exchange, deployment)
-            sent = _fair(exchange, deployment, price, whole, left)
+            whole = sent = output_bound(exchange, deployment)
+            if principal.may_clamp:
+                sent = _fair(exchange, deployment, price, whole, left)
             is_clamped = sent < whole
         amount = _amount(exchange, deployment, price, sent)
         if amount > left:

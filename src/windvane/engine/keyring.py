@@ -15,6 +15,7 @@ import msgspec
 from windvane.core.budgets import Account, BudgetTable, BudgetTerms
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.keys import (
+    ADMIN_PREFIX,
     PREFIX,
     KeySecret,
     KeyTerms,
@@ -119,7 +120,9 @@ class Keyring:
         """
         known = self._found.get(digest := key_digest(self._pepper, secret))
         if known is None:
-            if secret.startswith(PREFIX) and not is_whole(secret):
+            if secret.startswith(PREFIX) and not (
+                secret.startswith(ADMIN_PREFIX) or is_whole(secret)
+            ):
                 raise refuse(
                     FaultKind.UNAUTHENTICATED,
                     "the key is not whole: its checksum does not match; copy it again",

@@ -1,4 +1,4 @@
-"""What is kept of an answer, and how it is written: a versioned head, a checksum of all the rest, then
+"""What is kept of an answer, and how it is written: a versioned head, a checksum of the rest, then
 MessagePack, compressed when that is worth it. What cannot be read as it was written is no entry."""
 
 import zlib
@@ -55,17 +55,17 @@ def pack(entry: CacheEntry) -> bytes:
         packed = zlib.compress(body, _LEVEL)
         if len(packed) < len(body):
             head, body = _PACKED, packed
-    return head + _checksum(head, body) + body
+    return head + _checksum(body) + body
 
 
-def _checksum(head: bytes, body: bytes) -> bytes:
-    return zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "big")
+def _checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4, "big")
 
 
 def unpack(data: bytes) -> CacheEntry | None:
     """The entry in these bytes; None when they are damaged, or of another version."""
     head, body = data[:_HEAD_BYTES], data[_BODY_AT:]
-    if data[_HEAD_BYTES:_BODY_AT] != _checksum(head, body):
+    if data[_HEAD_BYTES:_BODY_AT] != _checksum(body):
         return None
     try:
         if head == _PACKED:

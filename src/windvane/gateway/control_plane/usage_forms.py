@@ -64,6 +64,7 @@ class UsageTotals(BaseModel):
     assumed_usd: str
     saved_nano_usd: int = Field(description="what cache hits saved")
     saved_usd: str
+    cache_hits: int = Field(description="answers for which nobody was asked; they are no attempts")
 
 
 class UsageGroup(UsageTotals):

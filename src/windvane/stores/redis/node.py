@@ -7,8 +7,8 @@ Laws:
 2. A command takes `deadline_s` at most, connecting and waiting for a connection included.
 3. After `FAILURES_TO_OPEN` failures in a row no command is tried, until a probe of our own has come
    through; one is made each second. Only then is it asked again.
-4. A command with a deadline of its own is background work, which may take longer: it is tried even then, and
-   what becomes of it says nothing to the breaker. So a slow server still tells of invalidations.
+4. A command with a deadline of its own is background work, which may take longer: it is tried even then,
+   and what becomes of it says nothing to the breaker. So a slow server still tells of invalidations.
 
 It does not know what the commands mean.
 """
