@@ -102,7 +102,7 @@ def test_rules_still_decide_who_may_answer_at_all() -> None:
 def test_a_cheaper_model_is_asked_when_the_preferred_ones_hold_does_not_fit(left: int) -> None:
     """The large model's least answer costs too much; the small one's does not."""
     script = Playbook(config(left, percent=101)) >> ask("auto", max_tokens=20)
-    script = script << Reached("global", 1000) << Sent("one/small")
+    script = script << Sent("one/small")
     script = script >> answer("hello") << Settled("exact", "ok") << Said("hello")
     play = script.run()
     assert len(play.exchanges[0].attempts) == 1
@@ -110,5 +110,5 @@ def test_a_cheaper_model_is_asked_when_the_preferred_ones_hold_does_not_fit(left
 
 def test_when_none_fits_the_last_refusal_is_told() -> None:
     script = Playbook(config(5_000, percent=101)) >> ask("auto", max_tokens=20)
-    play = (script << Reached("global", 1000) << Failed("budget_exceeded", 429)).run()
+    play = (script << Failed("budget_exceeded", 429)).run()
     assert not play.stage.transport.calls

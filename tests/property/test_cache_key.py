@@ -466,7 +466,7 @@ DIFFERENT = {
     "a digit is not a number": (body(x="1"), body(x=1)),
     "nothing is not an empty list": (body(stop=[]), body()),
     "an empty list is not an empty text": (body(stop=[]), body(stop="")),
-    "past 53 bits whole numbers and floats part": (body(x=2**53 + 1), body(x=float(2**53 + 1))),
+    "past 53 bits whole numbers and floats part": (body(x=2**53), body(x=float(2**53))),
     "past 64 bits too": (body(x=2**64), body(x=2**64 + 1)),
     "both seeds: who wins is the provider's taste": (body(seed=1, random_seed=2), body(seed=1)),
     "both seeds, again": (body(seed=1, random_seed=2), body(random_seed=2)),
