@@ -115,7 +115,8 @@ def open_redis_tier(url: str) -> Open:
     return redis
 
 
-KEYS = st.sampled_from([b"", b"a", b"\x00\xff", b"k" * 32, b"j" * 32])
+ALL_KEYS = [b"", b"a", b"\x00\xff", b"k" * 32, b"j" * 32]
+KEYS = st.sampled_from(ALL_KEYS)
 DATA = st.sampled_from([b"", b"one", b"\x00\r\n$5", b"\xff" * 300, b"x" * 40_000])
 TAGS = st.sampled_from(["a", "b", "model:m", "é\n,%_'\"", ""])
 OPERATIONS = st.lists(
@@ -134,6 +135,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("advance"), st.sampled_from([0.5, 1.0, 4.5, 30.0])),
         st.tuples(st.just("settle")),
     ),
+    min_size=5,
     max_size=30,
 )
 
@@ -156,6 +158,17 @@ class Model:
         for key in gone:
             del self.held[key]
         return len(gone)
+
+
+async def compare_all(tier: CacheTier, model: Model) -> None:
+    live = model.live()
+    for key in ALL_KEYS:
+        entry = live.get(key)
+        assert await tier.get(key) == (entry[0] if entry else None)
+        if entry and hasattr(tier, "find"):
+            kept = await tier.find(key)
+            assert (kept.data, kept.tags) == entry[:2]
+            assert kept.left_s <= entry[2] - model.now_s + 1e-6
 
 
 async def compare(
@@ -183,13 +196,10 @@ async def compare(
             case "advance" if timed:
                 await advance(arguments[0])
                 model.now_s += arguments[0]
+                await compare_all(tier, model)
             case "settle" if hasattr(tier, "written"):
                 await tier.written()
-    for key, (data, tags, _) in model.live().items():
-        assert await tier.get(key) == data
-        if hasattr(tier, "find"):
-            kept = await tier.find(key)
-            assert (kept.data, kept.tags) == (data, tags)
+    await compare_all(tier, model)
 
 
 @TIERS

@@ -50,7 +50,9 @@ async def test_a_request_may_say_otherwise(scene: Scene) -> None:
     await scene.rest(499)
     assert await hows(scene, None) == ["hit"]
     await scene.rest(1.1)
-    assert await hows(scene, "s-maxage=0", None) == ["miss", "miss"]
+    scene.stage.cache.kept.clear()
+    assert await hows(scene, "s-maxage=0") == ["miss"]
+    assert scene.kept == 0 and not scene.asked[-1].is_stored
 
 
 @plays(ttl_s=100)

@@ -209,6 +209,28 @@ async def test_a_caller_who_leaves_before_its_flight_began_leaves_nothing(scene:
     assert scene.entries == [] or scene.entries[0].outcome == "cancelled"
 
 
+def test_a_flight_that_is_called_off_before_it_began_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = Flights.start
+
+    def call_off(self: Flights, flight: Any, run: Any, on_gone: Any) -> None:
+        start(self, flight, run, on_gone)
+        flight.task.cancel()
+
+    monkeypatch.setattr(Flights, "start", call_off)
+
+    async def main() -> None:
+        scene = Scene()
+        got = await scene.ask("why")
+        assert got.fault is not None and got.fault.status == 503
+        assert scene.ended(got.exchange).status == 499
+        assert not scene.calls
+        await scene.close()
+
+    run_virtual(main())
+
+
 # failing
 
 

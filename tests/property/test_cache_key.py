@@ -214,7 +214,7 @@ OTHERS = st.fixed_dictionaries(
     },
 )
 MANY = settings(
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )

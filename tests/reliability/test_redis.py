@@ -142,6 +142,13 @@ async def test_a_spoilt_way_is_a_few_slow_misses_then_fast_ones_and_it_comes_bac
         await comes_back(stores)
 
 
+async def test_one_after_the_other_share_a_connection(server: RedisServer) -> None:
+    async with through_proxy(server, deadline_s=1.0) as (stores, proxy):
+        for _ in range(50):
+            await stores.cache.get(KEY)
+        assert proxy.connections == 1
+
+
 async def test_two_milliseconds_are_waited_for(server: RedisServer) -> None:
     async with through_proxy(server, deadline_s=0.2) as (stores, proxy):
         await stores.cache.put(KEY, b"data", **KEEP)
@@ -481,7 +488,8 @@ async def test_one_made_while_redis_is_away_is_told_when_it_is_back(server: Redi
         await stores.invalidations.invalidate("model:b")
         assert stores.invalidations.known.voids(("model:b",), version)
         assert stores.invalidations.untold == 1
-        await other.invalidations.invalidate("model:c")
+        # The very number that the one who is cut off has given to its own.
+        assert await other.invalidations._raise("model:c") == version + 1
         late = stores.invalidations.known.version
         await well(proxy)
         async with asyncio.timeout(6):

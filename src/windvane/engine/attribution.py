@@ -6,12 +6,13 @@ caller may make itself less urgent than its key allows, never more.
 """
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 
 from windvane.core.chat import JsonObject
 from windvane.core.exchange import Exchange
 from windvane.core.faults import FaultKind, WindvaneError, refuse
-from windvane.core.principal import GLOBAL, Principal, scope
+from windvane.core.principal import GLOBAL, Principal, Scope, scope
 from windvane.core.priority import Priority
 
 USER_HEADER = b"x-windvane-user"
@@ -35,13 +36,21 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
     exchange.priority = principal.priority
     if PRIORITY_HEADER in headers:
         exchange.priority = _priority(headers[PRIORITY_HEADER], principal.priority)
-    scopes = [GLOBAL, scope("key", principal.key_id)]
-    if principal.team is not None:
-        scopes.append(scope("team", principal.team))
-    if exchange.user is not None:
-        scopes.append(scope("user", exchange.user))
-    scopes += [scope("tag", tag) for tag in exchange.tags]
-    exchange.scopes = tuple(scopes)
+    exchange.scopes = _scopes(principal.key_id, principal.team, exchange.user, exchange.tags)
+
+
+@lru_cache(maxsize=4_096)
+def _scopes(
+    key_id: str, team: str | None, user: str | None, tags: tuple[str, ...]
+) -> tuple[Scope, ...]:
+    """Where such a request counts. The same few callers come again and again."""
+    scopes = [GLOBAL, scope("key", key_id)]
+    if team is not None:
+        scopes.append(scope("team", team))
+    if user is not None:
+        scopes.append(scope("user", user))
+    scopes += [scope("tag", tag) for tag in tags]
+    return tuple(scopes)
 
 
 def _text(value: bytes | None) -> str:

@@ -1,12 +1,21 @@
 """Rates of one process, in memory. All limits of a request are taken together, or none."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from windvane.core.limits import Gcra, RateLease, RateRefusal, RateStanding, RateTable, Slots
 from windvane.core.principal import Scope
 
 BUCKETS_MAX = 10_000
 """Above this many, buckets that remember nothing are dropped: scopes may be named by callers."""
+
+
+class _Found(NamedTuple):
+    """What applies to a row of scopes."""
+
+    slots: tuple[tuple[Scope, Slots], ...]
+    requests: tuple[tuple[Scope, Gcra], ...]
+    tokens: tuple[tuple[Scope, Gcra], ...]
 
 
 class MemoryLimits:
@@ -17,53 +26,36 @@ class MemoryLimits:
         self._requests: dict[Scope, Gcra] = {}
         self._tokens: dict[Scope, Gcra] = {}
         self._running: dict[Scope, Slots] = {}
+        self._found: dict[tuple[Scope, ...], _Found] = {}
 
     def take_request(
         self, scopes: Sequence[Scope], lease: RateLease, now_us: int
     ) -> RateRefusal | None:
         """One request: a slot, and a place in each rate."""
-        rates: list[Gcra] = []
-        slots: list[Slots] = []
-        for scope in scopes:
-            terms = self.table.of(scope)
-            if terms is None:
-                continue
-            if terms.concurrency is not None:
-                running = self._slots_of(scope, terms.concurrency)
-                if running.running >= running.limit:
-                    return RateRefusal(
-                        scope=scope, what="concurrency", limit=running.limit, wait_us=None
-                    )
-                slots.append(running)
-            if terms.requests_per_minute is not None:
-                bucket = self._bucket(
-                    self._requests, scope, terms.requests_per_minute, terms.burst_requests, now_us
-                )
-                wait_us = bucket.wait_us(1, now_us)
-                if wait_us != 0:
-                    return _refusal(scope, "requests", bucket, wait_us, now_us)
-                rates.append(bucket)
-        for bucket in rates:
+        found = self._find(scopes, now_us)
+        for scope, slots in found.slots:
+            if slots.running >= slots.limit:
+                return RateRefusal(scope=scope, what="concurrency", limit=slots.limit, wait_us=None)
+        for scope, bucket in found.requests:
+            wait_us = bucket.wait_us(1, now_us)
+            if wait_us != 0:
+                return _refusal(scope, "requests", bucket, wait_us, now_us)
+        for _, bucket in found.requests:
             lease.took_request(bucket, bucket.take(1, now_us))
-        for running in slots:
-            lease.hold_slot(running)
+        for _, slots in found.slots:
+            lease.hold_slot(slots)
         return None
 
     def take_tokens(
         self, scopes: Sequence[Scope], tokens: int, lease: RateLease, now_us: int
     ) -> RateRefusal | None:
         """Tokens, by estimate: they are corrected when the lease ends."""
-        found: list[Gcra] = []
-        for scope in scopes:
-            terms = self.table.of(scope)
-            if terms is None or terms.tokens_per_minute is None:
-                continue
-            bucket = self._bucket(self._tokens, scope, terms.tokens_per_minute, None, now_us)
+        found = self._find(scopes, now_us).tokens
+        for scope, bucket in found:
             wait_us = bucket.wait_us(tokens, now_us)
             if wait_us != 0:
                 return _refusal(scope, "tokens", bucket, wait_us, now_us)
-            found.append(bucket)
-        for bucket in found:
+        for _, bucket in found:
             lease.took_tokens(bucket, tokens, bucket.take(tokens, now_us))
         return None
 
@@ -71,19 +63,43 @@ class MemoryLimits:
         self, scopes: Sequence[Scope], now_us: int
     ) -> tuple[RateStanding | None, RateStanding | None]:
         """What is left of requests and of tokens, in the scope where it is least."""
-        return (
-            _least(self._requests, scopes, now_us),
-            _least(self._tokens, scopes, now_us),
-        )
+        found = self._find(scopes, now_us)
+        return _least(found.requests, now_us), _least(found.tokens, now_us)
 
     def change(self, table: RateTable) -> None:
         """From now, `table` says what is allowed. Running requests keep their slots."""
         self.table = table
+        self._found.clear()
+
+    def _find(self, scopes: Sequence[Scope], now_us: int) -> _Found:
+        """What applies to these scopes: worked out once, and kept until the table changes or the
+        buckets are cleared out."""
+        key = tuple(scopes)
+        found = self._found.get(key)
+        if found is not None:
+            return found
+        slots, requests, tokens = [], [], []
+        for scope in dict.fromkeys(key):
+            terms = self.table.of(scope)
+            if terms is None:
+                continue
+            if terms.concurrency is not None:
+                slots.append((scope, self._slots_of(scope, terms.concurrency)))
+            if (limit := terms.requests_per_minute) is not None:
+                burst = terms.burst_requests
+                requests.append((scope, self._bucket(self._requests, scope, limit, burst, now_us)))
+            if (limit := terms.tokens_per_minute) is not None:
+                tokens.append((scope, self._bucket(self._tokens, scope, limit, None, now_us)))
+        if len(self._found) >= BUCKETS_MAX:
+            self._found.clear()
+        found = self._found[key] = _Found(tuple(slots), tuple(requests), tuple(tokens))
+        return found
 
     def _slots_of(self, scope: Scope, limit: int) -> Slots:
         slots = self._running.get(scope)
         if slots is None:
             if len(self._running) >= BUCKETS_MAX:
+                self._found.clear()
                 self._running = {key: kept for key, kept in self._running.items() if kept.running}
             slots = self._running[scope] = Slots(limit)
         slots.limit = limit
@@ -96,6 +112,7 @@ class MemoryLimits:
         wanted = limit if burst is None else burst
         if bucket is None or bucket.limit != limit or bucket.burst != wanted:
             if bucket is None and len(buckets) >= BUCKETS_MAX:
+                self._found.clear()
                 for idle in [key for key, kept in buckets.items() if kept.is_idle(now_us)]:
                     del buckets[idle]
             bucket = buckets[scope] = Gcra(limit, burst)
@@ -109,11 +126,12 @@ def _refusal(
     return RateRefusal(scope=scope, what=what, limit=bucket.limit, wait_us=wait_us, left=left)
 
 
-def _least(buckets: dict[Scope, Gcra], scopes: Sequence[Scope], now_us: int) -> RateStanding | None:
-    found = [buckets[scope] for scope in scopes if scope in buckets]
+def _least(found: tuple[tuple[Scope, Gcra], ...], now_us: int) -> RateStanding | None:
     if not found:
         return None
-    least = min(found, key=lambda bucket: bucket.remaining(now_us))
+    least = found[0][1]
+    if len(found) > 1:
+        least = min((bucket for _, bucket in found), key=lambda bucket: bucket.remaining(now_us))
     return RateStanding(
         limit=least.limit, remaining=least.remaining(now_us), reset_us=least.reset_us(now_us)
     )
