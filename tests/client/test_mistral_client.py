@@ -69,7 +69,12 @@ async def test_statistics_before_and_after(client: MistralClient) -> None:
     assert stats["tokens_input"] == result["usage"]["input_tokens"]
     assert stats["tokens_output"] == result["usage"]["output_tokens"]
     assert stats["total_cost"] == stats["avg_cost_per_request"] == result["cost"]
+    assert (await client.chat(user("Hello"))).cached
+    assert client.clear_cache() == 1
     assert client.clear_cache() == 0
+    assert not (await client.chat(user("Hello"))).cached
+    assert not (await client.chat(user("Hello"), use_cache=False)).cached
+    assert client.get_stats()["cache_hits"] == 1
 
 
 async def test_a_model_asked_for_by_name_is_the_one_that_answers(client: MistralClient) -> None:

@@ -85,6 +85,7 @@ ADMINS_PATHS = frozenset(
         "/admin/keys/{key_id}",
         "/admin/keys/{key_id}/rotate",
         "/admin/budgets",
+        "/admin/cache",
         "/admin/usage",
     )
 )

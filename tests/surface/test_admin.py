@@ -476,8 +476,16 @@ def test_a_key_itself_is_no_name_for_it(admin):
     assert made["key"][10:] not in reply.message
 
 
-def test_names_follow_the_rule_that_callers_follow():
-    assert attribution._NAME.pattern == key_forms.NAME.pattern
+@pytest.mark.parametrize("name", ["ci", "a b", "team/x", "a@b.c:1+2-3", "été", "x" * 128])
+def test_a_name_for_a_key_is_one_that_callers_could_give(name):
+    assert key_forms.NAME.fullmatch(name)
+    assert attribution._NAME.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", ["", " a", "a,b", "a\nb", "a\x7f", "x" * 129])
+def test_what_is_no_name_for_callers_is_none_for_a_key(name):
+    assert not attribution._NAME.fullmatch(name)
+    assert not key_forms.NAME.fullmatch(name)
 
 
 @pytest.mark.parametrize(
@@ -772,6 +780,7 @@ def test_every_change_is_logged_with_who_what_and_which(admin, caplog):
         ("PATCH", f"{KEYS}/{{key_id}}"): "change_key",
         ("DELETE", f"{KEYS}/{{key_id}}"): "revoke_key",
         ("POST", f"{KEYS}/{{key_id}}/rotate"): "rotate_key",
+        ("DELETE", "/admin/cache"): "clear",
     }
     changing = [each for each in admin_routes(admin.served) if each[0] != "GET"]
     assert set(changing) == set(names)
@@ -785,7 +794,7 @@ def test_every_change_is_logged_with_who_what_and_which(admin, caplog):
                 method=method,
                 **bearer(key),
             )
-            which = reply.json["id"]
+            which = reply.json["tag" if "cache" in path else "id"]
             assert admin_lines(caplog) == [f"{who}: {names[method, path]} {which}: done"]
     caplog.clear()
     admin.ask(KEYS, {"name": "configured"})

@@ -79,9 +79,11 @@ OPERATIONS = (
     ("POST", "/admin/keys/{key_id}/rotate"),
     ("GET", "/admin/budgets"),
     ("GET", "/admin/usage"),
+    ("GET", "/admin/cache"),
+    ("DELETE", "/admin/cache"),
 )
 HAVE_INPUT = ("POST", "PATCH")
-HAVE_QUESTIONS = ("/admin/usage", "/admin/budgets")
+HAVE_QUESTIONS = ("/admin/usage", "/admin/budgets", "/admin/cache")
 
 
 def test_the_operations_tested_below_are_all_there_are(document):
