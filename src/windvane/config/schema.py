@@ -217,7 +217,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ttl_s: Positive = 3_600
     memory_bytes_max: Positive = 64 * 1024 * 1024
     disk: bool = True
-    disk_bytes_max: Positive = 1024 * 1024 * 1024
+    disk_bytes_max: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024 * 1024 * 1024
     entry_bytes_max: Positive = 256 * 1024
     redis: str | None = None
     stale_while_revalidate_s: Count = 0
