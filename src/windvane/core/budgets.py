@@ -136,8 +136,13 @@ def settle(accounts: Sequence[Account], held: int, cost: int) -> None:
 
 def tightest(accounts: Sequence[Account]) -> Account | None:
     """The account with the least left; None when none has a limit."""
-    limited = [account for account in accounts if account.limit is not None]
-    return min(limited, key=lambda account: account.left or 0) if limited else None
+    found, least = None, 0
+    for account in accounts:
+        if account.limit is not None:
+            left = account.limit - account.spent - account.held
+            if found is None or left < least:
+                found, least = account, left
+    return found
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

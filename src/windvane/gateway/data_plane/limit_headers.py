@@ -13,31 +13,41 @@ MS_PER_S = 1_000
 S_PER_MINUTE = 60
 
 
-def limit_headers(exchange: Exchange) -> HeaderList:
-    """What this exchange tells of limits; nothing for most."""
-    headers: HeaderList = []
+def _form(unit: bytes, mistral_unit: bytes) -> bytes:
+    names = [
+        b"x-ratelimit-limit-" + unit,
+        b"x-ratelimit-remaining-" + unit,
+        b"x-ratelimit-reset-" + unit,
+        b"x-ratelimit-limit-" + mistral_unit,
+        b"x-ratelimit-remaining-" + mistral_unit,
+    ]
+    return b"".join(name + b": %b\r\n" for name in names)
+
+
+_REQUESTS = _form(b"requests", b"req-minute")
+_TOKENS = _form(b"tokens", b"tokens-minute")
+"""Forms of the headers of a rate: written in one go, for each answer under one has them."""
+
+
+def limit_lines(exchange: Exchange) -> bytes:
+    """What this exchange tells of limits, as it goes over the wire; nothing for most."""
+    lines = b""
     if exchange.rates is not None:
         requests, tokens = exchange.rates
-        headers += _rate(requests, b"requests", b"req-minute")
-        headers += _rate(tokens, b"tokens", b"tokens-minute")
+        if requests is not None:
+            lines = _filled(_REQUESTS, requests)
+        if tokens is not None:
+            lines += _filled(_TOKENS, tokens)
     if exchange.queued_s:
-        headers.append((b"x-windvane-queued-ms", b"%.1f" % (exchange.queued_s * MS_PER_S)))
+        lines += b"x-windvane-queued-ms: %.1f\r\n" % (exchange.queued_s * MS_PER_S)
     if exchange.clamped_to is not None:
-        headers.append((b"x-windvane-max-tokens", b"%d" % exchange.clamped_to))
-    return headers
+        lines += b"x-windvane-max-tokens: %d\r\n" % exchange.clamped_to
+    return lines
 
 
-def _rate(standing: RateStanding | None, unit: bytes, mistral_unit: bytes) -> HeaderList:
-    if standing is None:
-        return []
+def _filled(form: bytes, standing: RateStanding) -> bytes:
     limit, remaining = b"%d" % standing.limit, b"%d" % standing.remaining
-    return [
-        (b"x-ratelimit-limit-" + unit, limit),
-        (b"x-ratelimit-remaining-" + unit, remaining),
-        (b"x-ratelimit-reset-" + unit, duration(standing.reset_us)),
-        (b"x-ratelimit-limit-" + mistral_unit, limit),
-        (b"x-ratelimit-remaining-" + mistral_unit, remaining),
-    ]
+    return form % (limit, remaining, duration(standing.reset_us), limit, remaining)
 
 
 def duration(us: int) -> bytes:
@@ -61,5 +71,7 @@ def refused_rate_headers(fault: Fault) -> HeaderList:
         remaining=limit.left,
         reset_us=int((fault.retry_after_s or 0) * MS_PER_S * US_PER_MS),
     )
-    mistral_unit = b"req-minute" if limit.what == "requests" else b"tokens-minute"
-    return _rate(standing, limit.what.encode(), mistral_unit)
+    lines = _filled(_REQUESTS if limit.what == "requests" else _TOKENS, standing)
+    return [
+        (name, value) for name, _, value in (line.partition(b": ") for line in lines.splitlines())
+    ]

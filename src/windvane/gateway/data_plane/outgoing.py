@@ -12,7 +12,7 @@ from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Source
 from windvane.core.money import NANO_PER_USD, usd_text
 from windvane.gateway.data_plane.asgi import JSON, HeaderList
-from windvane.gateway.data_plane.limit_headers import limit_headers, refused_rate_headers
+from windvane.gateway.data_plane.limit_headers import limit_lines, refused_rate_headers
 
 _UNSAFE_NAME = re.compile(r"[^A-Za-z0-9._:/@-]")
 _UNSAFE_TEXT = re.compile(r"[^\x20-\x7e]")
@@ -134,12 +134,12 @@ def _choice_lines(model: str, provider: str, reason: str) -> bytes:
 
 def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
     """What few answers tell: of limits, of their age, and of a model on its way out."""
-    headers = limit_headers(exchange)
+    lines = limit_lines(exchange)
     if exchange.cache_age_s is not None:
-        headers.append((b"age", b"%d" % exchange.cache_age_s))
+        lines += b"age: %d\r\n" % exchange.cache_age_s
     if card is not None and card.deprecated_on is not None:
-        headers += deprecation_headers(card)
-    return lines_of(headers) if headers else b""
+        lines += lines_of(deprecation_headers(card))
+    return lines
 
 
 _CACHE_STATUS = {

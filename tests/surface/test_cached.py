@@ -1,0 +1,140 @@
+"""The cache as callers see it: over a socket, in both dialects, whole and streamed."""
+
+import json
+import threading
+from collections.abc import Iterator
+
+import openai
+import pytest
+from tests.surface.served import Served, chat, serving
+
+from windvane.config.schema import AuthConfig, CacheConfig, KeyConfig
+from windvane.simulator import SimulatorConfig
+
+ANN, BEN, CAT = "sk-ann-key-1", "sk-ben-key-1", "sk-cat-key-1"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    auth = AuthConfig(
+        keys=(
+            KeyConfig(key=ANN, name="ann", team="weather"),
+            KeyConfig(key=BEN, name="ben", team="weather"),
+            KeyConfig(key=CAT, name="cat"),
+        ),
+        admin_key="sk-admin-key-1",
+    )
+    slow = SimulatorConfig(ttft_ms=150.0)
+    with serving(slow, auth=auth, cache=CacheConfig(scope="team")) as running:
+        yield running
+
+
+def ask(served: Served, text: str, key: str = ANN, **more: object):
+    headers = more.pop("headers", {})
+    return served.ask(chat(text, **more), authorization=f"Bearer {key}", **headers)
+
+
+def said(body: bytes) -> str:
+    """What a stream says, put together."""
+    events = [line[6:] for line in body.decode().splitlines() if line.startswith("data: {")]
+    pieces = [json.loads(event)["choices"] for event in events]
+    return "".join(choices[0]["delta"].get("content") or "" for choices in pieces if choices)
+
+
+def test_one_entry_serves_both_kinds_of_answer_to_a_team_and_to_nobody_else(served):
+    first = ask(served, "one entry")
+    assert first.headers["cache-status"] == "Windvane; fwd=miss; stored"
+    words = first.json["choices"][0]["message"]["content"]
+    again = ask(served, "one entry", BEN)
+    assert again.headers["cache-status"].startswith("Windvane; hit; ttl=")
+    assert again.headers["age"] == "0"
+    assert again.headers["x-router-cost-usd"] == "0"
+    assert again.json["choices"][0]["message"]["content"] == words
+    assert again.json["id"] != first.json["id"]
+    assert again.json["usage"]["total_tokens"] == first.json["usage"]["total_tokens"]
+    assert again.json["router_metadata"]["cached"]
+    stream = ask(served, "one entry", BEN, stream=True)
+    assert stream.headers["cache-status"].startswith("Windvane; hit")
+    assert said(stream.body) == words
+    assert stream.body.endswith(b"data: [DONE]\n\n")
+    assert ask(served, "one entry", CAT).headers["cache-status"].startswith("Windvane; fwd=miss")
+
+
+def test_a_stream_is_kept_for_those_who_want_it_whole(served):
+    stream = ask(served, "kept from a stream", stream=True)
+    assert stream.headers["cache-status"].startswith("Windvane; fwd=miss")
+    whole = ask(served, "kept from a stream")
+    assert whole.headers["cache-status"].startswith("Windvane; hit")
+    assert whole.json["choices"][0]["message"]["content"] == said(stream.body)
+
+
+def test_many_at_once_make_one_call(served):
+    before = len(served.sim.tape)
+    replies = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: replies.append(ask(served, "at once", stream=n % 2 == 0))
+        )
+        for n in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [reply.status for reply in replies] == [200] * 12
+    assert len(served.sim.tape) == before + 1
+    shared = [reply for reply in replies if "collapsed" in reply.headers["cache-status"]]
+    assert len(shared) >= 1
+
+
+def test_what_cache_control_asks_for(served):
+    ask(served, "directives")
+    no_cache = ask(served, "directives", headers={"cache_control": "no-cache"})
+    assert no_cache.headers["cache-status"] == "Windvane; fwd=miss; stored"
+    bypass = ask(served, "directives", headers={"cache_control": "no-store"})
+    assert bypass.headers["cache-status"] == "Windvane; fwd=bypass"
+    only = {"cache_control": "only-if-cached"}
+    assert ask(served, "directives", headers=only).status == 200
+    refused = ask(served, "never asked before", headers=only)
+    assert (refused.status, refused.json["error"]["code"]) == (504, "not_cached")
+
+
+def test_errors_and_cut_answers_are_not_kept(served):
+    for text in ("!error 500", "!cut 3", "tell me !loop 40"):
+        for _ in range(2):
+            assert "hit" not in ask(served, text, max_tokens=5).headers.get("cache-status", "")
+
+
+def test_answers_are_taken_back_by_tag_and_counted(served):
+    tagged = {"x_windvane_cache_tags": "v1, other"}
+    ask(served, "tagged", headers=tagged)
+    ask(served, "not tagged")
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    taken = served.ask(path="/admin/cache?tag=v1", method="DELETE", **admin)
+    assert taken.json == {"tag": "tag:v1", "removed": 1}
+    assert ask(served, "tagged").headers["cache-status"].startswith("Windvane; fwd=miss")
+    assert ask(served, "not tagged").headers["cache-status"].startswith("Windvane; hit")
+    report = served.ask(path="/admin/cache", **admin).json
+    metrics = served.ask(path="/metrics", accept="application/json", **admin).json
+    assert report["lookups"] == {
+        name: metrics["cache_lookups_by_result"].get(name, 0) for name in report["lookups"]
+    }
+    assert sum(report["lookups"].values()) == metrics["requests_total"]
+    assert report["saved_nano_usd"] == metrics["saved_nano_usd_total"] > 0
+
+
+def test_the_official_client_notices_nothing_but_the_speed(served):
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key=ANN)
+    with client:
+        texts = []
+        for _ in range(2):
+            stream = client.chat.completions.create(
+                model="auto",
+                messages=[{"role": "user", "content": "The same for the SDK"}],
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+            chunks = list(stream)
+            texts.append("".join(c.choices[0].delta.content or "" for c in chunks if c.choices))
+            assert chunks[-1].usage is not None
+        assert texts[0] == texts[1] != ""

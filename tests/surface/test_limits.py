@@ -1,0 +1,111 @@
+"""Limits as callers see them: headers of their rates, refusals that help, a shortened answer, and whose key
+goes to the provider."""
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+from tests.surface.served import Served, chat, serving
+
+from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, RateConfig
+from windvane.simulator import SimulatorConfig
+
+PLAIN, RATED, POOR, STRICT = "sk-plain-key", "sk-rated-key", "sk-poor-key", "sk-strict-key"
+RATES = (
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-req-minute",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-limit-tokens-minute",
+)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    budget = BudgetConfig(daily=Decimal("0.001"))
+    keys = (
+        KeyConfig(key=PLAIN, name="plain"),
+        KeyConfig(
+            key=RATED,
+            name="rated",
+            rates=RateConfig(requests_per_minute=2, tokens_per_minute=100_000),
+        ),
+        KeyConfig(key=POOR, name="poor", budget=budget),
+        KeyConfig(key=STRICT, name="strict", budget=budget, clamp=False),
+    )
+    with serving(auth=AuthConfig(keys=keys)) as running:
+        yield running
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_under_a_rate_is_told_of_it_in_both_spellings(served, stream):
+    first = served.ask(chat(stream=stream), **bearer(RATED))
+    assert first.status == 200
+    assert [first.headers[name] for name in RATES] == ["2", "2", "100000", "100000"]
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    assert first.headers["x-ratelimit-remaining-req-minute"] == "1"
+    assert first.headers["x-ratelimit-reset-requests"] == "30s"
+    served.ask(chat(stream=stream), **bearer(RATED))
+    refused = served.ask(chat(stream=stream), **bearer(RATED))
+    assert refused.status == 429
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 28 <= int(refused.headers["retry-after"]) <= 30
+    assert refused.json["error"]["code"] == "rate_limited"
+    limit = refused.json["error"]["limit"]
+    assert (limit["scope"], limit["what"], limit["limit"], limit["left"]) == (
+        "key:rated", "requests", 2, 0,
+    )  # fmt: skip
+
+
+def test_who_is_under_no_rate_is_told_of_none(served):
+    reply = served.ask(chat(), **bearer(PLAIN))
+    assert reply.status == 200
+    assert not [name for name in reply.headers if name.startswith("x-ratelimit")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_cut_to_what_is_left_and_a_header_says_so(served, stream):
+    reply = served.ask(chat("Tell me.", stream=stream), **bearer(POOR))
+    assert reply.status == 200
+    sent = json.loads(served.sim.tape[-1].body)
+    assert sent["max_tokens"] == int(reply.headers["x-windvane-max-tokens"]) > 0
+
+
+def test_who_wants_no_shorter_answer_is_refused_with_what_is_left(served):
+    before = len(served.sim.tape)
+    reply = served.ask(chat("Tell me."), **bearer(STRICT))
+    assert reply.status == 429
+    assert reply.headers["x-should-retry"] == "false"
+    assert int(reply.headers["retry-after"]) > 1
+    error = reply.json["error"]
+    assert (error["type"], error["code"]) == ("insufficient_quota", "budget_exceeded")
+    limit = error["limit"]
+    assert (limit["scope"], limit["period"]) == ("key:strict", "daily")
+    assert (limit["limit_usd"], limit["used_usd"], limit["left_usd"]) == ("0.001", "0", "0.001")
+    assert limit["renews_at"].endswith("T00:00:00.000Z")
+    assert len(served.sim.tape) == before
+
+
+def test_a_callers_own_key_goes_to_the_provider_and_is_kept_nowhere(tmp_path):
+    own = "mistral-key-of-the-caller-9"
+    auth = AuthConfig(passthrough="mistral")
+    # The provider counts by key: that two callers do not get into each other's way shows whose keys
+    # it was shown.
+    one_each = SimulatorConfig(requests_per_minute=1)
+    with serving(one_each, auth=auth, data_dir=str(tmp_path), provider_key="our-own") as served:
+        assert served.ask(chat()).status == 401
+        assert served.ask(chat(), **bearer(own)).status == 200
+        assert served.ask(chat(), **bearer(own)).status == 429
+        assert served.ask(chat(), **bearer(f"{own}-other")).status == 200
+        refused = served.ask(chat("!error 401"), **bearer(f"{own}-third"))
+        assert refused.status == 401
+        assert own not in refused.body.decode()
+        ours = served.ask(chat(), **bearer("sk-wv-not-a-key-of-anybody"))
+        assert ours.status == 401
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert own.encode() not in path.read_bytes(), path
