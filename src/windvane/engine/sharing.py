@@ -34,6 +34,8 @@ Answer = Completion | AnswerStream
 
 POLL_S = 0.05
 """How often an answer that another process is fetching is looked for."""
+SLOW_STORE_S = 0.01
+"""A look-up that took longer than this was no healthy store's."""
 RENEW_S = 1.5
 
 FAILED = Fault(
@@ -79,7 +81,10 @@ class Sharing:
             self._admission.take_tokens(exchange)
             return await self._dispatch.run(exchange, snapshot)
         exchange.cache_status = "miss"
+        began_s = self._clock.monotonic_s()
         found = await self._lookup.find(ask)
+        # A store that takes its time is not asked a second time: the caller has waited enough.
+        is_quick = self._clock.monotonic_s() - began_s < SLOW_STORE_S
         if found is not None and found.standing is not Standing.SPARE:
             if found.standing is not Standing.FRESH and not ask.wish.only_if_cached:
                 self._refresh(exchange, snapshot, ask)
@@ -87,14 +92,22 @@ class Sharing:
         if ask.wish.only_if_cached:
             raise _not_cached()
         try:
-            return await self._fly(exchange, snapshot, ask, has_spare=found is not None)
+            return await self._fly(
+                exchange, snapshot, ask, has_spare=found is not None, asks_others=is_quick
+            )
         except WindvaneError as error:
             if found is not None and may_be_spared(error.fault):
                 return self._hit(exchange, ask, found.entry)
             raise
 
     async def _fly(
-        self, exchange: Exchange, snapshot: Snapshot, ask: Ask, *, has_spare: bool
+        self,
+        exchange: Exchange,
+        snapshot: Snapshot,
+        ask: Ask,
+        *,
+        has_spare: bool,
+        asks_others: bool,
     ) -> Answer:
         """Join the flight of an equal request, or lead one; once more, when what another led turns
         out to be of use to nobody else."""
@@ -103,7 +116,7 @@ class Sharing:
             ahead: FlightLease | Flight | Found | None = None
             if may_join:
                 ahead = self._joinable(ask)
-            if ahead is None and may_join and self._leases is not None:
+            if ahead is None and may_join and asks_others and self._leases is not None:
                 assert snapshot.cache is not None
                 ahead = await self._wait_for_others(self._leases, ask, snapshot.cache.wait_s)
             if isinstance(ahead, Found):
