@@ -17,7 +17,7 @@ import msgspec
 
 from windvane.core.money import NanoUsd
 from windvane.core.principal import Scope
-from windvane.core.terms import filled
+from windvane.core.terms import TermsTable
 
 US_PER_S = 1_000_000
 US_PER_DAY = 86_400 * US_PER_S
@@ -182,36 +182,5 @@ def standing_of(account: Account) -> Standing:
     )
 
 
-class BudgetTable:
+class BudgetTable(TermsTable[BudgetTerms]):
     """Which terms apply to which scope: its own, and those of its kind (`user:*`). Immutable."""
-
-    def __init__(self, terms: dict[Scope, BudgetTerms]) -> None:
-        self._terms = {name: said for name, said in terms.items() if not said.is_empty}
-        self._found = {
-            name: filled(said, self._of_kind(name)) for name, said in self._terms.items()
-        }
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._terms
-
-    @property
-    def terms(self) -> dict[Scope, BudgetTerms]:
-        return dict(self._terms)
-
-    def of(self, scope: Scope) -> BudgetTerms | None:
-        """What applies to `scope`: what it says itself, and for the rest what its kind says."""
-        return self._found.get(scope) or self._of_kind(scope)
-
-    def _of_kind(self, scope: Scope) -> BudgetTerms | None:
-        kind, colon, _ = scope.partition(":")
-        return self._terms.get(Scope(f"{kind}:*")) if colon else None
-
-    def replaced(self, changes: dict[Scope, BudgetTerms | None]) -> "BudgetTable":
-        """This table with some terms set, or taken away."""
-        terms = {**self._terms}
-        for scope, said in changes.items():
-            terms.pop(scope, None)
-            if said is not None:
-                terms[scope] = said
-        return BudgetTable(terms)

@@ -13,7 +13,7 @@ that was taken later nearer to its own leaking, so marks are counted with what w
 import msgspec
 
 from windvane.core.principal import Scope
-from windvane.core.terms import filled
+from windvane.core.terms import TermsTable
 
 TICKS_PER_UNIT = 60_000_000
 """Microseconds in a minute: what one unit is worth at one a minute."""
@@ -161,36 +161,5 @@ class RateLease:
         self.end(0, now_us)
 
 
-class RateTable:
+class RateTable(TermsTable[RateTerms]):
     """Which rates apply to which scope: its own, and those of its kind (`key:*`). Immutable."""
-
-    def __init__(self, terms: dict[Scope, RateTerms]) -> None:
-        self._terms = {name: said for name, said in terms.items() if not said.is_empty}
-        self._found = {
-            name: filled(said, self._of_kind(name)) for name, said in self._terms.items()
-        }
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._terms
-
-    @property
-    def terms(self) -> dict[Scope, RateTerms]:
-        return dict(self._terms)
-
-    def of(self, scope: Scope) -> RateTerms | None:
-        """What applies to `scope`: what it says itself, and for the rest what its kind says."""
-        return self._found.get(scope) or self._of_kind(scope)
-
-    def _of_kind(self, scope: Scope) -> RateTerms | None:
-        kind, colon, _ = scope.partition(":")
-        return self._terms.get(Scope(f"{kind}:*")) if colon else None
-
-    def replaced(self, changes: dict[Scope, RateTerms | None]) -> "RateTable":
-        """This table with some terms set, or taken away."""
-        terms = {**self._terms}
-        for scope, said in changes.items():
-            terms.pop(scope, None)
-            if said is not None:
-                terms[scope] = said
-        return RateTable(terms)

@@ -106,30 +106,14 @@ class Settlement:
         refusing = self._budgets.hold(attempt_id, bound.scopes, bound.hold_nano_usd or 0, now_us)
         if refusing is not None:
             raise self._bounder.refuse(refusing, bound.hold_nano_usd or 0, now_us)
-        principal, decision = exchange.principal, exchange.decision
-        assert principal is not None and decision is not None
-        hold = LedgerEntry(
-            attempt_id=attempt_id,
-            request_id=exchange.id,
-            number=number,
-            started_at_us=now_us,
-            key_id=principal.key_id,
-            team=principal.team,
-            tags=exchange.tags,
-            route=decision.route,
-            requested_model=exchange.request.model,
-            provider=deployment.provider,
-            model=deployment.model,
-            resolved_model=deployment.resolved_model,
-            reason=decision.reason,
-            dialect=exchange.dialect,
-            is_stream=exchange.request.stream,
+        hold = _entry(
+            exchange,
+            deployment,
+            number,
+            now_us,
             certainty=Certainty.ASSUMED,
-            cost_nano_usd=bound.hold_nano_usd,
-            hold_nano_usd=bound.hold_nano_usd,
+            amount=bound.hold_nano_usd,
             outcome="unknown",
-            client_request_id=exchange.client_request_id,
-            user=exchange.user,
         )
         try:
             self._journal.hold(hold)
@@ -305,33 +289,16 @@ class Settlement:
         self, exchange: Exchange, deployment: Deployment, outcome: str, saved: NanoUsd | int | None
     ) -> None:
         """Put an answer on the ledger for which nobody was asked: it cost nothing, and saved `saved`."""
-        principal, decision = exchange.principal, exchange.decision
-        assert principal is not None and decision is not None
         number = len(exchange.attempts) + 1
-        now_us = self._clock.wall_us()
-        entry = LedgerEntry(
-            attempt_id=f"{exchange.id}-{number}",
-            request_id=exchange.id,
-            number=number,
-            started_at_us=now_us,
-            key_id=principal.key_id,
-            team=principal.team,
-            tags=exchange.tags,
-            route=decision.route,
-            requested_model=exchange.request.model,
-            provider=deployment.provider,
-            model=deployment.model,
-            resolved_model=deployment.resolved_model,
-            reason=decision.reason,
-            dialect=exchange.dialect,
-            is_stream=exchange.request.stream,
+        entry = _entry(
+            exchange,
+            deployment,
+            number,
+            self._clock.wall_us(),
             certainty=Certainty.EXACT,
-            cost_nano_usd=ZERO,
-            hold_nano_usd=ZERO,
+            amount=ZERO,
             outcome=outcome,
-            client_request_id=exchange.client_request_id,
-            user=exchange.user,
-            saved_nano_usd=None if saved is None else NanoUsd(saved),
+            saved=None if saved is None else NanoUsd(saved),
         )
         self._journal.settle(entry)
         exchange.answered_by = Attempt(
@@ -381,6 +348,46 @@ class Settlement:
         if certainty is Certainty.ESTIMATED and held is not None:
             return min(amount, held)
         return amount
+
+
+def _entry(
+    exchange: Exchange,
+    deployment: Deployment,
+    number: int,
+    now_us: int,
+    *,
+    certainty: Certainty,
+    amount: NanoUsd | None,
+    outcome: str,
+    saved: NanoUsd | None = None,
+) -> LedgerEntry:
+    """What the ledger says of an attempt as it begins, or of an answer that needed none."""
+    principal, decision = exchange.principal, exchange.decision
+    assert principal is not None and decision is not None
+    return LedgerEntry(
+        attempt_id=f"{exchange.id}-{number}",
+        request_id=exchange.id,
+        number=number,
+        started_at_us=now_us,
+        key_id=principal.key_id,
+        team=principal.team,
+        tags=exchange.tags,
+        route=decision.route,
+        requested_model=exchange.request.model,
+        provider=deployment.provider,
+        model=deployment.model,
+        resolved_model=deployment.resolved_model,
+        reason=decision.reason,
+        dialect=exchange.dialect,
+        is_stream=exchange.request.stream,
+        certainty=certainty,
+        cost_nano_usd=amount,
+        hold_nano_usd=amount,
+        outcome=outcome,
+        client_request_id=exchange.client_request_id,
+        user=exchange.user,
+        saved_nano_usd=saved,
+    )
 
 
 def _chars_of(answer: Completion) -> int:
