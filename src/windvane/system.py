@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import random
 import secrets
 import time
@@ -11,8 +12,7 @@ from collections.abc import Mapping
 class SystemClock:
     """The clocks of this machine."""
 
-    def monotonic_s(self) -> float:
-        return time.monotonic()
+    monotonic_s = staticmethod(time.monotonic)
 
     def wall_us(self) -> int:
         return time.time_ns() // 1_000
@@ -45,6 +45,14 @@ def roll(bits: int) -> int:
 def environment() -> Mapping[str, str]:
     """The process's environment, read at the call."""
     return os.environ
+
+
+def user_name() -> str:
+    """Who runs this process, as this machine calls them."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 async def sleep(seconds: float) -> None:

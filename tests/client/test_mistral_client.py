@@ -4,12 +4,14 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
 import windvane
 from windvane import BadRequestError, InternalServerError, MistralClient, NotFoundError
-from windvane.config import ConfigError
+from windvane.config import Config, ConfigError
+from windvane.config.schema import CacheConfig, ProviderConfig
 from windvane.core.money import NANO_PER_USD
 from windvane.simulator import Simulator, SimulatorConfig
 
@@ -150,6 +152,7 @@ async def test_without_any_provider_the_error_says_what_to_set(
 ) -> None:
     monkeypatch.delenv("MISTRAL_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.chdir(str(tmp_path))
     with pytest.raises(ConfigError, match="MISTRAL_API_KEY"):
         await MistralClient().chat("hi")
@@ -184,6 +187,58 @@ def loop_thread() -> Iterator[str]:
     yield url
     loop.call_soon_threadsafe(stops[0].set)
     thread.join(10)
+
+
+CONFIGURED = CacheConfig(scope="shared", ttl_s=60, redis="redis://configured:1/0")
+UNSCOPED = CacheConfig(ttl_s=60, redis="redis://unrelated:1/0")
+
+
+@pytest.mark.parametrize(
+    ("configured", "said", "kept"),
+    [
+        # Nothing is said: the configuration's word, else an hour in memory.
+        (CacheConfig(), {}, ("key", 3600, None)),
+        (CONFIGURED, {}, ("shared", 60, "redis://configured:1/0")),
+        (UNSCOPED, {}, ("key", 60, None)),
+        # What is said wins.
+        (CacheConfig(), {"enable_cache": False}, (None, 3600, None)),
+        (CONFIGURED, {"enable_cache": False}, (None, 3600, None)),
+        (CONFIGURED, {"enable_cache": False, "cache_ttl": 5}, (None, 3600, None)),
+        (CONFIGURED, {"enable_cache": True}, ("shared", 60, "redis://configured:1/0")),
+        (UNSCOPED, {"enable_cache": True}, ("key", 60, None)),
+        (CONFIGURED, {"cache_ttl": 5}, ("shared", 5, "redis://configured:1/0")),
+        (CONFIGURED, {"redis_url": "redis://said:1/0"}, ("shared", 60, "redis://said:1/0")),
+        (CacheConfig(), {"redis_url": "redis://said:1/0"}, ("key", 3600, "redis://said:1/0")),
+    ],
+)
+def test_what_is_said_of_the_cache_wins_over_what_is_configured(
+    configured: CacheConfig, said: dict[str, Any], kept: tuple[str | None, int, str | None]
+) -> None:
+    client = MistralClient(api_key="k", config=Config(cache=configured), **said)
+    cache = client._config.cache
+    assert (cache.scope, cache.ttl_s, cache.redis) == kept
+    assert (client.enable_cache, client.cache_ttl, client.redis_url) == (bool(kept[0]), *kept[1:])
+
+
+@pytest.mark.parametrize(
+    ("scope", "said", "cached"),
+    [
+        (None, {}, True),
+        (None, {"enable_cache": False}, False),
+        ("shared", {}, True),
+        ("shared", {"enable_cache": False}, False),
+    ],
+)
+async def test_the_same_question_twice(
+    simulator: Simulator, scope: Any, said: dict[str, Any], cached: bool
+) -> None:
+    provider = ProviderConfig(api_base=f"{simulator.url}/v1", api_key="k")
+    config = Config(
+        providers={"mistral": provider}, data_dir=":memory:", cache=CacheConfig(scope=scope)
+    )
+    async with MistralClient(config=config, **said) as client:
+        await client.chat("Hello")
+        assert (await client.chat("Hello"))["cached"] is cached
 
 
 def test_a_wrong_ttl_is_refused() -> None:

@@ -56,7 +56,7 @@ def control_routes(served: Served) -> list[tuple[str, str]]:
     """Method and path of each control plane route, from the table the server itself uses."""
     app: Any = served.app._load_control_plane()
     return [
-        (method, route.path)
+        (method, route.path_format)
         for route in app.routes
         if isinstance(route, GuardedRoute)
         for method in sorted(route.methods)
@@ -65,7 +65,7 @@ def control_routes(served: Served) -> list[tuple[str, str]]:
 
 def admin_routes(served: Served) -> list[tuple[str, str]]:
     app: Any = served.app._load_control_plane()
-    admins = {route.path for route in app.routes if route.permission is Permission.ADMIN}
+    admins = {route.path_format for route in app.routes if route.permission is Permission.ADMIN}
     return [(method, path) for method, path in control_routes(served) if path in admins]
 
 
@@ -87,6 +87,9 @@ ADMINS_PATHS = frozenset(
         "/admin/budgets",
         "/admin/cache",
         "/admin/usage",
+        "/admin/ledger/verification",
+        "/admin/ledger/rebuild",
+        "/admin/reload",
     )
 )
 

@@ -55,6 +55,12 @@ class Admin:
     def ask(self, path: str, body: Any = None, *, method: str | None = None) -> Reply:
         return self.served.ask(body, path=path, method=method, **bearer(ADMIN))
 
+    def every(self) -> list[dict[str, Any]]:
+        """All keys there are."""
+        page = self.ask(f"{KEYS}?limit=1000").json
+        assert page["next"] is None
+        return page["data"]
+
     def create(self, name: str | None = None, **terms: Any) -> dict[str, Any]:
         reply = self.ask(KEYS, {"name": name or f"made-{next(_numbers)}", **terms})
         assert reply.status == 201, reply.body
@@ -94,7 +100,7 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
 
 def test_a_route_without_a_declared_permission_cannot_be_added():
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    guard(app, Access(None, lambda: True))  # type: ignore[arg-type]
+    guard(app, Access(None, lambda: True, None))  # type: ignore[arg-type]
 
     async def endpoint() -> None: ...
 
@@ -200,7 +206,7 @@ def test_no_spelling_of_a_path_goes_round_the_guard(admin, people, path):
             reply = admin.served.ask(body, path=path, method=method, **bearer(people[role]))
             assert reply.status in (307, 400, 401, 403, 404, 405, 501), (method, role)
             assert b"secrets" not in reply.body
-    assert "round" not in {key["name"] for key in admin.ask(KEYS).json["data"]}
+    assert "round" not in {key["name"] for key in admin.every()}
 
 
 def test_an_open_gateway_still_asks_for_an_admin(tmp_path):
@@ -292,13 +298,13 @@ WRONG = [
 
 @pytest.mark.parametrize(("body", "param"), WRONG, ids=[json.dumps(each[0])[:60] for each in WRONG])
 def test_a_wrong_field_is_named(admin, body, param):
-    before = len(admin.ask(KEYS).json["data"])
+    before = len(admin.every())
     reply = admin.ask(KEYS, body)
     assert reply.status == 400, reply.body
     assert reply.json["error"]["param"] == param
     assert reply.json["error"]["type"] == "invalid_request_error"
     assert reply.message.startswith(param)
-    assert len(admin.ask(KEYS).json["data"]) == before
+    assert len(admin.every()) == before
 
 
 @pytest.mark.parametrize(
@@ -380,7 +386,7 @@ def test_a_key_says_all_that_was_set_on_it(admin):
     assert shown["status"] == "live" and not shown["configured"]
     assert {**shown, "key": made["key"]} == made
     assert admin.ask(f"{KEYS}/says-all").json == shown
-    assert shown in admin.ask(KEYS).json["data"]
+    assert shown in admin.every()
     assert is_whole(made["key"])
 
 
@@ -403,6 +409,63 @@ def test_a_change_changes_what_it_names_and_null_clears(admin):
     assert admin.ask(path, {"budget": None}, method="PATCH").json["budget"]["total_usd"] is None
     assert admin.ask(path, {"name": None}, method="PATCH").json["error"]["param"] == "name"
     assert admin.ask(path, {}, method="PATCH").json["name"] == "anew"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+def test_keys_are_told_page_by_page(admin, limit):
+    """Each once and in one order, whatever the size of a page and whatever is made meanwhile."""
+    while len(admin.every()) < 7:
+        admin.create()
+    whole = [key["id"] for key in admin.every()]
+    assert whole[0] == "configured"
+    told: list[str] = []
+    after = ""
+    while True:
+        reply = admin.ask(f"{KEYS}?limit={limit}{after}").json
+        told += [key["id"] for key in reply["data"]]
+        if reply["next"] is None:
+            break
+        assert len(reply["data"]) == limit and reply["next"] == told[-1]
+        after = f"&after={reply['next']}"
+        if len(told) == 3:
+            whole.append(admin.create()["id"])
+    assert told == whole
+
+
+def test_a_page_begins_after_a_key_that_is_there(admin):
+    made = admin.create("page-end", team="pages")
+    by_name = admin.ask(f"{KEYS}?after=page-end").json
+    assert by_name == admin.ask(f"{KEYS}?after={made['id']}").json == {"data": [], "next": None}
+    for wrong in ("limit=0", "limit=1001", "limit=x", "limit=", "aftr=x", "after=", "after=nobody"):
+        reply = admin.ask(f"{KEYS}?{wrong}")
+        assert (reply.status, reply.json["error"]["param"]) == (400, wrong.partition("=")[0])
+    assert made["key"] not in admin.ask(f"{KEYS}?after={made['key']}").message
+
+
+@pytest.mark.parametrize("spelling", ["team/ci", "team%2Fci", "team%2fci"])
+def test_a_name_with_a_slash_can_be_said_in_a_path(admin, spelling):
+    name = f"{spelling.replace('%2F', '/').replace('%2f', '/')}-{next(_numbers)}"
+    made = admin.create(name)
+    path = f"{KEYS}/{spelling}{name.removeprefix('team/ci')}"
+    assert admin.ask(path).json["id"] == made["id"]
+    assert admin.ask(path, {"owner": "me"}, method="PATCH").json["owner"] == "me"
+    assert admin.ask(f"{path}/rotate", {}, method="POST").json["id"] == made["id"]
+    assert admin.ask(path, method="DELETE").json["status"] == "revoked"
+
+
+@pytest.mark.parametrize(
+    "name", ["x/rotate", "rotate", "/", ".", "..", "a//b", "keys/", "./x", "#a"]
+)
+def test_no_name_hides_another(admin, name):
+    """Also one that reads like a part of the API; what is no name is refused when it is made."""
+    reply = admin.ask(KEYS, {"name": name})
+    if reply.status == 400:
+        return
+    path = f"{KEYS}/{name}"
+    assert admin.ask(path).json["id"] == reply.json["id"]
+    assert admin.ask(f"{path}/rotate", {}, method="POST").json["id"] == reply.json["id"]
+    assert admin.ask(path, method="DELETE").json["status"] == "revoked"
+    assert admin.ask(f"{KEYS}/").json["error"]["code"] == "no_such_key"
 
 
 def test_names_are_no_two_keys(admin):
@@ -454,7 +517,7 @@ def test_a_key_that_is_revoked_while_it_is_changed_stays_revoked(admin):
 
 
 def test_a_key_of_the_configuration_is_shown_and_not_changed(admin):
-    listed = admin.ask(KEYS).json["data"]
+    listed = admin.every()
     shown = next(key for key in listed if key["name"] == "configured")
     assert shown["configured"] and shown["secrets"] == []
     assert shown["budget"]["daily_usd"] == "7"
@@ -721,6 +784,16 @@ def test_a_budget_counts_what_was_spent_before_it_was_set(admin, period):
     assert now["budgets"] == [stands]
 
 
+def test_a_caller_is_told_of_its_own_key_by_name_too(admin):
+    """An id says nothing to whoever made a key by name; of others nothing more is told."""
+    for terms in ({"budget": {"total": 0}}, {"rates": {"requests_per_minute": 1}}):
+        made = admin.create(**terms)
+        while (reply := admin.chat(made["key"])).status == 200:
+            pass
+        assert f"key:{made['id']} ({made['name']})" in reply.message
+        assert reply.json["error"]["limit"]["scope"] == f"key:{made['id']}"
+
+
 def test_rates_of_a_key_hold_at_once(admin):
     made = admin.create(rates={"requests_per_minute": 2})
     assert [admin.chat(made["key"]).status for _ in range(3)] == [200, 200, 429]
@@ -781,7 +854,10 @@ def test_every_change_is_logged_with_who_what_and_which(admin, caplog):
         ("DELETE", f"{KEYS}/{{key_id}}"): "revoke_key",
         ("POST", f"{KEYS}/{{key_id}}/rotate"): "rotate_key",
         ("DELETE", "/admin/cache"): "clear",
+        ("POST", "/admin/ledger/rebuild"): "rebuild_ledger",
+        ("POST", "/admin/reload"): "reload_configuration",
     }
+    subjects = {"/admin/ledger/rebuild": "usage_daily", "/admin/reload": "configuration"}
     changing = [each for each in admin_routes(admin.served) if each[0] != "GET"]
     assert set(changing) == set(names)
     for method, path in changing:
@@ -794,7 +870,7 @@ def test_every_change_is_logged_with_who_what_and_which(admin, caplog):
                 method=method,
                 **bearer(key),
             )
-            which = reply.json["tag" if "cache" in path else "id"]
+            which = reply.json.get("id") or reply.json.get("tag") or subjects[path]
             assert admin_lines(caplog) == [f"{who}: {names[method, path]} {which}: done"]
     caplog.clear()
     admin.ask(KEYS, {"name": "configured"})

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -29,11 +30,14 @@ from windvane.config.resolve import resolve
 from windvane.config.schema import Config, ModelConfig, PriceConfig, ProviderConfig
 from windvane.core.keys import is_whole
 from windvane.core.routing.table import Route
+from windvane.system import user_name
+from windvane.telemetry.audit import AUDIT_FILE
 
 WAIT_S = 30.0
 ENVIRONMENT = {
     "MISTRAL_API_KEY": None,
     "OPENAI_API_KEY": None,
+    "ANTHROPIC_API_KEY": None,
     "ALLOWED_API_KEYS": None,
     "WINDVANE_URL": None,
     "WINDVANE_ADMIN_KEY": None,
@@ -163,8 +167,27 @@ def test_beside_a_running_gateway_and_after_it(place):
         held = (place.data / ADMIN_FILE).read_text()
     logs = "".join(path.read_text() for path in place.folder.glob("*.log"))
     assert "local-admin: create_key key_" in place_log
+    trail = (place.data / AUDIT_FILE).read_text()
+    logs += trail
+    done = [json.loads(line) for line in trail.splitlines()]
+    assert [(each["what"], each["through"]) for each in done] == [
+        ("create_key", "gateway"), ("rotate_key", "gateway"), ("change_key", "gateway"),
+        ("create_key", "gateway"), ("revoke_key", "gateway"),
+        ("create_key", "command line"), ("revoke_key", "command line"),
+    ]  # fmt: skip
+    assert {each["who"] for each in done} == {"local-admin"}
+    assert done[-1]["subject"] == shown["id"] and done[-1]["user"] == user_name()
+    assert "user" not in done[0]
     for secret in (first, second, offline, held):
         assert secret not in logs
+
+
+def test_a_gateway_whose_callers_bring_their_keys_says_so(tmp_path):
+    settings = {"providers": {"mistral": {}}, "auth": {"passthrough": "mistral"}}
+    (tmp_path / "windvane.yaml").write_text(json.dumps(settings))
+    with command("serve", "--port", "0", folder=tmp_path, says="windvane"):
+        log = (tmp_path / "serve.log").read_text()
+    assert "callers bring a key of mistral's" in log and "no key needed" not in log
 
 
 def test_a_key_is_made_where_nothing_runs(empty):
@@ -232,6 +255,91 @@ def test_a_name_with_a_slash_is_found(empty):
     made = empty.told("keys", "create", "team/ci")
     assert empty.told("keys", "show", "team/ci")["id"] == made["id"]
     assert empty.told("keys", "revoke", "team/ci")["status"] == "revoked"
+
+
+def test_all_pages_are_listed(empty, monkeypatch):
+    monkeypatch.setattr("windvane.cli.keys.PAGE", 2)
+    for number in range(5):
+        assert empty.run("keys", "create", f"k{number}").exit_code == 0
+    assert [key["name"] for key in empty.told("keys", "list")["data"]] == [
+        "k0", "k1", "k2", "k3", "k4"
+    ]  # fmt: skip
+
+
+WRONG_SUMS = "UPDATE usage_daily SET cost_nano_usd = cost_nano_usd + 1000000000"
+
+
+def bend(data: Path) -> int:
+    """Make the sums of a ledger that nobody has open wrong; how many there are."""
+    with sqlite3.connect(data / "ledger.db") as connection:
+        count = connection.execute(WRONG_SUMS).rowcount
+    connection.close()
+    return count
+
+
+def test_sums_are_verified_and_made_anew(place):
+    """Beside a running gateway and without one; the exit status tells, and so does JSON."""
+    with command("serve", "--port", "0", folder=place.folder, says="windvane") as url:
+        key = place.secret("keys", "create", "ledger-user", "--team", "t")
+        assert ask(url, key) == 200
+        done = place.run("ledger", "verify")
+        assert (done.exit_code, done.stdout) == (0, "the sums are those of the entries\n")
+        assert place.told("ledger", "verify")["agrees"]
+        assert "none was wrong" in place.run("ledger", "rebuild").stdout
+    before = place.told("usage", "--by", "day,key")
+    bent = bend(place.data)
+    assert bent > 0 and place.told("usage", "--by", "day,key") != before
+    (place.data / "set_aside.jsonl").write_text("[]\n[]\n")
+    with command("serve", "--port", "0", folder=place.folder, says="windvane"):
+        done = place.run("ledger", "verify", "--json")
+        told = json.loads(done.stdout)
+        assert (done.exit_code, told["agrees"], told["differences_total"]) == (1, False, bent)
+        (one,) = [each for each in told["differences"] if each["team"] == "t"]
+        assert one["kept"]["cost_nano_usd"] - one["found"]["cost_nano_usd"] == 10**9
+        assert told["refused_entries"] == 2 and "2 entries" in done.stderr
+    done = place.run("ledger", "verify")
+    assert done.exit_code == 1
+    assert f"{bent} sums are not those of their entries" in done.stdout
+    assert one["found"]["cost_usd"] in done.stdout and "ledger rebuild" in done.stdout
+    assert place.told("ledger", "rebuild") == {"mended": bent}
+    assert place.run("ledger", "verify").exit_code == 0
+    assert place.told("usage", "--by", "day,key") == before
+    (place.data / "set_aside.jsonl").unlink()
+
+
+def test_a_ledger_that_is_not_there_is_not_made(empty):
+    assert empty.run("ledger", "verify").exit_code == 1
+    assert not empty.data.exists()
+
+
+def test_a_ledger_that_is_damaged_is_told_of_in_a_line(empty):
+    assert empty.run("keys", "create", "k").exit_code == 0
+    (empty.data / "ledger.db").write_bytes(b"no database at all" * 1000)
+    for words in (("ledger", "verify"), ("ledger", "rebuild"), ("keys", "list")):
+        done = empty.run(*words)
+        assert done.exit_code == 1
+        assert "ledger.db" in done.output and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("windvane se", {"serve"}),
+        ("windvane keys ro", {"rotate"}),
+        ("windvane ledger ", {"verify", "rebuild"}),
+        ("windvane keys create x --priority ", {"high", "normal", "low"}),
+    ],
+)
+def test_the_shell_completes(words, found):
+    """As the lines in cli.md have it: by the name that the command is installed under."""
+    code = "import sys; sys.argv = ['windvane']; from windvane.cli.main import main; main()"
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked, "_WINDVANE_COMPLETE": "bash_complete"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {line.partition(",")[2] for line in done.stdout.split()} == found
 
 
 def test_nothing_answers(empty):

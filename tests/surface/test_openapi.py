@@ -81,9 +81,12 @@ OPERATIONS = (
     ("GET", "/admin/usage"),
     ("GET", "/admin/cache"),
     ("DELETE", "/admin/cache"),
+    ("GET", "/admin/ledger/verification"),
+    ("POST", "/admin/ledger/rebuild"),
+    ("POST", "/admin/reload"),
 )
 HAVE_INPUT = ("POST", "PATCH")
-HAVE_QUESTIONS = ("/admin/usage", "/admin/budgets", "/admin/cache")
+HAVE_QUESTIONS = ("/admin/usage", "/admin/budgets", "/admin/cache", "/admin/keys")
 
 
 def test_the_operations_tested_below_are_all_there_are(document):

@@ -45,13 +45,14 @@ class Admin(Protocol):
 class RunningGateway:
     """A gateway, over HTTP."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise click.BadParameter(f"{url!r} is no http(s) address", param_hint="--url")
         self._url = url.rstrip("/")
         self._parts = parts
         self._key = key
+        self._timeout_s = timeout_s
 
     def ask(
         self, method: str, path: str, body: object = None, query: Query | None = None
@@ -59,7 +60,7 @@ class RunningGateway:
         is_plain = self._parts.scheme == "http"
         kind = http.client.HTTPConnection if is_plain else http.client.HTTPSConnection
         assert self._parts.hostname is not None
-        connection = kind(self._parts.hostname, self._parts.port, timeout=TIMEOUT_S)
+        connection = kind(self._parts.hostname, self._parts.port, timeout=self._timeout_s)
         headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
         if body is not None:
             headers["content-type"] = "application/json"
@@ -103,20 +104,23 @@ def _query_text(query: Query | None) -> str:
     return f"?{urlencode(said)}" if said else ""
 
 
-def administration(path: Path | None, url: str | None) -> Admin:
-    """Where to ask: at `url` when it is given, else where the configuration's gateway is."""
+def administration(path: Path | None, url: str | None, *, timeout_s: float = TIMEOUT_S) -> Admin:
+    """Where to ask: at `url` when it is given, else where the configuration's gateway is. An answer
+    that takes longer than `timeout_s` is none."""
     config = read_config(path)
     if url is None and config.data_dir != IN_MEMORY and not is_taken(Path(config.data_dir)):
         return StoppedGateway(config)
     if url is None:
-        return RunningGateway(_own_url(config), config.auth.admin_key or _kept_key(config))
+        return RunningGateway(
+            _own_url(config), config.auth.admin_key or _kept_key(config), timeout_s
+        )
     host = urlsplit(url).hostname or ""
     key = config.auth.admin_key
     if is_loopback(host):
         key = key or _kept_key(config)
     elif url.startswith("http:"):
         click.echo(f"warning: {url} is not encrypted: the admin's key can be overheard", err=True)
-    return RunningGateway(url, key)
+    return RunningGateway(url, key, timeout_s)
 
 
 def is_taken(folder: Path) -> bool:

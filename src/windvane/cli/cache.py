@@ -51,7 +51,9 @@ def clear(
     """Take answers back: all of them, or those with one tag, model, route, scope or key."""
     query = {"tag": tag, "model": model, "route": route, "scope": scope, "key": key}
     answer = told(administration(path, url), "DELETE", "/admin/cache", query=query)
-    click.echo(json.dumps(answer) if as_json else f"{answer['removed']} answers were taken back")
+    count = answer["removed"]
+    told_as = f"{count} answer was taken back" if count == 1 else f"{count} answers were taken back"
+    click.echo(json.dumps(answer) if as_json else told_as)
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ async def _simulated(config: Config) -> AsyncIterator[Config]:
     providers = {
         "mistral": ProviderConfig(api_base=f"{simulator.url}/v1", api_key="simulated"),
         "openai": ProviderConfig(api_base=f"{simulator.url}/openai/v1", api_key="simulated"),
+        "anthropic": ProviderConfig(api_base=f"{simulator.url}/anthropic/v1", api_key="simulated"),
     }
     try:
         yield in_memory(msgspec.structs.replace(config, providers=providers))

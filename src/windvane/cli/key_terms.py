@@ -34,7 +34,9 @@ _OPTIONS = (
     click.option("--tag", multiple=True, help="A tag for reports and budgets; may be repeated."),
     click.option("--model", multiple=True, help="A model it may use, or a beginning and *."),
     click.option("--route", multiple=True, help="A route it may use; may be repeated."),
-    click.option("--endpoint", multiple=True, help="chat, models or route; may be repeated."),
+    click.option(
+        "--endpoint", multiple=True, help="chat, models, route or metrics; may be repeated."
+    ),
     click.option("--auto", metavar="ROUTE", help="What `auto` means for it."),
     click.option("--daily-budget", metavar="USD", help="Dollars per UTC day."),
     click.option("--monthly-budget", metavar="USD", help="Dollars per UTC month."),

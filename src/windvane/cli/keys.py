@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from windvane.cli.tables import plain_table, print_table
 
 _KEYS = "/admin/keys"
 _NO_LIMIT = "-"
+PAGE = 1_000
+"""As many as one answer may have."""
 
 
 @click.group("keys")
@@ -30,15 +33,20 @@ def _now() -> datetime:
     return datetime.fromtimestamp(system.SystemClock().wall_us() / 1_000_000, UTC)
 
 
-def _place(admin: Admin, said: str) -> str:
-    """The path of a key. A name with a slash cannot be in one, so its id is asked for."""
-    if "/" in said:
-        listed = told(admin, "GET", _KEYS)["data"]
-        found = [key["id"] for key in listed if key["name"] == said]
-        if not found:
-            raise click.ClickException(f"there is no key {said!r}")
-        said = found[0]
+def _place(said: str) -> str:
+    """The path of a key."""
     return f"{_KEYS}/{said}"
+
+
+def _all_keys(admin: Admin) -> Iterator[dict[str, Any]]:
+    """Every key, page by page."""
+    after = None
+    while True:
+        page = told(admin, "GET", _KEYS, query={"limit": str(PAGE), "after": after})
+        yield from page["data"]
+        after = page.get("next")
+        if after is None:
+            return
 
 
 @command.command("create")
@@ -61,8 +69,8 @@ def create(
 @connection_options
 def list_keys(with_ended: bool, as_json: bool, path: Path | None, url: str | None) -> None:
     """List keys, those of the configuration included."""
-    answer = told(administration(path, url), "GET", _KEYS)
-    keys = [key for key in answer["data"] if with_ended or key["status"] == "live"]
+    every = _all_keys(administration(path, url))
+    keys = [key for key in every if with_ended or key["status"] == "live"]
     if as_json:
         click.echo(json.dumps({"data": keys}))
     elif not keys:
@@ -78,7 +86,7 @@ def list_keys(with_ended: bool, as_json: bool, path: Path | None, url: str | Non
 def show(key: str, as_json: bool, path: Path | None, url: str | None) -> None:
     """Show one key."""
     admin = administration(path, url)
-    _show_key(told(admin, "GET", _place(admin, key)), as_json)
+    _show_key(told(admin, "GET", _place(key)), as_json)
 
 
 @command.command("update")
@@ -93,7 +101,7 @@ def update(key: str, as_json: bool, path: Path | None, url: str | None, **option
     if not body:
         raise click.UsageError("say what to change, as `--daily-budget 5`")
     admin = administration(path, url)
-    _show_key(told(admin, "PATCH", _place(admin, key), body), as_json)
+    _show_key(told(admin, "PATCH", _place(key), body), as_json)
 
 
 @command.command("rotate")
@@ -108,7 +116,7 @@ def rotate(
     """Give a key a new secret, and show it, this once."""
     body = {"overlap_s": seconds(overlap)}
     admin = administration(path, url)
-    _show_secret(told(admin, "POST", f"{_place(admin, key)}/rotate", body), quiet, as_json)
+    _show_secret(told(admin, "POST", f"{_place(key)}/rotate", body), quiet, as_json)
 
 
 @command.command("revoke")
@@ -121,7 +129,7 @@ def revoke(key: str, yes: bool, as_json: bool, path: Path | None, url: str | Non
     if not yes and sys.stdin.isatty():
         click.confirm(f"Revoke {key}? It cannot be taken back", abort=True, err=True)
     admin = administration(path, url)
-    answer = told(admin, "DELETE", _place(admin, key))
+    answer = told(admin, "DELETE", _place(key))
     click.echo(json.dumps(answer) if as_json else f"revoked {answer['name']} ({answer['id']})")
 
 
@@ -162,6 +170,11 @@ def _budget(key: dict[str, Any]) -> str:
     return ", ".join(said) or _NO_LIMIT
 
 
+def _allowed(key: dict[str, Any]) -> str:
+    what = ", ".join([*key["models"], *key["routes"]]) or "all"
+    return f"{what}; {', '.join(key['endpoints'])} only" if key["endpoints"] else what
+
+
 def _rates(key: dict[str, Any]) -> str:
     said = [f"{name} {value}" for name, value in key["rates"].items() if value is not None]
     return ", ".join(said).replace("_", " ") or _NO_LIMIT
@@ -182,7 +195,7 @@ def _show_table(keys: list[dict[str, Any]]) -> None:
             "configured" if key["configured"] else hint,
             key["owner"] or "",
             key["team"] or "",
-            ", ".join([*key["models"], *key["routes"]]) or "all",
+            _allowed(key),
             _budget(key),
             (key["expires_at"] or "")[:10],
         )

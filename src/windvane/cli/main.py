@@ -19,6 +19,8 @@ COMMANDS = {
     "keys": "Make, list, change, rotate and revoke gateway keys.",
     "usage": "Show what was used, by whom, when and for what.",
     "budgets": "Show how every budget stands.",
+    "reload": "Have a running gateway read its configuration again.",
+    "ledger": "Check the ledger's sums against its entries, or make them anew.",
 }
 """Command -> what it is for; each is `windvane.cli.<name>.command`."""
 

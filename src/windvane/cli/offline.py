@@ -13,8 +13,10 @@ import msgspec
 from windvane.assembly import ADMIN_FILE, open_engine
 from windvane.config import Config, ConfigError
 from windvane.config.schema import AlertsConfig
-from windvane.gateway.app import Gateway
+from windvane.gateway.app import Gateway, audit_path
 from windvane.gateway.data_plane.asgi import HeaderList, Message
+from windvane.system import SystemClock, user_name
+from windvane.telemetry.audit import COMMAND_LINE, AuditTrail
 from windvane.telemetry.metrics import Metrics
 
 
@@ -44,7 +46,10 @@ async def _ask(
 ) -> tuple[int, bytes]:
     engine = await open_engine(config)
     try:
-        gateway = Gateway(engine, config, Metrics())
+        trail = AuditTrail(
+            audit_path(config), SystemClock(), through=COMMAND_LINE, user=user_name()
+        )
+        gateway = Gateway(engine, config, Metrics(), trail)
         key = (Path(config.data_dir) / ADMIN_FILE).read_text().strip()
         return await _call(gateway, method, path, query, body or b"", key)
     finally:

@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from windvane import system
 from windvane.cli.configuration import read_config
-from windvane.cli.serving import run
-from windvane.config import Config
+from windvane.cli.serving import Source, run
+from windvane.config import Config, load_config
 
 
 @click.command("serve")
@@ -17,25 +18,34 @@ from windvane.config import Config
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without any key.")
 def command(path: Path | None, host: str | None, port: int | None, insecure: bool) -> None:
     """Run the gateway."""
-    config = read_config(path)
+    read = read_config(path)
     config = msgspec.structs.replace(
-        config,
-        host=host or config.host,
-        port=config.port if port is None else port,
-        insecure=insecure or config.insecure,
+        read,
+        host=host or read.host,
+        port=read.port if port is None else port,
+        insecure=insecure or read.insecure,
     )
     if not config.providers:
         raise click.ClickException(
-            "no provider is configured: set MISTRAL_API_KEY (or OPENAI_API_KEY), name one in"
+            "no provider is configured: set MISTRAL_API_KEY (or another's), name one in"
             " windvane.yaml, or try `windvane demo`, which needs no key"
         )
-    run(config, lambda address, keys: _announce(address, config, keys))
+    run(
+        config,
+        lambda address, keys: _announce(address, config, keys),
+        source=Source(read, lambda: load_config(system.environment(), path)),
+    )
 
 
 def _announce(address: str, config: Config, keys: int) -> None:
     click.echo(f"windvane on {address}  (docs at {address}/docs)")
     names = ", ".join(config.providers)
+    brought = config.auth.passthrough
     known = f"{keys} key{'' if keys == 1 else 's'}" if keys else "no key needed from loopback"
+    if brought is not None:
+        known = f"callers bring a key of {brought}'s" + (f", or one of {known}" if keys else "")
     click.echo(f"providers: {names}; {known}")
-    if not keys:
-        click.echo("make a key with `windvane keys create NAME`; from then on every call needs one")
+    if not keys and brought is None:
+        click.echo(
+            "to close it make a key, `windvane keys create NAME`: from then on every call needs one"
+        )

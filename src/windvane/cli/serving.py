@@ -1,9 +1,18 @@
 """Running the gateway from the command line: one loop, one engine, one server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import uvloop
@@ -12,10 +21,13 @@ from windvane.assembly import IN_MEMORY, open_engine
 from windvane.cli.configuration import ADDRESS_FILE
 from windvane.config import Config, ConfigError
 from windvane.config.resolve import is_loopback
+from windvane.core.faults import WindvaneError
 from windvane.engine.engine import Engine
-from windvane.gateway.app import Gateway
+from windvane.gateway.app import Gateway, audit_path
+from windvane.gateway.reloading import Reload, Reloaded
 from windvane.gateway.server import ServerLimits, make_server, serve_until_stopped
 from windvane.system import SystemClock
+from windvane.telemetry.audit import AuditTrail
 from windvane.telemetry.logs import RequestLog, configure
 from windvane.telemetry.metrics import Metrics
 
@@ -35,12 +47,24 @@ def _refuse_unsafe(config: Config, engine: Engine) -> None:
         )
 
 
-def run(config: Config, announce: Announce, beside: Beside = nullcontext) -> None:
+class Source(NamedTuple):
+    """Where the configuration is from: as it was read at the start, and how to read it again."""
+
+    started_with: Config
+    read: Callable[[], Config]
+
+
+def run(
+    config: Config,
+    announce: Announce,
+    beside: Beside = nullcontext,
+    source: Source | None = None,
+) -> None:
     """Serve until stopped. Exits with status 1, and a reason, when it cannot start."""
     configure(config.log.level, config.log.format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, announce, beside))
+            runner.run(_serve(config, announce, beside, source))
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     except (RuntimeError, OSError) as error:
@@ -49,8 +73,11 @@ def run(config: Config, announce: Announce, beside: Beside = nullcontext) -> Non
         return
 
 
-async def _serve(config: Config, announce: Announce, beside: Beside) -> None:
-    async with beside(config) as settled, _engine_of(settled) as (engine, gateway, limits):
+async def _serve(config: Config, announce: Announce, beside: Beside, source: Source | None) -> None:
+    async with (
+        beside(config) as settled,
+        _engine_of(settled, source) as (engine, gateway, limits),
+    ):
 
         def on_ready(address: str) -> None:
             _leave_address(settled, address)
@@ -81,8 +108,50 @@ def _count_keys(engine: Engine) -> int:
     return len(engine.keyring.fixed) + made
 
 
+@contextmanager
+def _reloading_on_hangup(reload: Reload, trail: AuditTrail) -> Iterator[None]:
+    """SIGHUP reads the configuration again; from a terminal's end it ends the process, as ever."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def read_again() -> None:
+        outcome = "failed"
+        try:
+            outcome = _told_of(await reload())
+        except ConfigError as error:
+            outcome = f"refused ({'; '.join(map(str, error.problems))})"
+        except WindvaneError as error:
+            outcome = f"refused ({error.fault.message})"
+        finally:
+            trail.record(
+                who="SIGHUP", what="reload_configuration", subject="configuration", outcome=outcome
+            )
+
+    def begin() -> None:
+        task = loop.create_task(read_again())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, begin)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _told_of(done: Reloaded) -> str:
+    changed = ", ".join((*done.budgets, *done.rates)) or "nothing changes"
+    later = f"; not used before a restart: {', '.join(done.needs_restart)}"
+    return f"done ({changed}{later if done.needs_restart else ''})"
+
+
 @asynccontextmanager
-async def _engine_of(config: Config) -> AsyncIterator[tuple[Engine, Gateway, ServerLimits]]:
+async def _engine_of(
+    config: Config, source: Source | None
+) -> AsyncIterator[tuple[Engine, Gateway, ServerLimits]]:
     metrics = Metrics()
     engine = await open_engine(config, (metrics, RequestLog()))
     limits = ServerLimits(
@@ -93,6 +162,12 @@ async def _engine_of(config: Config) -> AsyncIterator[tuple[Engine, Gateway, Ser
     )
     try:
         _refuse_unsafe(config, engine)
-        yield engine, Gateway(engine, config, metrics), limits
+        trail = AuditTrail(audit_path(config), SystemClock())
+        if source is None:
+            yield engine, Gateway(engine, config, metrics, trail), limits
+            return
+        reload = Reload(engine, SystemClock(), *source)
+        with _reloading_on_hangup(reload, trail):
+            yield engine, Gateway(engine, config, metrics, trail, reload), limits
     finally:
         await engine.aclose()

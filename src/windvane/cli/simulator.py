@@ -1,6 +1,7 @@
 """`windvane simulator`: the provider simulator by itself, for tests and load of your own."""
 
 import asyncio
+import os
 import signal
 
 import click
@@ -30,8 +31,9 @@ def command(
 ) -> None:
     """Run the provider simulator alone.
 
-    It speaks Mistral's dialect at /v1 and OpenAI's at /openai/v1, accepts any key, keeps a bill at
-    /_sim/bill, and fails on demand: a prompt with "!error 429" or "!cut 5" does what it says.
+    It speaks Mistral's dialect at /v1, OpenAI's at /openai/v1 and Anthropic's at /anthropic/v1, accepts
+    any key, keeps a bill at /_sim/bill, and fails on demand: a prompt with "!error 429" or "!cut 5" does
+    what it says.
     """
     config = SimulatorConfig(
         seed=seed,
@@ -50,9 +52,13 @@ async def _serve(config: SimulatorConfig, host: str, port: int) -> None:
     try:
         await simulator.start(host, port)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        said = os.strerror(error.errno) if error.errno else error.strerror
+        raise click.ClickException(
+            f"cannot listen on {host}:{port} ({said}); choose another with --port or --host"
+        ) from error
     click.echo(
-        f"simulator on {simulator.url}  (Mistral: /v1, OpenAI: /openai/v1, bill: /_sim/bill)"
+        f"simulator on {simulator.url}  (Mistral: /v1, OpenAI: /openai/v1, Anthropic: /anthropic/v1,"
+        " bill: /_sim/bill)"
     )
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ from windvane.core.faults import FaultKind, refuse
 from windvane.core.money import NANO_PER_USD
 from windvane.core.usage import Usage
 from windvane.engine.engine import Engine
+from windvane.ports.observer import EVERYTHING
 from windvane.wire.chat_request import chat_request_of
 
 DIALECT = "python"
@@ -66,6 +67,8 @@ class ChatResult(Mapping[str, object]):
 class _Counts:
     """Observes the engine for `get_stats`."""
 
+    hears = EVERYTHING
+
     def __init__(self) -> None:
         self.requests = 0
         self.errors = 0
@@ -103,9 +106,10 @@ class MistralClient:
     `api_key` defaults to `MISTRAL_API_KEY`; `api_base` to Mistral's own address; `config` is a path
     or a loaded `Config`, for everything else. Use it as `async with`, or call `aclose`.
 
-    With `enable_cache` an answer is kept for `cache_ttl` seconds and given again to the same request, in
-    this process's memory, or, with `redis_url`, among all who share that Redis. A configuration that
-    says how to cache wins over all three.
+    Answers are kept and given again to the same request, as the configuration's `cache` says; without
+    a `cache.scope` there, for an hour in this process's memory. What is said here wins over both:
+    `enable_cache` turns it on or off, `cache_ttl` is in seconds, and `redis_url` shares answers among all
+    who share that Redis.
 
     Raises ConfigError at the first call when neither key nor configuration gives a provider.
     """
@@ -115,27 +119,17 @@ class MistralClient:
         api_key: str | None = None,
         *,
         api_base: str | None = None,
-        enable_cache: bool = True,
-        cache_ttl: int = 3600,
+        enable_cache: bool | None = None,
+        cache_ttl: int | None = None,
         redis_url: str | None = None,
         config: Config | str | Path | None = None,
     ) -> None:
-        if cache_ttl <= 0:
-            raise ValueError(f"cache_ttl must be a positive number of seconds, not {cache_ttl}")
-        self.enable_cache = enable_cache
-        self.cache_ttl = cache_ttl
-        self.redis_url = redis_url
-        self._config = _configuration(api_key, api_base, config)
-        if enable_cache and self._config.cache.scope is None:
-            kept = msgspec.structs.replace(
-                self._config.cache,
-                scope="key",
-                ttl_s=cache_ttl,
-                redis=redis_url or self._config.cache.redis,
-            )
-            self._config = msgspec.structs.replace(self._config, cache=kept)
-        elif not enable_cache:
-            self._config = msgspec.structs.replace(self._config, cache=CacheConfig())
+        loaded = _configuration(api_key, api_base, config)
+        cache = _cache(loaded.cache, enable_cache, cache_ttl, redis_url)
+        self._config = msgspec.structs.replace(loaded, cache=cache)
+        self.enable_cache = cache.scope is not None
+        self.cache_ttl = cache.ttl_s
+        self.redis_url = cache.redis
         self._counts = _Counts()
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
@@ -270,6 +264,24 @@ def _configuration(
         api_base=api_base if api_base is not None else known.api_base,
     )
     return msgspec.structs.replace(loaded, providers={**loaded.providers, "mistral": mistral})
+
+
+def _cache(
+    said: CacheConfig, enable_cache: bool | None, cache_ttl: int | None, redis_url: str | None
+) -> CacheConfig:
+    """How answers are kept: as the arguments say, else as the configuration does."""
+    if cache_ttl is not None and cache_ttl <= 0:
+        raise ValueError(f"cache_ttl must be a positive number of seconds, not {cache_ttl}")
+    if enable_cache is False:
+        return CacheConfig()
+    if said.scope is None:
+        # An address alone turns nothing on: REDIS_URL may be meant for something else.
+        said = msgspec.structs.replace(said, scope="key", redis=None)
+    return msgspec.structs.replace(
+        said,
+        ttl_s=said.ttl_s if cache_ttl is None else cache_ttl,
+        redis=said.redis if redis_url is None else redis_url,
+    )
 
 
 def _body(

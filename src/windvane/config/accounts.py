@@ -20,6 +20,8 @@ from windvane.engine.keyring import RESERVED_NAMES, key_digest
 ADMIN = "admin"
 """What reports call the admin's key."""
 KEY_CHARS_MIN = 8
+PEPPER_BYTES_MIN = 16
+"""Shorter ones could be tried out by who has the ledger's file: 128 bits cannot."""
 NANO_DIGITS = 9
 DIGITS_MAX = 64
 """More than any amount of dollars has."""
@@ -35,6 +37,14 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
     if config.auth.admin_key is not None:
         admin = Principal(key_id=ADMIN, is_admin=True)
         named.append(("auth.admin_key", config.auth.admin_key, admin))
+    if (said := config.auth.pepper) is not None and len(said.encode()) < PEPPER_BYTES_MIN:
+        problems.append(
+            Problem(
+                "auth.pepper",
+                f"it is a secret of at least {PEPPER_BYTES_MIN} bytes, as `openssl rand -hex 32` makes"
+                " one; without it, one is made and kept in the data folder",
+            )
+        )
     keys: dict[bytes, Principal] = {}
     names: set[str] = set()
     for place, secret, principal in named:

@@ -69,7 +69,7 @@ def load_config(environment: Mapping[str, str], path: Path | None = None) -> Con
     _overlay(tree, environment, problems)
     config = build(tree, Config, "", problems)
     if problems:
-        raise ConfigError(problems, source)
+        raise ConfigError(_with_variables(problems, environment), source)
     assert isinstance(config, Config)
     return config
 
@@ -213,6 +213,21 @@ def _overlay_one(tree: dict[str, object], name: str, value: str, problems: list[
         problems.append(Problem(name, f"is not valid YAML: {_said(error)}"))
         return
     _put(tree, path, parsed, name, problems)
+
+
+def _with_variables(problems: list[Problem], environment: Mapping[str, str]) -> list[Problem]:
+    """The problems, those of values from the environment with the variable's name."""
+    known = [name for name in VARIABLES if environment.get(name)]
+    said = {".".join(VARIABLES[name]): name for name in reversed(known)}
+    said |= {_dotted(name): name for name in environment if name.startswith(_OVERLAY)}
+    return [
+        Problem(each.path, f"{each.what} (by {said[each.path]})") if each.path in said else each
+        for each in problems
+    ]
+
+
+def _dotted(name: str) -> str:
+    return ".".join(part.lower() for part in name.removeprefix(_OVERLAY).split("__"))
 
 
 def _add_keys(tree: dict[str, object], keys: str, problems: list[Problem]) -> None:

@@ -24,10 +24,11 @@ from windvane.config.schema import (
     ProviderConfig,
 )
 from windvane.core.cache.freshness import CachePolicy
+from windvane.core.cache.key import origin_of
 from windvane.core.catalog.models import Capability, Catalog, ModelCard, Status
 from windvane.core.catalog.prices import PERMILLE, Price
-from windvane.core.deployment import Deployment
-from windvane.core.money import nano_per_million
+from windvane.core.deployment import Billing, Deployment
+from windvane.core.money import NanoUsdPerMillion, nano_per_million
 from windvane.core.routing.presets import PRESETS
 from windvane.core.routing.table import Route, RouteTable, compile_rule
 from windvane.core.upstream_limits import UpstreamTerms
@@ -117,17 +118,19 @@ def _upstream(
         ("accept-encoding", "identity"),
         ("user-agent", "windvane"),
         ("via", "1.1 windvane"),
+        *provider.headers,
     ]
     bare_headers = tuple(headers)
     if settings.api_key:
         if not settings.api_key.isascii() or any(sign.isspace() for sign in settings.api_key):
             problems.append(Problem(f"{place}.api_key", "it has a space or a non-ASCII character"))
             return None
-        headers.append(("authorization", f"Bearer {settings.api_key}"))
+        headers.append(provider.authorize(settings.api_key))
     return Upstream(
         name=name,
         provider=provider,
         chat_url=base.rstrip("/") + provider.chat_path,
+        origin=origin_of(name, kind, base),
         headers=tuple(headers),
         timeouts=settings.timeouts or config.timeouts,
         bare_headers=bare_headers,
@@ -181,7 +184,8 @@ def _deployments(
             place = f"providers.{upstream.name}.models.{name}.card"
             problems.append(Problem(place, f"the catalog has no model {spec.card!r}"))
         known = _with_sizes(known, spec, upstream, told)
-        price = _own_price(spec.price, f"providers.{upstream.name}.models.{name}.price", problems)
+        place = f"providers.{upstream.name}.models.{name}.price"
+        price = _own_price(spec.price, upstream.provider.billing, place, problems)
         yield name, _deployment(upstream, name, told, known, price, factor)
 
 
@@ -223,6 +227,7 @@ def _deployment(
         own_price=price,
         multiplier_permille=factor,
         billing=upstream.provider.billing,
+        origin=upstream.origin,
     )
 
 
@@ -255,23 +260,35 @@ def _factor(upstream: Upstream, settings: ProviderConfig, problems: list[Problem
     return int(permille)
 
 
-def _own_price(price: PriceConfig | None, place: str, problems: list[Problem]) -> Price | None:
+def _own_price(
+    price: PriceConfig | None, billing: Billing, place: str, problems: list[Problem]
+) -> Price | None:
     if price is None:
         return None
 
-    def rate(name: str, usd: Decimal | None) -> int:
+    def rate(name: str, usd: Decimal) -> NanoUsdPerMillion:
         try:
-            return nano_per_million(usd or Decimal(0))
+            return nano_per_million(usd)
         except (ValueError, ArithmeticError) as error:
             problems.append(Problem(f"{place}.{name}", str(error)))
-            return 0
+            return NanoUsdPerMillion(0)
 
+    def writes(name: str, usd: Decimal | None, permille: int | None) -> NanoUsdPerMillion | None:
+        """What is said, or what the provider takes as a rule, rounded up."""
+        if usd is not None:
+            return rate(name, usd)
+        return None if permille is None else NanoUsdPerMillion(-(-of_input * permille // PERMILLE))
+
+    of_input = rate("input", price.input)
     return Price(
         since=date.min,
-        input=rate("input", price.input),  # type: ignore[arg-type]
-        output=rate("output", price.output),  # type: ignore[arg-type]
-        cache_read=None if price.cache_read is None else rate("cache_read", price.cache_read),  # type: ignore[arg-type]
-        cache_write=None if price.cache_write is None else rate("cache_write", price.cache_write),  # type: ignore[arg-type]
+        input=of_input,
+        output=rate("output", price.output),
+        cache_read=None if price.cache_read is None else rate("cache_read", price.cache_read),
+        cache_write=writes("cache_write", price.cache_write, billing.cache_write_permille),
+        cache_write_1h=writes(
+            "cache_write_1h", price.cache_write_1h, billing.cache_write_1h_permille
+        ),
         source="configuration",
     )
 
@@ -356,6 +373,7 @@ def _cache_rules(config: Config, routes: RouteTable, problems: list[Problem]) ->
         return None
     policy = CachePolicy(
         ttl_s=said.ttl_s,
+        ttl_max_s=said.ttl_max_s,
         stale_while_revalidate_s=said.stale_while_revalidate_s,
         stale_if_error_s=said.stale_if_error_s,
         early_refresh=said.early_refresh,
@@ -378,6 +396,7 @@ def _route_policy(policy: CachePolicy, said: CacheRouteConfig) -> CachePolicy | 
         name: value
         for name in (
             "ttl_s",
+            "ttl_max_s",
             "stale_while_revalidate_s",
             "stale_if_error_s",
             "deterministic_only",
@@ -390,8 +409,11 @@ def _route_policy(policy: CachePolicy, said: CacheRouteConfig) -> CachePolicy | 
 
 
 def _is_address(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port above 65,535, a bracket too few
+        return False
 
 
 def is_loopback(host: str) -> bool:

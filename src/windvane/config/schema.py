@@ -26,6 +26,7 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     output: Decimal
     cache_read: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +52,7 @@ class UpstreamLimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A provider to use. `kind` is one of mistral, openai, compatible; the provider's own name
+    """A provider to use. `kind` is one of mistral, openai, anthropic, compatible; the provider's own name
     serves when it is one of those. `price_factor` multiplies list prices (1.1 for Mistral's
     regional hosts). `tier` is Mistral's (hobbyist, standard, enterprise), with its limits; `limits`
     states others."""
@@ -197,6 +198,7 @@ class CacheRouteConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     enabled: bool = True
     ttl_s: Positive | None = None
+    ttl_max_s: Positive | None = None
     stale_while_revalidate_s: Count | None = None
     stale_if_error_s: Count | None = None
     deterministic_only: bool | None = None
@@ -210,11 +212,13 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Without it nothing is kept: that is never guessed. `redis` (or `REDIS_URL`) lets several gateways
     share them. `disk` keeps them in the data folder when there is no Redis. `early_refresh` is XFetch's
     beta: 1 fetches a much-used answer anew shortly before its end, 0 never does. `wait_s` is how long
-    another gateway's request for the same answer is waited for.
+    another gateway's request for the same answer is waited for. `ttl_max_s` is how long a caller may ask
+    for (`s-maxage`); `ttl_s`, unless said otherwise.
     """
 
     scope: Literal["key", "team", "shared"] | None = None
     ttl_s: Positive = 3_600
+    ttl_max_s: Positive | None = None
     memory_bytes_max: Positive = 64 * 1024 * 1024
     disk: bool = True
     disk_bytes_max: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024 * 1024 * 1024

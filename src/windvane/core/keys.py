@@ -104,6 +104,7 @@ class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
         terms = self.terms
         return Principal(
             key_id=self.id,
+            name=terms.name,
             owner=terms.owner,
             team=terms.team,
             tags=terms.tags,

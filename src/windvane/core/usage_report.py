@@ -38,6 +38,17 @@ class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("the first day is after the last one")
 
 
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums that are not those of their entries: what is `kept`, and what was `found` by adding up again.
+
+    `place` is a UTC day since 1970, then key, team, user, tags, provider, model and route.
+    """
+
+    place: tuple[int, str, str, str, str, str, str, str]
+    kept: Totals
+    found: Totals
+
+
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     """One group, by the dimensions asked for (`""`: has none), and its sums."""
 

@@ -16,6 +16,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 
+import msgspec
+
 from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
 from windvane.core.priority import Priority
 from windvane.core.upstream_limits import (
@@ -70,6 +72,18 @@ class Admission:
 
 FREE = Admission(None, None)
 """Where no limit is known, nothing is counted."""
+
+
+class UpstreamStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """How one upstream stands at a moment: who waits for it, and what is left of its limits."""
+
+    key: str
+    waiting: dict[Priority, int]
+    longest_wait_s: float
+    """Of those who wait now."""
+    pause_s: float
+    """How long nothing will be sent there, because it has asked for that."""
+    limits: tuple[Standing, ...]
 
 
 class _Waiter:
@@ -299,6 +313,25 @@ class WaitingRoom:
     def depth(self, priority: Priority) -> int:
         """How many of a class wait now."""
         return sum(gate.queue.depth(priority) for gate in self._busy.values())
+
+    def upstreams(self) -> list[UpstreamStanding]:
+        """Each upstream whose limits are known or that has been waited for, by its key."""
+        now_us = self._now_us()
+        since_us: dict[str, int] = {}
+        for _, _, waiter in self._deadlines:
+            if waiter.is_waiting:
+                key = waiter.gate.key
+                since_us[key] = min(since_us.get(key, now_us), waiter.since_us)
+        return [
+            UpstreamStanding(
+                key=key,
+                waiting={priority: gate.queue.depth(priority) for priority in Priority},
+                longest_wait_s=(now_us - since_us.get(key, now_us)) / SECOND_US,
+                pause_s=max(gate.limits.closed_until_us - now_us, 0) / SECOND_US,
+                limits=tuple(gate.limits.left(now_us)),
+            )
+            for key, gate in sorted(self._gates.items())
+        ]
 
     def _now_us(self) -> int:
         return int(self._clock.monotonic_s() * SECOND_US)

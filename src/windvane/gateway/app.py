@@ -3,8 +3,10 @@ control plane's, as ASGI has it."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, cast
 
+from windvane.assembly import IN_MEMORY
 from windvane.config.resolve import is_loopback
 from windvane.config.schema import Config
 from windvane.core.faults import Fault, FaultKind, Source
@@ -23,7 +25,9 @@ from windvane.gateway.data_plane.asgi import (
 from windvane.gateway.data_plane.caller import DATA_PLANE, Caller
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.data_plane.outgoing import id_headers, lines_of
+from windvane.gateway.reloading import Reload
 from windvane.system import SystemClock
+from windvane.telemetry.audit import AUDIT_FILE, AuditTrail
 from windvane.telemetry.metrics import Metrics
 from windvane.wire.errors import render_error
 
@@ -35,6 +39,11 @@ _WRONG_HOST = Fault(
     code="host_not_allowed",
     param="host",
 )
+
+
+def audit_path(config: Config) -> Path | None:
+    """Where operators' changes are kept; None where nothing is kept."""
+    return None if config.data_dir == IN_MEMORY else Path(config.data_dir) / AUDIT_FILE
 
 
 READY = "/readyz"
@@ -50,8 +59,19 @@ class Gateway:
     loopback's own names: a web page that rebinds its own name to 127.0.0.1 gets nothing.
     """
 
-    def __init__(self, engine: Engine, config: Config, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: Config,
+        metrics: Metrics,
+        trail: AuditTrail | None = None,
+        reload: Reload | None = None,
+    ) -> None:
+        """`trail` is where operators' changes are written down: a file in the data folder, unless said.
+        `reload` reads the configuration again, where it can be."""
         self._engine = engine
+        self._trail = trail or AuditTrail(audit_path(config), SystemClock())
+        self._reload = reload
         self._data_plane = DataPlane(
             engine,
             SystemClock(),
@@ -72,7 +92,7 @@ class Gateway:
     def serve(self, caller: Caller) -> Coroutine[Any, Any, None]:
         """Serve a request for `/v1/*`."""
         if self._checks_host and self._is_open:
-            incoming = Incoming({"headers": caller.headers})
+            incoming = Incoming(caller.headers)
             if not incoming.names_loopback:
                 status, headers, body = self._wrong_host(incoming)
                 return caller.answer(status, lines_of(headers), body)
@@ -81,7 +101,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request as ASGI has it: from our own server, those for anything else."""
         if self._checks_host and self._is_open:
-            incoming = Incoming(scope)
+            incoming = Incoming(cast(HeaderList, scope["headers"]))
             if not incoming.names_loopback:
                 await send_whole(send, *self._wrong_host(incoming))
                 return
@@ -118,7 +138,13 @@ class Gateway:
         only asked to relay never loads them. (The one import that is not at the top of its file.)"""
         from windvane.gateway.control_plane.app import control_plane  # noqa: PLC0415
 
-        return control_plane(self._engine, self._metrics, is_local=self._is_local)
+        return control_plane(
+            self._engine,
+            self._metrics,
+            is_local=self._is_local,
+            trail=self._trail,
+            reload=self._reload,
+        )
 
     def _wrong_host(self, incoming: Incoming) -> tuple[int, HeaderList, bytes]:
         """The answer to who calls us by another name."""

@@ -85,6 +85,10 @@ def _add(entry: LedgerEntry, sums: Sums) -> None:
     sums[12] += entry.saved_nano_usd or 0
 
 
+def totals_of(sums: Sequence[int]) -> Totals:
+    return Totals(**dict(zip(SUMS, sums, strict=True)))
+
+
 def day_number(day: date) -> int:
     """UTC days since 1970."""
     return day.toordinal() - _EPOCH
@@ -149,10 +153,7 @@ def usage_rows(
                 groups[group] = list(sums)
             else:
                 groups[group] = [one + other for one, other in zip(known, sums, strict=True)]
-    return [
-        UsageRow(group=group, totals=Totals(**dict(zip(SUMS, sums, strict=True))))
-        for group, sums in sorted(groups.items())
-    ]
+    return [UsageRow(group=group, totals=totals_of(sums)) for group, sums in sorted(groups.items())]
 
 
 def _by_tag(texts: tuple[str, ...], place: int) -> list[tuple[str, ...]]:

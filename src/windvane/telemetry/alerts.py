@@ -14,12 +14,14 @@ import msgspec
 from windvane.core.events import BudgetReached, Event, HoldExceeded
 from windvane.core.faults import WindvaneError
 from windvane.core.money import usd_text
+from windvane.ports.observer import Kinds
 from windvane.ports.transport import Transport, UpstreamRequest
 
 WAITING_MAX = 100
 TRIES = 3
 WAIT_S = 2.0
 ANSWER_S = 10.0
+ALERTS: Kinds = frozenset((BudgetReached, HoldExceeded))
 US_PER_S = 1_000_000
 
 _log = logging.getLogger("windvane.alerts")
@@ -52,12 +54,18 @@ def alert_of(event: Event) -> Alert | None:
             text=(
                 f"{entry.attempt_id} at {entry.provider}/{entry.model} cost"
                 f" ${usd_text(entry.cost_nano_usd)}, more than the ${usd_text(entry.hold_nano_usd)}"
-                " held for it: the price or the model's limits are not what we know"
+                " held for it: the price or the model's limits are not what we know" + _then(event)
             ),
             scope=f"key:{entry.key_id}",
             at=_time(entry.started_at_us),
         )
     return None
+
+
+def _then(event: HoldExceeded) -> str:
+    if not event.is_distrusted:
+        return ""
+    return "; until the gateway is started anew, requests under a budget are not sent there"
 
 
 def _budget_alert(event: BudgetReached) -> Alert:
@@ -89,6 +97,8 @@ def _time(at_us: int) -> str:
 class AlertLog:
     """Observes the engine: alerts as warnings."""
 
+    hears = ALERTS
+
     def on(self, event: Event) -> None:
         alert = alert_of(event)
         if alert is not None:
@@ -97,6 +107,8 @@ class AlertLog:
 
 class Webhook:
     """Observes the engine: alerts as posts to one address, which the configuration names."""
+
+    hears = ALERTS
 
     def __init__(self, url: str, transport: Transport) -> None:
         self._url = url

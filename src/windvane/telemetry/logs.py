@@ -10,19 +10,26 @@ from http import HTTPStatus
 import msgspec
 
 from windvane.core.events import Event, ExchangeEnded
+from windvane.core.faults import FaultKind
+from windvane.ports.observer import Kinds
 
 _log = logging.getLogger("windvane.requests")
 
 
 class RequestLog:
-    """Observes the engine: failures as warnings, what callers did wrong as information, and the rest
-    at level debug, refusals by a limit among it: a caller in a loop must not fill the log.
+    """Observes the engine: failures as warnings, what callers did wrong (or wished for: 504 when no
+    answer is stored) as information, and the rest at level debug, refusals by a limit among it: a
+    caller in a loop must not fill the log.
 
     A line for each good request would cost more than relaying it; the ledger has them all.
     """
 
+    hears: Kinds = frozenset((ExchangeEnded,))
+
     def on(self, event: Event) -> None:
         if not isinstance(event, ExchangeEnded):
+            return
+        if event.fault is None and not _log.isEnabledFor(logging.DEBUG):
             return
         level = _level(event)
         if _log.isEnabledFor(level):
@@ -32,7 +39,8 @@ class RequestLog:
 def _level(event: ExchangeEnded) -> int:
     if event.fault is None or event.status == HTTPStatus.TOO_MANY_REQUESTS:
         return logging.DEBUG
-    return logging.INFO if 400 <= event.status < 500 else logging.WARNING
+    is_callers = 400 <= event.status < 500 or event.fault == FaultKind.NOT_FOUND
+    return logging.INFO if is_callers else logging.WARNING
 
 
 class TextFormatter(logging.Formatter):

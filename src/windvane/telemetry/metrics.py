@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,6 +23,8 @@ from windvane.core.events import AttemptSettled, BudgetReached, Event, ExchangeE
 from windvane.core.faults import FaultKind
 from windvane.core.ledger import FREE
 from windvane.core.money import NANO_PER_USD
+from windvane.ports.observer import EVERYTHING
+from windvane.telemetry.gauges import NO_GAUGES, Gauges, text_of
 
 DURATION_BUCKETS_S = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
@@ -69,6 +70,8 @@ class _Histogram:
 class Metrics(Collector):
     """Observes the engine, and answers `/metrics`."""
 
+    hears = EVERYTHING
+
     def __init__(self) -> None:
         self._requests: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -85,8 +88,6 @@ class Metrics(Collector):
         self._saved: defaultdict[str, int] = defaultdict(int)
         self._holds_exceeded = 0
         self._queued = _Histogram(DURATION_BUCKETS_S)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     def on(self, event: Event) -> None:
         if isinstance(event, ExchangeEnded):
@@ -134,11 +135,11 @@ class Metrics(Collector):
         else:
             self._cost[model, entry.provider] += entry.cost_nano_usd
 
-    def text(self) -> bytes:
+    def text(self, gauges: Gauges = NO_GAUGES) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return text_of(self, gauges)
 
-    def totals(self) -> dict[str, object]:
+    def totals(self, gauges: Gauges = NO_GAUGES) -> dict[str, object]:
         """The main sums, for those who ask for JSON."""
         by_status: dict[str, int] = {}
         for (_, status), count in self._requests.items():
@@ -155,6 +156,7 @@ class Metrics(Collector):
             "saved_nano_usd_total": sum(self._saved.values()),
             "rejections_by_reason": dict(self._rejections),
             "cache_lookups_by_result": dict(self._cache),
+            **gauges.as_totals(),
         }
 
     def collect(self) -> Iterator[Metric]:

@@ -169,6 +169,40 @@ def test_the_environment_wins_over_the_file(tmp_path):
     assert [key.name for key in config.auth.keys] == ["o"]
 
 
+@pytest.mark.parametrize(
+    ("environment", "path", "name"),
+    [
+        ({"PORT": "abc"}, "port", "PORT"),
+        ({"WINDVANE_PORT": "abc", "PORT": "80"}, "port", "WINDVANE_PORT"),
+        ({"DEFAULT_DAILY_BUDGET": "ten"}, "budgets.key:*.daily", "DEFAULT_DAILY_BUDGET"),
+        ({"WINDVANE__LIMITS": "5"}, "limits", "WINDVANE__LIMITS"),
+        ({"WINDVANE__LOG__LEVEL": "loud"}, "log.level", "WINDVANE__LOG__LEVEL"),
+    ],
+)
+def test_a_wrong_value_of_the_environment_is_told_with_its_variable(
+    tmp_path, environment, path, name
+):
+    found = problems_of(tmp_path, "", **environment)
+    assert found[path].endswith(f"(by {name})")
+
+
+@pytest.mark.parametrize("pepper", ["x", "sk-canary-in-config"[:15], "é" * 7])
+def test_a_short_pepper_is_refused_and_not_told(tmp_path, pepper):
+    found = problems_of(tmp_path, f"auth: {{pepper: {pepper}}}")
+    assert "at least 16 bytes" in found["auth.pepper"] and "openssl" in found["auth.pepper"]
+    assert pepper not in found["auth.pepper"].split()
+
+
+@pytest.mark.parametrize("pepper", ["p" * 16, "é" * 8, "p" * 200])
+def test_a_pepper_that_is_long_enough_is_taken(tmp_path, pepper):
+    snapshot_of(read(tmp_path, f"auth: {{pepper: {pepper}}}"))
+
+
+def test_an_empty_pepper_is_refused(tmp_path):
+    """It would make digests that anyone can make."""
+    assert set(problems_of(tmp_path, "auth: {pepper: ''}")) == {"auth.pepper"}
+
+
 @pytest.mark.parametrize("section", ["", "auth:", "auth: {}", "auth:\n  keys:", "auth: {keys: []}"])
 def test_keys_of_the_environment_are_never_lost(tmp_path, section):
     """An empty section in the file must not leave the gateway open."""
@@ -225,7 +259,12 @@ def test_a_wrong_reference_or_variable_is_told_by_its_name(tmp_path, text, envir
 
 
 def check(tmp_path, *arguments, **environment):
-    clean = {"MISTRAL_API_KEY": None, "OPENAI_API_KEY": None, "ALLOWED_API_KEYS": None}
+    clean = {
+        "MISTRAL_API_KEY": None,
+        "OPENAI_API_KEY": None,
+        "ANTHROPIC_API_KEY": None,
+        "ALLOWED_API_KEYS": None,
+    }
     return CliRunner(env={**clean, **environment}).invoke(windvane, ["check", *arguments])
 
 

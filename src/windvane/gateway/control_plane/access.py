@@ -5,10 +5,9 @@ Laws:
 2. The guard belongs to the route that was matched, never to a spelling of its path.
 3. The guard comes first: who may not ask learns nothing, not even whether a body was well-formed or
    an object is there.
-4. What changes something for an operator is logged: who, what, to which object, with what outcome.
+4. What changes something for an operator is written down: who, what, to which object, with what outcome.
 """
 
-import logging
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from enum import StrEnum
@@ -32,19 +31,19 @@ from windvane.gateway.data_plane.incoming import (
     discard_rest,
     read_body,
 )
+from windvane.telemetry.audit import AuditTrail
 from windvane.wire.json_body import read_object
 
 BODY_BYTES_MAX = 64 * 1024
 """The longest an operator's request may be: a hundred names of each kind fit well."""
 BODY_TIMEOUT_S = 10.0
+METRICS = "metrics"
+"""What a key may be allowed by name, as an endpoint: to see in the metrics what is not its own."""
 _DECLARED = "x-permission"
 _PRINCIPAL = "windvane.principal"
 _SUBJECT = "windvane.subject"
 _CHANGING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
-_log = logging.getLogger("windvane.admin")
-# Who changed what is no matter of how talkative the log shall be.
-_log.setLevel(logging.INFO)
 # Amounts are exact: what JSON writes with a point must not go through a binary fraction.
 _decode_exactly = msgspec.json.Decoder(float_hook=Decimal).decode
 
@@ -55,7 +54,7 @@ class Permission(StrEnum):
     PUBLIC = "public"
     """Anyone."""
     VIEWER = "viewer"
-    """The holder of a key; on a gateway that is open on loopback, anyone there."""
+    """The holder of a gateway key; on a gateway that is open on loopback, anyone there."""
     CALLER = "caller"
     """The holder of a key, for what is its own; on a gateway without keys, anyone."""
     ADMIN = "admin"
@@ -94,6 +93,13 @@ def _principal_of(request: Request) -> Principal:
     return principal
 
 
+def asker_of(request: Request) -> Principal | None:
+    """Who asks, as the guard has found; None when it did not matter."""
+    found = request.scope[_PRINCIPAL]
+    assert found is None or isinstance(found, Principal)
+    return found
+
+
 Caller = Annotated[Principal, Depends(_principal_of)]
 """A route's parameter: who calls, as the guard has found."""
 
@@ -101,9 +107,10 @@ Caller = Annotated[Principal, Depends(_principal_of)]
 class Access:
     """Admits requests, or says why not."""
 
-    def __init__(self, engine: Engine, is_local: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, is_local: Callable[[], bool], trail: AuditTrail) -> None:
         self._engine = engine
         self._is_local = is_local
+        self.trail = trail
 
     def admit(self, incoming: Incoming, permission: Permission) -> Principal | None:
         """Who calls; None when that does not matter.
@@ -117,7 +124,16 @@ class Access:
         credentials = incoming.credentials()
         if permission is Permission.ADMIN:
             return self._admin(credentials)
-        return self._engine.identify(credentials)
+        principal = self._engine.identify(credentials)
+        if permission is Permission.VIEWER and principal.provider is not None:
+            # Any text at all passes for a provider's key until the provider has seen it.
+            raise refuse(
+                FaultKind.FORBIDDEN,
+                "this needs a key of the gateway's; a provider's will not do",
+                status=403,
+                code="gateway_key_needed",
+            )
+        return principal
 
     def _admin(self, credentials: Credentials) -> Principal:
         """Only a key of ours will do: being alone on loopback is not enough to administer."""
@@ -154,7 +170,7 @@ class GuardedRoute(APIRoute):
         serve = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            incoming = Incoming(request.scope)
+            incoming = Incoming(request.scope["headers"])
             access: Access = request.app.state.access
             request.scope[_PRINCIPAL] = access.admit(incoming, self.permission)
             if request.method not in _CHANGING:
@@ -168,7 +184,7 @@ class GuardedRoute(APIRoute):
         return guarded
 
     async def _change(self, request: Request, incoming: Incoming, serve: Serve) -> Response:
-        """Serve what changes something, and log it, however it ends."""
+        """Serve what changes something, and write it down, however it ends."""
         who, outcome = is_named(request.scope[_PRINCIPAL]), "failed"
         try:
             if request.method != "DELETE":
@@ -182,7 +198,10 @@ class GuardedRoute(APIRoute):
             outcome = f"refused ({FaultKind.INVALID_REQUEST.value})"
             raise
         finally:
-            _log.info("%s: %s %s: %s", who, self.name, request.scope.get(_SUBJECT, "-"), outcome)
+            access: Access = request.app.state.access
+            access.trail.record(
+                who=who, what=self.name, subject=request.scope.get(_SUBJECT), outcome=outcome
+            )
         return response
 
 

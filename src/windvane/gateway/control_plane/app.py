@@ -11,8 +11,8 @@ from http import HTTPStatus
 from importlib import resources
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from windvane._version import __version__
@@ -28,12 +28,17 @@ from windvane.gateway.control_plane.access import (
 from windvane.gateway.control_plane.cache import add_cache
 from windvane.gateway.control_plane.errors import add_errors
 from windvane.gateway.control_plane.keys import add_keys
+from windvane.gateway.control_plane.ledger import add_ledger
+from windvane.gateway.control_plane.metrics import add_metrics
 from windvane.gateway.control_plane.openapi import merge_data_plane
+from windvane.gateway.control_plane.reload import add_reload
 from windvane.gateway.control_plane.standings import add_budgets
 from windvane.gateway.control_plane.usage import add_usage
 from windvane.gateway.data_plane.models import public_names
+from windvane.gateway.reloading import Reload
 from windvane.system import SystemClock
-from windvane.telemetry.metrics import CONTENT_TYPE, Metrics
+from windvane.telemetry.audit import AuditTrail
+from windvane.telemetry.metrics import Metrics
 
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
@@ -48,7 +53,14 @@ _PUBLIC = needs(Permission.PUBLIC)
 _VIEWER = needs(Permission.VIEWER)
 
 
-def control_plane(engine: Engine, metrics: Metrics, *, is_local: Callable[[], bool]) -> FastAPI:
+def control_plane(
+    engine: Engine,
+    metrics: Metrics,
+    *,
+    is_local: Callable[[], bool],
+    trail: AuditTrail,
+    reload: Reload | None = None,
+) -> FastAPI:
     """The application. `is_local()`: traffic may be looked at from this machine without a key."""
     app = FastAPI(
         title="Windvane",
@@ -59,15 +71,18 @@ def control_plane(engine: Engine, metrics: Metrics, *, is_local: Callable[[], bo
         strict_content_type=False,
         responses={401: {"model": schemas.ErrorAnswer}},
     )
-    guard(app, Access(engine, is_local))
+    guard(app, Access(engine, is_local, trail))
     add_errors(app, engine)
     _add_health(app, engine)
-    _add_traffic(app, engine, metrics)
     clock = SystemClock()
+    add_metrics(app, engine, clock, metrics)
+    _add_providers(app, engine)
     add_keys(app, engine, clock)
     add_budgets(app, engine, clock)
     add_usage(app, engine, clock)
     add_cache(app, engine)
+    add_ledger(app, engine)
+    add_reload(app, reload)
     _add_documentation(app)
     check_is_guarded(app.routes)
     return app
@@ -96,25 +111,13 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
         )
 
 
-def _add_traffic(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
-    @app.get(
-        "/metrics",
-        tags=["traffic"],
-        summary="Prometheus text, or JSON totals",
-        openapi_extra=_VIEWER,
-        response_class=PlainTextResponse,
-        responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
-    )
-    async def show_metrics(request: Request) -> Response:
-        if "application/json" in request.headers.get("accept", ""):
-            return JSONResponse(metrics.totals())
-        return PlainTextResponse(metrics.text(), media_type=CONTENT_TYPE)
-
+def _add_providers(app: FastAPI, engine: Engine) -> None:
     @app.get(
         "/providers",
         tags=["traffic"],
         summary="Providers and their health",
         openapi_extra=_VIEWER,
+        responses=schemas.errors(403),
     )
     async def providers() -> list[schemas.ProviderStatus]:
         return provider_statuses(engine)

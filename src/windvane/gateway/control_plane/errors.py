@@ -26,7 +26,7 @@ def add_errors(app: FastAPI, engine: Engine) -> None:
     """Have every failure answered in the one form."""
 
     def answer(request: Request, fault: Fault) -> JSONResponse:
-        incoming = Incoming(request.scope)
+        incoming = Incoming(request.scope["headers"])
         request_id = incoming.request_id or engine.new_request_id()
         inner = error_object(fault, request_id)
         body = {"object": "error", **inner, "error": inner, "request_id": request_id}

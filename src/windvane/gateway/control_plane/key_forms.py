@@ -30,6 +30,9 @@ PATTERN_CHARS_MAX = 256
 COUNT_MAX = 10**12
 TOKENS_MAX = 2**31
 OVERLAP_DEFAULT_S = 86_400
+PAGE_DEFAULT = 100
+PAGE_MAX = 1_000
+"""Keys of one answer: more would hold up the event loop while they are written."""
 NAME = re.compile(r"[\w.:/@+-][\w.:/@+ -]{0,127}")
 """As `engine.attribution` has it: a key's name, team and tags become scopes, as a caller's do."""
 
@@ -116,7 +119,7 @@ class KeyChange(_Form):
     tags: Names | None = None
     models: Patterns | None = Field(default=None, description="what it may use; all when empty")
     routes: Patterns | None = None
-    endpoints: Patterns | None = Field(default=None, description="chat, models, route")
+    endpoints: Patterns | None = Field(default=None, description="chat, models, route, metrics")
     expires_at: Moment | None = None
     budget: BudgetForm | None = None
     rates: RatesForm | None = None
@@ -273,8 +276,25 @@ class KeyMade(KeyShown):
     key: str
 
 
+class KeyQuestion(BaseModel):
+    """Which keys: so many, after one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_MAX)
+    after: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=PATTERN_CHARS_MAX,
+        description="the `next` of the page before",
+    )
+
+
 class KeyList(BaseModel):
     data: list[KeyShown]
+    next: str | None = Field(
+        description="what to say as `after` for the next page; null at the end"
+    )
 
 
 def shown_budget(terms: BudgetTerms) -> BudgetShown:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 
 from windvane.core.budgets import BudgetTerms
 from windvane.core.faults import FaultKind, WindvaneError, refuse
@@ -18,6 +19,7 @@ from windvane.gateway.control_plane.key_forms import (
     KeyCreation,
     KeyList,
     KeyMade,
+    KeyQuestion,
     KeyShown,
     Rotation,
     changed,
@@ -31,7 +33,8 @@ from windvane.ports.clock import Clock
 _NEEDS = needs(Permission.ADMIN)
 _ERRORS = schemas.errors(400, 403, 404, 409, 503)
 _CHANGE_ERRORS = {**_ERRORS, **schemas.errors(408, 413, 415)}
-_KEY = "/admin/keys/{key_id}"
+_KEY = "/admin/keys/{key_id:path}"
+"""A name may have a slash in it. It is the longest path that is left, so none hides another."""
 _A_DAY = Rotation()
 _KEYS_BEGIN = "sk-"
 
@@ -89,11 +92,31 @@ class KeyBook:
                 return self._shown_fixed(principal)
         return shown_key(self._engine.desk.get(key_id), self.now_us())
 
-    def all_shown(self) -> list[KeyShown]:
-        """The configuration's, then those that were made, oldest first."""
+    def page(self, limit: int, after: str | None) -> KeyList:
+        """So many keys after one: the configuration's, then those that were made, oldest first.
+
+        Raises BadRequestError when there is no key `after` which to go on.
+        """
         now_us = self.now_us()
-        fixed = [self._shown_fixed(principal) for principal in self.fixed]
-        return [*fixed, *(shown_key(key, now_us) for key in self.made)]
+        keys: list[Principal | VirtualKey] = [*self.fixed, *self.made]
+        start = 0 if after is None else self._place_after(after, keys)
+        page = keys[start : start + limit]
+        is_last = start + limit >= len(keys)
+        return KeyList(
+            data=[
+                self._shown_fixed(key) if isinstance(key, Principal) else shown_key(key, now_us)
+                for key in page
+            ],
+            next=None if is_last else _id_of(page[-1]),
+        )
+
+    def _place_after(self, after: str, keys: Sequence[Principal | VirtualKey]) -> int:
+        wanted = self.id_of(after)
+        for place, key in enumerate(keys, start=1):
+            if _id_of(key) == wanted:
+                return place
+        # Not told back: it may be a key itself.
+        raise refuse(FaultKind.INVALID_REQUEST, "after: there is no such key", param="after")
 
     def _shown_fixed(self, principal: Principal) -> KeyShown:
         snapshot, name = self._engine.snapshot, scope("key", principal.key_id)
@@ -112,6 +135,10 @@ class KeyBook:
         return self._clock.wall_us()
 
 
+def _id_of(key: Principal | VirtualKey) -> str:
+    return key.key_id if isinstance(key, Principal) else key.id
+
+
 def add_keys(app: FastAPI, engine: Engine, clock: Clock) -> None:
     """The routes."""
     book = KeyBook(engine, clock)
@@ -124,12 +151,12 @@ def _add_reading(app: FastAPI, book: KeyBook) -> None:
     @app.get(
         "/admin/keys",
         tags=["keys"],
-        summary="All keys, configured and made",
+        summary="Keys, configured and made, a page at a time",
         openapi_extra=_NEEDS,
-        responses=schemas.errors(403),
+        responses=schemas.errors(400, 403),
     )
-    async def list_keys() -> KeyList:
-        return KeyList(data=book.all_shown())
+    async def list_keys(question: Annotated[KeyQuestion, Query()]) -> KeyList:
+        return book.page(question.limit, question.after)
 
     @app.get(
         _KEY, tags=["keys"], summary="One key", openapi_extra=_NEEDS,

@@ -12,10 +12,11 @@ from windvane.core.keys import KeyTerms
 from windvane.core.principal import allows
 from windvane.engine.engine import CHAT
 from windvane.engine.snapshot import Snapshot
+from windvane.gateway.control_plane.access import METRICS
 from windvane.gateway.data_plane.models import MODELS
 from windvane.gateway.data_plane.route import ROUTE
 
-ENDPOINTS = (CHAT, MODELS, ROUTE)
+ENDPOINTS = (CHAT, MODELS, ROUTE, METRICS)
 
 
 def check_names(terms: KeyTerms, given: Iterable[str], snapshot: Snapshot) -> None:

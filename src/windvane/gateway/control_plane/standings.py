@@ -100,23 +100,30 @@ def standings_of(engine: Engine, name: Scope, now_us: int) -> list[Standing]:
     return [standing_of(account) for account in accounts if account.limit is not None]
 
 
-def _callers(book: KeyBook) -> Sequence[Principal]:
+def callers(book: KeyBook) -> Sequence[Principal]:
+    """Whose keys work now."""
     now_us = book.now_us()
     return [*book.fixed, *(key.principal() for key in book.made if key.is_live(now_us))]
+
+
+def keys_by_name(book: KeyBook) -> set[Scope]:
+    """The scopes that name a made key by its name: the configuration may, but it counts by its id."""
+    ids = book.names()
+    return {scope(KEY, key.terms.name) for key in book.made if key.terms.name not in ids}
 
 
 def all_standings(engine: Engine, book: KeyBook) -> list[Standing]:
     """Every account with a limit, by scope and period."""
     now_us = book.now_us()
     if not engine.budgets.table.is_empty:
-        for principal in _callers(book):
+        for principal in callers(book):
             engine.budgets.accounts((scope(KEY, principal.key_id),), now_us)
             if principal.team is not None:
                 engine.budgets.accounts((scope(TEAM, principal.team),), now_us)
     order = {period: place for place, period in enumerate(("daily", "monthly", "total"))}
-    return sorted(
-        engine.budgets.standings(now_us), key=lambda each: (each.scope, order[each.period.value])
-    )
+    double = keys_by_name(book)
+    standings = [each for each in engine.budgets.standings(now_us) if each.scope not in double]
+    return sorted(standings, key=lambda each: (each.scope, order[each.period.value]))
 
 
 def add_budgets(app: FastAPI, engine: Engine, clock: Clock) -> None:

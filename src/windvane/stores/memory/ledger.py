@@ -11,11 +11,12 @@ from datetime import date
 from windvane.core.budgets import US_PER_DAY
 from windvane.core.ledger import LedgerEntry
 from windvane.core.principal import GLOBAL, Scope
-from windvane.core.usage_report import UsageQuery, UsageRow
+from windvane.core.usage_report import Difference, UsageQuery, UsageRow
 from windvane.stores.rollup import (
     COLUMNS,
     COST,
     PLACE,
+    SUMS,
     Choice,
     Place,
     Sums,
@@ -24,8 +25,10 @@ from windvane.stores.rollup import (
     column_of_kind,
     day_number,
     first_day,
+    place_of,
     place_of_scope,
     spent_by_scope,
+    totals_of,
     usage_rows,
 )
 
@@ -33,6 +36,7 @@ ENTRIES_MAX = 100_000
 PLACES_MAX = 100_000
 """Callers may name users as they like: without a bound, each would stay for ever."""
 
+_NOTHING = [0] * len(SUMS)
 _TAGS = PLACE.index("tags")
 
 
@@ -44,6 +48,8 @@ class MemoryLedger:
         self._entries: deque[LedgerEntry] = deque(maxlen=ENTRIES_MAX)
         self._settled: dict[str, None] = {}
         self._sums: dict[Place, Sums] = {}
+        self._whole_since = 0
+        """The first day that still has all its entries and all its sums."""
 
     def hold(self, entry: LedgerEntry) -> None:
         self.holds[entry.attempt_id] = entry
@@ -53,12 +59,18 @@ class MemoryLedger:
         if entry.attempt_id in self._settled:
             return
         if len(self._entries) == ENTRIES_MAX:
+            self._lost(place_of(self._entries[0])[0])
             del self._settled[self._entries[0].attempt_id]
         self._settled[entry.attempt_id] = None
         self._entries.append(entry)
         add_up((entry,), self._sums)
         if len(self._sums) > PLACES_MAX:
-            del self._sums[next(iter(self._sums))]
+            place = next(iter(self._sums))
+            self._lost(place[0])
+            del self._sums[place]
+
+    def _lost(self, day: int) -> None:
+        self._whole_since = max(self._whole_since, day + 1)
 
     @property
     def entries(self) -> Sequence[LedgerEntry]:
@@ -106,9 +118,33 @@ class MemoryLedger:
     async def forget_before(self, day: date) -> int:
         until_us, count = day_number(day) * US_PER_DAY, 0
         while self._entries and self._entries[0].started_at_us < until_us:
-            del self._settled[self._entries.popleft().attempt_id]
+            entry = self._entries.popleft()
+            self._lost(place_of(entry)[0])
+            del self._settled[entry.attempt_id]
             count += 1
         return count
+
+    async def verify(self) -> Sequence[Difference]:
+        found = self._added_up()
+        kept = {place: sums for place, sums in self._sums.items() if place[0] >= self._whole_since}
+        return [
+            Difference(place=place, kept=totals_of(one), found=totals_of(other))
+            for place in sorted(kept.keys() | found.keys())
+            if (one := kept.get(place, _NOTHING)) != (other := found.get(place, _NOTHING))
+        ]
+
+    async def rebuild(self) -> None:
+        kept = {place: sums for place, sums in self._sums.items() if place[0] < self._whole_since}
+        self._sums = kept | self._added_up()
+
+    def _added_up(self) -> dict[Place, Sums]:
+        whole: dict[Place, Sums] = {}
+        since = self._whole_since
+        add_up((entry for entry in self._entries if place_of(entry)[0] >= since), whole)
+        return whole
+
+    async def refused(self) -> int:
+        return 0
 
     async def aclose(self) -> None:
         return None

@@ -65,6 +65,14 @@ def _check(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(verdict)
 
 
+def no_folder(folder: Path, error: OSError) -> RuntimeError:
+    """What to tell a person about a data folder that cannot be made, or written to."""
+    return RuntimeError(
+        f"the data folder {folder} cannot be used ({error.strerror}): it must be a folder that this"
+        " user may write to; say another with data_dir or WINDVANE_DATA_DIR"
+    )
+
+
 def unusable(path: Path, error: Exception) -> RuntimeError:
     """What to tell a person about a ledger that cannot be opened, read or written."""
     is_denied = isinstance(error, sqlite3.OperationalError | OSError)

@@ -21,17 +21,16 @@ from windvane.core.budgets import US_PER_DAY
 from windvane.core.keys import VirtualKey
 from windvane.core.ledger import LedgerEntry
 from windvane.core.principal import GLOBAL, Scope
-from windvane.core.usage_report import UsageQuery, UsageRow
+from windvane.core.usage_report import Difference, UsageQuery, UsageRow
 from windvane.stores.journal import FileJournal
 from windvane.stores.rollup import Place, Sums, day_number, spent_by_scope, usage_rows
 from windvane.stores.sqlite import questions
-from windvane.stores.sqlite.file import identity, lock, open_file, unusable
+from windvane.stores.sqlite.file import identity, lock, no_folder, open_file, unusable
 from windvane.stores.sqlite.retention import cutoff, forget, move_cutoff
 from windvane.stores.sqlite.rows import entry_of
 from windvane.stores.sqlite.set_aside import SetAside, insert_all
 from windvane.stores.sqlite.verification import (
     ROWS_ADDED_UP,
-    Difference,
     add_up_rows,
     differences,
     rebuild,
@@ -70,7 +69,7 @@ class SqliteLedger:
         try:
             self._lock = lock(folder)
         except OSError as error:
-            raise unusable(self._path, error) from error
+            raise no_folder(folder, error) from error
         self._set_aside = SetAside(folder / "set_aside.jsonl")
         self._gathered: Group = []
         self._timer: asyncio.TimerHandle | None = None
@@ -208,6 +207,9 @@ class SqliteLedger:
     async def rebuild(self) -> None:
         """Make the sums anew from the rows. Nothing else is written meanwhile: seconds a million."""
         await self._ask(rebuild)
+
+    async def refused(self) -> int:
+        return await self._ask(lambda _: self._set_aside.count())
 
     async def forget_before(self, day: date) -> int:
         """Delete the rows of attempts begun before a UTC day; their sums stay. How many there were.

@@ -50,6 +50,14 @@ class SetAside:
             self._path,
         )
 
+    def count(self) -> int:
+        """How many entries there are."""
+        try:
+            with self._path.open("rb") as file:
+                return sum(1 for _ in file)
+        except FileNotFoundError:
+            return 0
+
 
 def insert_all(
     connection: sqlite3.Connection, entries: Sequence[LedgerEntry], aside: SetAside

@@ -9,8 +9,8 @@ import sqlite3
 import msgspec
 
 from windvane.core.budgets import US_PER_DAY
-from windvane.core.ledger import Totals
-from windvane.stores.rollup import PLACE, SUMS, Place, Sums
+from windvane.core.usage_report import Difference
+from windvane.stores.rollup import PLACE, SUMS, Place, Sums, totals_of
 from windvane.stores.sqlite.retention import cutoff
 
 ROWS_ADDED_UP = 20_000
@@ -37,14 +37,6 @@ _ADD_UP = (
     " GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"
 )
 _NOTHING = (0,) * len(SUMS)
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A place whose sums are not those of its rows: what is `kept`, and what was `found`."""
-
-    place: Place
-    kept: Totals
-    found: Totals
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,16 +73,12 @@ def add_up_rows(
 def differences(kept: Snapshot, found: dict[Place, Sums], cutoff_us: int) -> list[Difference]:
     """Where the two differ, of the days from the cutoff on."""
     return [
-        Difference(place=place, kept=_totals(one), found=_totals(other))
+        Difference(place=place, kept=totals_of(one), found=totals_of(other))
         for place in sorted(kept.sums.keys() | found.keys())
         if place[0] * US_PER_DAY >= cutoff_us
         and (one := tuple(kept.sums.get(place, _NOTHING)))
         != (other := tuple(found.get(place, _NOTHING)))
     ]
-
-
-def _totals(sums: tuple[int, ...]) -> Totals:
-    return Totals(**dict(zip(SUMS, sums, strict=True)))
 
 
 def rebuild(connection: sqlite3.Connection) -> None:
