@@ -6,6 +6,8 @@ A case is a folder under its client's dialect. What it holds says what is tested
 - `reply.json`: a provider's answer. `client_reply.json` is what the client gets.
 - `reply.sse`: a provider's stream. `client_reply.sse` is what the client gets, `chunks.json` what
   was understood. `include_usage` in `client.json`, when there is one, is honoured.
+
+The name of a case with an answer begins with its provider's; without one it is OpenAI's.
 """
 
 from pathlib import Path
@@ -15,8 +17,7 @@ import pytest
 
 from windvane.core.faults import WindvaneError
 from windvane.core.usage import Usage
-from windvane.providers import PROVIDERS
-from windvane.wire.chat_reply import ChatStreamReader, decode_completion
+from windvane.providers import PROVIDERS, Provider
 from windvane.wire.chat_request import decode_chat_request
 from windvane.wire.chat_stream import ChatStreamWriter
 from windvane.wire.dialect import Dialect
@@ -46,8 +47,13 @@ def check(path: Path, made: bytes, writes: bool) -> None:
 UPSTREAM_MODELS = {
     "mistral": "mistral-small-2603",
     "openai": "gpt-6.1-terra",
+    "anthropic": "claude-sonnet-5-5",
     "compatible": "llama",
 }
+
+
+def provider_of(case: str) -> Provider:
+    return PROVIDERS.get(Path(case).name.split("_")[0], PROVIDERS["openai"])
 
 
 @pytest.mark.parametrize("case", cases("client.json"))
@@ -65,7 +71,7 @@ def test_a_request_for_a_provider(case: str, provider: str, writes: bool) -> Non
 @pytest.mark.parametrize("case", cases("reply.json"))
 def test_an_answer_for_a_client(case: str, writes: bool) -> None:
     folder = HERE / case
-    completion = decode_completion((folder / "reply.json").read_bytes(), NOW_S)
+    completion = provider_of(case).decode_chat((folder / "reply.json").read_bytes(), NOW_S)
     written = encode_completion(
         completion, completion.usage or Usage(), Dialect(folder.parent.name), METADATA
     )
@@ -82,7 +88,7 @@ def asks_for_usage(folder: Path) -> bool:
 def test_a_stream_for_a_client(case: str, piece_bytes: int, writes: bool) -> None:
     folder = HERE / case
     stream = (folder / "reply.sse").read_bytes()
-    reader, fold = ChatStreamReader(NOW_S), Fold()
+    reader, fold = provider_of(case).read_stream(NOW_S), Fold()
     writer = ChatStreamWriter(
         Dialect(folder.parent.name), fold, include_usage=asks_for_usage(folder)
     )

@@ -167,12 +167,14 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplyMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What the model said in one choice. `reasoning` is its thinking, as plain text."""
+    """What the model said in one choice. `reasoning` is its thinking, as plain text; `thinking_blocks`
+    the same as its provider signed it, to be said back to it word for word."""
 
     content: str | None = None
     tool_calls: list[ToolCall] = []
     reasoning: str | None = None
     refusal: str | None = None
+    thinking_blocks: list[JsonObject] = []
 
     @property
     def is_empty(self) -> bool:
@@ -206,6 +208,9 @@ class ToolCallDelta(msgspec.Struct, kw_only=True):
 
 
 class ChunkChoice(msgspec.Struct, kw_only=True):
+    """A piece of one choice. `reasoning` is empty when the model thinks and does not show it; signed
+    `thinking_blocks` come with it, be it empty."""
+
     index: int = 0
     content: str | None = None
     reasoning: str | None = None
@@ -213,6 +218,7 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
     role: str | None = None
     tool_calls: list[ToolCallDelta] | None = None
     finish_reason: FinishReason | None = None
+    thinking_blocks: list[JsonObject] | None = None
 
     @property
     def says_something(self) -> bool:

@@ -16,35 +16,71 @@ OUTPUT_TOKENS_ASSUMED = 1
 UNKNOWN_TIER_PERMILLE = 4_000
 """Held for a service tier whose price nobody told us: well above the dearest that is published."""
 
+BATCH = "batch"
+"""The tier that an answer names which came of a batch. Nobody can ask for it in a live request."""
+
 
 class Billing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a provider bills, beyond its list prices.
-
-    `tiers_permille`: service tier, as asked for or as the answer says -> thousandths of the list
-    price. `image_tokens_max`: the most input tokens that one image may be. `hides_reasoning`: thinking
-    is billed, and never shown. `hosts_permille`: hosts with prices of their own.
-    """
+    """How a provider bills, beyond its list prices. Thousandths are of the list price."""
 
     tiers_permille: dict[str, int] = {}
-    image_tokens_max: int = 50_000
-    hides_reasoning: bool = False
+    """Thousandths by service tier, as asked for or as the answer says."""
+    batch_permille: int | None = None
+    """Thousandths of an answer that says it came of a batch."""
     hosts_permille: dict[str, int] = {}
+    """Thousandths by host, of those with prices of their own."""
+    cache_write_permille: int | None = None
+    cache_write_1h_permille: int | None = None
+    """Thousandths of the input price, for a model whose configured price does not say."""
+    image_tokens_max: int = 50_000
+    """The most input tokens that one image may be."""
+    prompt_tokens_max: int = 0
+    """What the provider itself adds to a request with tools, or with a form to answer in."""
+    output_tokens_default: int | None = None
+    """The limit that goes out with a request that has none, where the provider must be told one."""
+    hides_reasoning: bool = False
+    """Whether thinking is billed that is never shown whole."""
+    tokens_permille: int = PERMILLE
+    """Its tokens to a thousand of those that our estimate counts in the same text."""
 
     def of_tier(self, tier: object) -> int | None:
-        """Thousandths of the list price in `tier`; None when it is not known."""
+        """Thousandths of the list price in `tier` as asked for; None when it is not known."""
         if tier in (None, "default", "standard", "standard_only"):
             return PERMILLE
         return self.tiers_permille.get(str(tier))
 
+    def as_served(self, tier: str | None) -> int | None:
+        """Thousandths of the list price in `tier` as the answer says it; None when it is not known."""
+        return self.batch_permille if tier == BATCH else self.of_tier(tier)
+
+
+def keeps_for_an_hour(body: JsonObject) -> bool:
+    """Whether a request asks that some of it be written to the provider's prompt cache for an hour."""
+    marked: list[object] = [body]
+    for name in ("tools", "messages"):
+        members = body.get(name)
+        for member in members if isinstance(members, list) else ():
+            marked.append(member)
+            content = member.get("content") if isinstance(member, dict) else None
+            marked += content if isinstance(content, list) else ()
+    for each in marked:
+        control = each.get("cache_control") if isinstance(each, dict) else None
+        if isinstance(control, dict) and control.get("ttl") == "1h":
+            return True
+    return False
+
 
 TOO_LONG = "the request is too long"
+_PRICED_APART = ("service_tier", "web_search_options", "audio", "tools")
+"""Fields that may ask for what the price of tokens does not cover."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """One model, as one provider serves it.
 
     `model` is the name the provider is told; `card` is what the catalog knows of it, None for a
-    model it does not know; `own_price` (from configuration) wins over the card's.
+    model it does not know; `own_price` (from configuration) wins over the card's. `origin` says who
+    serves it and where (`core.cache.key.origin_of`): the answers of two origins are never each other's.
     """
 
     id: str
@@ -54,6 +90,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     own_price: Price | None = None
     multiplier_permille: int = PERMILLE
     billing: Billing = Billing()
+    origin: str = ""
 
     @property
     def resolved_model(self) -> str:
@@ -72,6 +109,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     def unpriced_part(self, analysis: Analysis, body: JsonObject) -> str | None:
         """What in a request costs something that the price does not cover; None when all is covered."""
+        if not (analysis.audio or analysis.documents) and body.keys().isdisjoint(_PRICED_APART):
+            return None
         if analysis.audio:
             return "audio input"
         if analysis.documents:

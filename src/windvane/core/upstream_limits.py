@@ -144,6 +144,16 @@ _HEADERS: tuple[tuple[Unit, int, str, str, str], ...] = (
         "x-ratelimit-remaining-tokens",
         "x-ratelimit-reset-tokens",
     ),
+    # Anthropic. Its limits of tokens leave out what is read from the prompt cache, which is not known
+    # before the answer: to count all would hold back what it allows. Its resets are times of day, and
+    # count as silence: a minute is what they come to.
+    (
+        Unit.REQUESTS,
+        MINUTE_US,
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-requests-reset",
+    ),
 )
 
 
@@ -456,6 +466,16 @@ class UpstreamLimits:
             tokens_per_minute=self._least(Unit.TOKENS, MINUTE_US),
             requests_per_second=self._least(Unit.REQUESTS, SECOND_US),
         )
+
+    def left(self, now_us: int) -> list[Standing]:
+        """What is left of each limit; where a ceiling and the provider's own are two, of the lower."""
+        found: dict[tuple[Unit, int], Standing] = {}
+        for one in self.windows:
+            left = one.left(now_us)
+            known = found.get((one.unit, one.period_us))
+            if known is None or known.remaining is None or left < known.remaining:
+                found[one.unit, one.period_us] = Standing(one.unit, one.period_us, one.limit, left)
+        return list(found.values())
 
     def take_now(self, tokens: int, now_us: int) -> Taken | None:
         """Take for a request that needs not wait; None when it must, and nothing is taken."""

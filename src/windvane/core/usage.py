@@ -20,7 +20,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one attempt. Field names follow OpenTelemetry's GenAI conventions.
 
     `input_tokens` includes the cached ones (OpenAI and Mistral report it so; a codec for a provider
-    that does not must add them).
+    that does not must add them). `cache_creation_1h_input_tokens` are those of
+    `cache_creation_input_tokens` that were written to be kept for an hour, which is dearer.
+    `is_so_far`: counted at the stream's beginning, before the answer was whole.
     """
 
     input_tokens: int = 0
@@ -29,6 +31,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     cache_creation_input_tokens: int = 0
     reasoning_output_tokens: int = 0
     service_tier: str | None = None
+    cache_creation_1h_input_tokens: int = 0
+    is_so_far: bool = False
 
     @property
     def total_tokens(self) -> int:

@@ -5,7 +5,6 @@ piece) is kept, so that a provider that opens a stream and fails at once can sti
 """
 
 from asyncio import CancelledError, get_running_loop
-from math import inf
 
 import msgspec
 
@@ -16,12 +15,12 @@ from windvane.engine.snapshot import Upstream
 from windvane.engine.watchdog import Watchdog
 from windvane.ports.clock import Clock
 from windvane.ports.transport import Transport, UpstreamRequest, UpstreamResponse
-from windvane.wire.chat_reply import ChatStreamReader, decode_completion
 from windvane.wire.fold import Fold
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """A whole answer larger than this is a broken upstream; images in base64 stay well below."""
 ERROR_BYTES_MAX = 256 * 1024
+ANSWER = "the provider's answer"
 ERROR_BODY_S = 5.0
 """How long the reason of an error status is waited for; the status alone is enough to go on by."""
 
@@ -49,7 +48,7 @@ class OpenStream:
         self._response = response
         self._upstream = upstream
         self._watchdog = watchdog
-        self._reader = ChatStreamReader(now_s)
+        self._reader = upstream.provider.read_stream(now_s)
         self._is_ended = False
         self._bytes = 0
         self.fold = Fold()
@@ -88,7 +87,7 @@ class OpenStream:
 
     def _check_end(self) -> None:
         """A dead stream must not end like a good one, whatever marker it ends with."""
-        is_counted = self._reader.is_done or self.fold.usage is not None
+        is_counted = self._reader.is_done or self.fold.final_usage is not None
         if not (self.fold.is_finished and is_counted):
             raise error_of(
                 Fault(
@@ -147,12 +146,22 @@ class Asking:
 
         Raises the WindvaneError its failure amounts to; `billed` says whether it may have cost.
         """
-        response = await self._open(attempt, request, upstream, watchdog, inf)
+        attempt.become(AttemptState.SENT)
+        watchdog.expect(ANSWER)
         try:
-            body = await self._read_whole(response, watchdog, REPLY_BYTES_MAX, inf)
+            response = await self._transport.open(request)
+            try:
+                await self._check(response, attempt, upstream, watchdog)
+                body = await _read_whole(response, REPLY_BYTES_MAX)
+            finally:
+                response.close()
+        except CancelledError as cancelled:
+            if (timeout := watchdog.fault_of_cancellation()) is not None:
+                raise timeout from cancelled
+            raise
         finally:
-            response.close()
-        return decode_completion(body, exchange.received_at_us // 1_000_000)
+            watchdog.rest()
+        return upstream.provider.decode_chat(body, exchange.received_at_us // 1_000_000)
 
     async def stream(
         self,
@@ -167,6 +176,7 @@ class Asking:
         started_s = self._clock.monotonic_s()
         response = await self._open(attempt, request, upstream, watchdog, within_s)
         try:
+            await self._check(response, attempt, upstream, watchdog)
             opened = OpenStream(response, upstream, watchdog, exchange.received_at_us // 1_000_000)
             _check_event_stream(response)
             await opened.read_first(within_s - (self._clock.monotonic_s() - started_s))
@@ -185,25 +195,30 @@ class Asking:
         within_s: float,
     ) -> UpstreamResponse:
         attempt.become(AttemptState.SENT)
-        watchdog.expect("the provider's answer", within_s)
+        watchdog.expect(ANSWER, within_s)
         try:
-            response = await self._transport.open(request)
+            return await self._transport.open(request)
         except CancelledError as cancelled:
             if (timeout := watchdog.fault_of_cancellation()) is not None:
                 raise timeout from cancelled
             raise
         finally:
             watchdog.rest()
+
+    async def _check(
+        self,
+        response: UpstreamResponse,
+        attempt: Attempt,
+        upstream: Upstream,
+        watchdog: Watchdog,
+    ) -> None:
+        """Note what the head of an answer says. Raises what a refusal amounts to."""
         attempt.status = response.status
         attempt.headers = response.headers
         attempt.upstream_request_id = response.headers.get(upstream.provider.request_id_header)
-        encoding = response.headers.get("content-encoding", "identity")
-        if response.status != 200 or encoding.lower() != "identity":
-            try:
-                await self._refuse(response, upstream, watchdog)
-            finally:
-                response.close()
-        return response
+        encoding = response.headers.get("content-encoding")
+        if response.status != 200 or (encoding is not None and encoding.lower() != "identity"):
+            await self._refuse(response, upstream, watchdog)
 
     async def _refuse(
         self, response: UpstreamResponse, upstream: Upstream, watchdog: Watchdog
@@ -212,7 +227,7 @@ class Asking:
             encoding = response.headers["content-encoding"]
             raise error_of(_unreadable(f"it is encoded as {encoding[:40]!r}, unasked"))
         try:
-            body = await self._read_whole(response, watchdog, ERROR_BYTES_MAX, ERROR_BODY_S)
+            body = await self._read_reason(response, watchdog)
         except WindvaneError:
             # Cut, endless or never come: the status has said that nothing will be billed.
             body = b""
@@ -223,26 +238,29 @@ class Asking:
             fault = msgspec.structs.replace(fault, billed=True)
         raise error_of(fault)
 
-    async def _read_whole(
-        self, response: UpstreamResponse, watchdog: Watchdog, bytes_max: int, within_s: float
-    ) -> bytes:
-        """The body, within `within_s` and what is left of the exchange's time, and bounded."""
-        pieces: list[bytes] = []
-        size = 0
-        watchdog.expect("the provider's answer", within_s)
+    async def _read_reason(self, response: UpstreamResponse, watchdog: Watchdog) -> bytes:
+        """The body of a refusal, within its own time and what is left of the exchange's."""
+        watchdog.expect(ANSWER, ERROR_BODY_S)
         try:
-            while piece := await response.read():
-                pieces.append(piece)
-                size += len(piece)
-                if size > bytes_max:
-                    raise error_of(_unreadable(f"it is larger than {bytes_max} bytes"))
+            return await _read_whole(response, ERROR_BYTES_MAX)
         except CancelledError as cancelled:
             if (timeout := watchdog.fault_of_cancellation()) is not None:
                 raise timeout from cancelled
             raise
         finally:
             watchdog.rest()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _read_whole(response: UpstreamResponse, bytes_max: int) -> bytes:
+    """The body, bounded."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await response.read():
+        pieces.append(piece)
+        size += len(piece)
+        if size > bytes_max:
+            raise error_of(_unreadable(f"it is larger than {bytes_max} bytes"))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _check_event_stream(response: UpstreamResponse) -> None:

@@ -10,7 +10,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One POST. The address comes from configuration alone, never from a caller.
 
     `headers` are the same for all requests to one address; `request_id` goes in `x-request-id`.
-    `authorization` is the caller's own credential, for this request alone: nothing may keep it.
+    `credential` is the caller's own, as a header's name and value, for this request alone: nothing may
+    keep it.
     """
 
     url: str
@@ -18,7 +19,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     body: bytes
     connect_timeout_s: float
-    authorization: str | None = None
+    credential: tuple[str, str] | None = None
 
     def __repr__(self) -> str:
         """Without what is secret in it."""

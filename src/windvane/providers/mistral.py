@@ -13,8 +13,7 @@ from windvane.core.faults import Fault, FaultKind, Retry, Source
 from windvane.core.upstream_limits import MISTRAL_TIERS
 from windvane.providers import fault_map
 from windvane.providers.provider import Headers, Provider
-from windvane.wire import mistral_chat
-from windvane.wire.dialect import Dialect
+from windvane.wire import chat_reply, mistral_chat
 
 
 def classify(status: int, headers: Headers, body: bytes, now_s: float) -> Fault:
@@ -43,9 +42,10 @@ def classify(status: int, headers: Headers, body: bytes, now_s: float) -> Fault:
 
 
 BILLING = Billing(
-    # Mistral's price list: the priority tier at 1.75 times, regional hosts at 1.1 times; an image is
-    # at most about 3,025 tokens. Asked for "auto", it may serve in either tier.
+    # Mistral's price list: the priority tier at 1.75 times, regional hosts at 1.1 times, batches at half;
+    # an image is at most about 3,025 tokens. Asked for "auto", it may serve in either tier.
     tiers_permille={"priority": 1750, "auto": 1750, "fast": 1750},
+    batch_permille=500,
     image_tokens_max=IMAGE_TOKENS_MAX,
     hosts_permille={"api.eu.mistral.ai": 1100, "api.us.mistral.ai": 1100},
 )
@@ -53,8 +53,9 @@ BILLING = Billing(
 PROVIDER = Provider(
     kind="mistral",
     billing=BILLING,
-    dialect=Dialect.MISTRAL,
     encode_chat=mistral_chat.encode_chat,
+    decode_chat=chat_reply.decode_completion,
+    read_stream=chat_reply.ChatStreamReader,
     classify=classify,
     api_base="https://api.mistral.ai/v1",
     key_variable="MISTRAL_API_KEY",

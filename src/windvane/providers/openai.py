@@ -1,17 +1,21 @@
-"""OpenAI: `api.openai.com`. Quirk: models from GPT-5 on refuse sampling parameters."""
+"""OpenAI: `api.openai.com`.
+
+Quirks: models from GPT-5 on refuse sampling parameters; and a request that names no service tier is
+served in its project's, which may be a dearer one, so one is always named.
+"""
 
 from windvane.core.deployment import Billing
 from windvane.providers import fault_map
 from windvane.providers.provider import Provider
-from windvane.wire import openai_chat
-from windvane.wire.dialect import Dialect
+from windvane.wire import chat_reply, openai_chat
 
 PROVIDER = Provider(
     kind="openai",
-    # The flex tier is half price; what the priority tier costs is not in our sources.
-    billing=Billing(tiers_permille={"flex": 500}, hides_reasoning=True),
-    dialect=Dialect.OPENAI,
+    # The flex tier and batches are half price; what the priority tier costs is not in our sources.
+    billing=Billing(tiers_permille={"flex": 500}, batch_permille=500, hides_reasoning=True),
     encode_chat=openai_chat.encode_chat_for_openai,
+    decode_chat=chat_reply.decode_completion,
+    read_stream=chat_reply.ChatStreamReader,
     classify=fault_map.classify,
     api_base="https://api.openai.com/v1",
     key_variable="OPENAI_API_KEY",

@@ -1,4 +1,4 @@
-"""A provider simulator: Mistral's and OpenAI's APIs on a local port, without a key.
+"""A provider simulator: Mistral's, OpenAI's and Anthropic's APIs on a local port, without a key.
 
 It answers over real sockets, deterministically from a seed, with the wire habits, limits, errors
 and faults of the real services, and keeps its own exact bill of what it would have charged. It

@@ -27,6 +27,8 @@ class Metered(Struct, frozen=True, kw_only=True, gc=False):
     status: int
     input_tokens: int = 0
     cached_tokens: int = 0
+    written_tokens: int = 0
+    written_1h_tokens: int = 0
     output_tokens: int = 0
 
 
@@ -44,6 +46,8 @@ class BillRow(Struct, frozen=True, kw_only=True, gc=False):
     aborted: bool
     stream: bool
     delivered_tokens: int
+    written_tokens: int = 0
+    written_1h_tokens: int = 0
 
 
 class Bill:
@@ -65,6 +69,8 @@ class Bill:
             nano_usd = price.nano_usd(
                 input_tokens=metered.input_tokens,
                 cached_tokens=metered.cached_tokens,
+                written_tokens=metered.written_tokens,
+                written_1h_tokens=metered.written_1h_tokens,
                 output_tokens=output_tokens,
             )
         row = BillRow(
@@ -79,6 +85,8 @@ class Bill:
             aborted=ending == "aborted",
             stream=metered.stream,
             delivered_tokens=delivered_tokens,
+            written_tokens=metered.written_tokens,
+            written_1h_tokens=metered.written_1h_tokens,
         )
         self.total_nano_usd += nano_usd
         if len(self.rows) < BILL_ROWS_MAX:

@@ -34,6 +34,8 @@ class ModelCard(Struct, frozen=True, kw_only=True, gc=False):
     sees_images: bool = True
     fills_in_middle: bool = False
     reasoning: Reasoning = Reasoning.NEVER
+    takes_sampling: bool = True
+    thinks_adaptively: bool = False
     dimensions: int = 0
     dimensions_max: int = 0
 
@@ -55,6 +57,19 @@ def _gpt(id_: str, context_tokens: int) -> ModelCard:
     thinks = not id_.startswith("gpt-4")
     reasoning = Reasoning.ON_REQUEST if thinks else Reasoning.NEVER
     return ModelCard(id=id_, context_tokens=context_tokens, reasoning=reasoning)
+
+
+def _claude(id_: str, *aliases: str, context_tokens: int = 1_000_000) -> ModelCard:
+    """Return a card of the claude family; what it takes changed with 4.6 and with 4.7."""
+    is_old = id_.endswith("4-5")
+    return ModelCard(
+        id=id_,
+        aliases=aliases,
+        context_tokens=context_tokens,
+        reasoning=Reasoning.ON_REQUEST,
+        takes_sampling=is_old or id_.endswith("4-6"),
+        thinks_adaptively=not is_old,
+    )
 
 
 MISTRAL_MODELS = (
@@ -115,6 +130,23 @@ OPENAI_MODELS = (
     _gpt("gpt-4o-mini", 128_000),
     _embedding("text-embedding-3-small", dimensions=1536, dimensions_max=1536),
     _embedding("text-embedding-3-large", dimensions=3072, dimensions_max=3072),
+)
+
+ANTHROPIC_MODELS = (
+    _claude("claude-fable-5-2"),
+    _claude("claude-mythos-5-2"),
+    _claude("claude-opus-5-5"),
+    _claude("claude-sonnet-5-5"),
+    _claude("claude-haiku-5-5"),
+    _claude("claude-fable-5-1"),
+    _claude("claude-sonnet-5"),
+    _claude("claude-opus-5"),
+    _claude("claude-opus-4-8"),
+    _claude("claude-opus-4-7"),
+    _claude("claude-opus-4-6"),
+    _claude("claude-sonnet-4-6"),
+    _claude("claude-haiku-4-5", "claude-haiku-4-5-20251001", context_tokens=200_000),
+    _claude("claude-sonnet-4-5", "claude-sonnet-4-5-20250929", context_tokens=200_000),
 )
 
 

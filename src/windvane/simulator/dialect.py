@@ -1,4 +1,4 @@
-"""What a dialect must be able to say: the two provider faces behind one simulator."""
+"""What a dialect must be able to say: the provider faces behind one simulator."""
 
 from typing import ClassVar, Protocol
 
@@ -7,6 +7,7 @@ from msgspec import Struct
 from windvane.simulator.catalogue import ModelCard
 from windvane.simulator.dice import Dice
 from windvane.simulator.exchange import Answer, ChatRequest
+from windvane.simulator.http_message import Received
 from windvane.simulator.json_types import JsonObject
 from windvane.simulator.refusal import Refusal
 from windvane.simulator.reply import Frame
@@ -35,11 +36,23 @@ class Allowance(Struct, frozen=True, gc=False):
 
 
 class Dialect(Protocol):
-    """One provider's way of reading requests and writing answers."""
+    """One provider's way of reading requests and writing answers.
+
+    `endpoints` are its paths and what each is for: chat, fim, embeddings, count. `last_frame` ends a
+    stream that ends well.
+    """
 
     name: str
+    endpoints: ClassVar[dict[str, str]]
+    last_frame: ClassVar[bytes]
     cards: ClassVar[dict[str, ModelCard]]
     error_bodies: ClassVar[dict[int, tuple[str, str | None]]]
+
+    def key_of(self, received: Received) -> str:
+        """Return the key a request brings, empty when it brings none."""
+
+    def check_headers(self, received: Received) -> None:
+        """Raise Refusal when a header that must be there is not."""
 
     def read_chat(self, body: JsonObject, *, strict: bool) -> ChatRequest:
         """Return the request, or raise Refusal."""
@@ -81,6 +94,9 @@ class Dialect(Protocol):
 
     def error_body(self, refusal: Refusal) -> bytes:
         """Return an error in the provider's envelope."""
+
+    def error_frame(self, refusal: Refusal) -> bytes:
+        """Return an error as an event of a stream."""
 
     def fields(self, request_id: str, allowance: Allowance, cost_tokens: int) -> str:
         """Return the provider's own header lines."""

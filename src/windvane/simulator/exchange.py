@@ -4,10 +4,15 @@ from msgspec import Struct
 
 from windvane.simulator.catalogue import ModelCard
 from windvane.simulator.json_types import Json, JsonObject
+from windvane.simulator.prompt_cache import Mark
 
 
 class ChatRequest(Struct, kw_only=True, gc=False):
-    """A chat or fill-in-the-middle request after validation, the same for both dialects."""
+    """A chat or fill-in-the-middle request after validation, the same for all dialects.
+
+    `marks` are the places up to which the prompt is to be cached; `added_tokens` what the provider puts
+    into it unasked.
+    """
 
     card: ModelCard
     model: str
@@ -24,6 +29,9 @@ class ChatRequest(Struct, kw_only=True, gc=False):
     seed: int | None = None
     temperature: float | None = None
     thinks: bool = False
+    shows_thinking: bool = True
+    added_tokens: int = 0
+    marks: tuple[Mark, ...] = ()
     cache_key: str | None = None
     completes_code: bool = False
 
@@ -52,12 +60,15 @@ class Choice(Struct, kw_only=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens as the provider counts them; `cached` are part of `prompt`."""
+    """Tokens; `cached` and what is written to the cache (for minutes, for an hour) are part of
+    `prompt`."""
 
     prompt: int
     completion: int
     cached: int
     thinking: int
+    written: int = 0
+    written_1h: int = 0
 
 
 class Answer(Struct, kw_only=True):

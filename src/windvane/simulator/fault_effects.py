@@ -17,7 +17,6 @@ from windvane.simulator.exchange import ChatRequest, Choice, ToolCall, Usage
 from windvane.simulator.fault import Fault
 from windvane.simulator.refusal import Refusal
 from windvane.simulator.reply import Ending, Frame, Reply
-from windvane.simulator.sse import DONE
 
 MakeReply = Callable[[Fault, Dialect, str], Reply]
 ChangeAnswer = Callable[[Fault, ChatRequest, list[Choice]], list[Choice]]
@@ -144,7 +143,7 @@ USAGES: dict[str, ChangeUsage] = {
 }
 
 
-def _first_chunks(reply: Reply, chunks: int) -> list[Frame]:
+def _first_chunks(reply: Reply, chunks: int, last_frame: bytes) -> list[Frame]:
     """Return the frames up to and with the k-th that carries tokens; of a JSON body, half."""
     if not reply.streamed:
         body, size = reply.frames[0]
@@ -153,23 +152,23 @@ def _first_chunks(reply: Reply, chunks: int) -> list[Frame]:
     for body, size in reply.frames:
         if size and not chunks:
             break
-        if body == DONE:
+        if body == last_frame:
             break
         kept.append((body, size))
         chunks -= 1 if size else 0
     return kept
 
 
-def _cut(fault: Fault, _dialect: Dialect, reply: Reply) -> None:
+def _cut(fault: Fault, dialect: Dialect, reply: Reply) -> None:
     reply.truncated = not reply.streamed
-    reply.frames = _first_chunks(reply, fault.at_token)
+    reply.frames = _first_chunks(reply, fault.at_token, dialect.last_frame)
     reply.terminated = False
     reply.ending = Ending.RESET
     reply.is_whole = False
 
 
-def _cut_clean(fault: Fault, _dialect: Dialect, reply: Reply) -> None:
-    reply.frames = _first_chunks(reply, fault.at_token)
+def _cut_clean(fault: Fault, dialect: Dialect, reply: Reply) -> None:
+    reply.frames = _first_chunks(reply, fault.at_token, dialect.last_frame)
     reply.is_whole = False
 
 
@@ -180,13 +179,12 @@ def _stall(fault: Fault, dialect: Dialect, reply: Reply) -> None:
 
 def _error_event(fault: Fault, dialect: Dialect, reply: Reply) -> None:
     refusal = error_refusal(structs.replace(fault, status=500), dialect)
-    body = dialect.error_body(refusal)
     reply.is_whole = False
     if reply.streamed:
-        reply.frames = _first_chunks(reply, fault.at_token)
-        reply.frames.append((b"data: " + body + b"\n\n", 0))
+        reply.frames = _first_chunks(reply, fault.at_token, dialect.last_frame)
+        reply.frames.append((dialect.error_frame(refusal), 0))
     else:
-        reply.frames = [(body, reply.tokens)]
+        reply.frames = [(dialect.error_body(refusal), reply.tokens)]
 
 
 def _slow(fault: Fault, _dialect: Dialect, reply: Reply) -> None:
@@ -231,8 +229,8 @@ def _comments(_fault: Fault, _dialect: Dialect, reply: Reply) -> None:
         reply.frames = [(b": still here\n\n" + body, size) for body, size in reply.frames]
 
 
-def _no_done(_fault: Fault, _dialect: Dialect, reply: Reply) -> None:
-    reply.frames = [frame for frame in reply.frames if frame[0] != DONE]
+def _no_done(_fault: Fault, dialect: Dialect, reply: Reply) -> None:
+    reply.frames = [frame for frame in reply.frames if frame[0] != dialect.last_frame]
 
 
 DELIVERIES: dict[str, ChangeReply] = {

@@ -23,6 +23,12 @@ class Received(Struct, gc=False):
         return self.target.partition("?")[0]
 
 
+def bearer_of(received: Received) -> str:
+    """Return the bearer token a request brings, empty when it brings none."""
+    scheme, _, key = received.fields.get(b"authorization", b"").partition(b" ")
+    return key.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+
+
 def head(status: int, fields: str) -> bytes:
     """Return a response head; `fields` are whole header lines, each with its line end."""
     line = STATUS_LINES.get(status) or f"{status} Unassigned"

@@ -12,6 +12,7 @@ from windvane.simulator.catalogue import MISTRAL_MODELS, Kind, ModelCard, Reason
 from windvane.simulator.dialect import Allowance, EmbeddingRequest
 from windvane.simulator.dice import Dice
 from windvane.simulator.exchange import Answer, ChatRequest, Choice, ToolCall, Usage
+from windvane.simulator.http_message import Received, bearer_of
 from windvane.simulator.json_types import Json, JsonObject
 from windvane.simulator.message_order import check_messages
 from windvane.simulator.mistral_rules import (
@@ -33,6 +34,12 @@ class Mistral:
     """Reads and writes Mistral's API."""
 
     name = "mistral"
+    endpoints: ClassVar[dict[str, str]] = {
+        "/v1/chat/completions": "chat",
+        "/v1/fim/completions": "fim",
+        "/v1/embeddings": "embeddings",
+    }
+    last_frame: ClassVar[bytes] = DONE
     cards: ClassVar[dict[str, ModelCard]] = by_name(MISTRAL_MODELS)
     error_bodies: ClassVar[dict[int, tuple[str, str | None]]] = {
         429: ("rate_limited", "1300"),
@@ -42,6 +49,13 @@ class Mistral:
         504: ("server_error", None),
         529: ("server_error", None),
     }
+
+    def key_of(self, received: Received) -> str:
+        """Return the bearer token, empty when there is none."""
+        return bearer_of(received)
+
+    def check_headers(self, received: Received) -> None:
+        """Accept all headers."""
 
     def read_chat(self, body: JsonObject, *, strict: bool) -> ChatRequest:
         """Return the request, or raise Refusal."""
@@ -219,6 +233,10 @@ class Mistral:
         if refusal.status == 429:
             body["raw_status_code"] = 429
         return encode(body)
+
+    def error_frame(self, refusal: Refusal) -> bytes:
+        """Return an error as an event of a stream."""
+        return b"data: " + self.error_body(refusal) + b"\n\n"
 
     def fields(self, request_id: str, allowance: Allowance, cost_tokens: int) -> str:
         """Return the provider's own header lines."""

@@ -11,6 +11,7 @@ from windvane.simulator.catalogue import OPENAI_MODELS, Kind, ModelCard, Reasoni
 from windvane.simulator.dialect import Allowance, EmbeddingRequest
 from windvane.simulator.dice import Dice
 from windvane.simulator.exchange import Answer, ChatRequest, Choice, ToolCall, Usage
+from windvane.simulator.http_message import Received, bearer_of
 from windvane.simulator.json_types import Json, JsonObject
 from windvane.simulator.openai_rules import check_chat, check_embedding
 from windvane.simulator.refusal import Refusal
@@ -26,6 +27,12 @@ class OpenAI:
     """Reads and writes OpenAI's API."""
 
     name = "openai"
+    endpoints: ClassVar[dict[str, str]] = {
+        "/v1/chat/completions": "chat",
+        "/v1/fim/completions": "fim",
+        "/v1/embeddings": "embeddings",
+    }
+    last_frame: ClassVar[bytes] = DONE
     cards: ClassVar[dict[str, ModelCard]] = by_name(OPENAI_MODELS)
     error_bodies: ClassVar[dict[int, tuple[str, str | None]]] = {
         429: ("requests", "rate_limit_exceeded"),
@@ -35,6 +42,13 @@ class OpenAI:
         504: ("server_error", None),
         529: ("server_error", None),
     }
+
+    def key_of(self, received: Received) -> str:
+        """Return the bearer token, empty when there is none."""
+        return bearer_of(received)
+
+    def check_headers(self, received: Received) -> None:
+        """Accept all headers."""
 
     def read_chat(self, body: JsonObject, *, strict: bool) -> ChatRequest:
         """Return the request, or raise Refusal."""
@@ -193,6 +207,10 @@ class OpenAI:
             "code": refusal.code,
         }
         return encode({"error": error})
+
+    def error_frame(self, refusal: Refusal) -> bytes:
+        """Return an error as an event of a stream."""
+        return b"data: " + self.error_body(refusal) + b"\n\n"
 
     def fields(self, request_id: str, allowance: Allowance, cost_tokens: int) -> str:
         """Return the provider's own header lines."""

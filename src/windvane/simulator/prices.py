@@ -14,10 +14,9 @@ EARLIEST = "0000-00-00"
 NANO_USD_PER_USD = 1_000_000_000
 TOKENS_PER_PRICE = 1_000_000
 
-LONG_CONTEXT_ABOVE_TOKENS = 272_000
-"""Above this many input tokens some gpt models charge the whole request at the long rate."""
-LONG_CONTEXT_INPUT_FACTOR = Fraction(2)
-LONG_CONTEXT_OUTPUT_FACTOR = Fraction(3, 2)
+WRITE_FACTOR = Fraction(5, 4)
+WRITE_1H_FACTOR = Fraction(2)
+"""What claude models charge for input that is written to the prompt cache, for minutes or an hour."""
 
 _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     # model, valid from, input, cached input, output
@@ -56,14 +55,45 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("gpt-4.1-mini", EARLIEST, "0.4", "0.1", "1.6"),
     ("gpt-4o", EARLIEST, "2.5", "1.25", "10"),
     ("gpt-4o-mini", EARLIEST, "0.15", "0.075", "0.6"),
+    ("claude-fable-5-2", EARLIEST, "8", "0.2", "40"),
+    ("claude-mythos-5-2", EARLIEST, "8", "0.2", "40"),
+    ("claude-opus-5-5", EARLIEST, "4", "0.2", "20"),
+    ("claude-sonnet-5-5", EARLIEST, "2", "0.1", "10"),
+    ("claude-haiku-5-5", EARLIEST, "0.1", "0.01", "0.5"),
+    ("claude-fable-5-1", EARLIEST, "10", "0.25", "50"),
+    ("claude-sonnet-5", EARLIEST, "2", "0.2", "10"),
+    ("claude-opus-5", EARLIEST, "5", "0.5", "25"),
+    ("claude-opus-4-8", EARLIEST, "5", "0.5", "25"),
+    ("claude-opus-4-7", EARLIEST, "5", "0.5", "25"),
+    ("claude-opus-4-6", EARLIEST, "5", "0.5", "25"),
+    ("claude-sonnet-4-6", EARLIEST, "3", "0.3", "15"),
+    ("claude-haiku-4-5", EARLIEST, "1", "0.1", "5"),
+    ("claude-sonnet-4-5", EARLIEST, "3", "0.3", "15"),
     ("text-embedding-3-small", EARLIEST, "0.02", "0.02", "0"),
     ("text-embedding-3-large", EARLIEST, "0.13", "0.13", "0"),
 )
 
-_LONG_CONTEXT_MODELS = frozenset(
-    {"gpt-6-astra", "gpt-6.1-sol", "gpt-6.1-terra", "gpt-6-sol", "gpt-6-luna", "gpt-5.6-sol"}
-    | {"gpt-5.6-terra", "gpt-5.6-luna", "gpt-5.5", "gpt-5.4"}
-)
+
+class _Long(Struct, frozen=True, gc=False):
+    """Above so many input tokens the whole request is charged so many times the price."""
+
+    above_tokens: int
+    input_factor: Fraction
+    output_factor: Fraction
+
+
+_GPT = _Long(272_000, Fraction(2), Fraction(3, 2))
+_LONG_CONTEXT = {
+    **dict.fromkeys(
+        (
+            "gpt-6-astra gpt-6.1-sol gpt-6.1-terra gpt-6-sol gpt-6-luna gpt-5.6-sol gpt-5.6-terra"
+            " gpt-5.6-luna gpt-5.5 gpt-5.4"
+        ).split(),
+        _GPT,
+    ),
+    "claude-sonnet-4-5": _Long(200_000, Fraction(2), Fraction(3, 2)),
+    "claude-haiku-5-5": _Long(100_000, Fraction(5), Fraction(5)),
+}
 
 
 class Price(Struct, frozen=True, gc=False):
@@ -76,13 +106,26 @@ class Price(Struct, frozen=True, gc=False):
     input_parts: int
     cached_parts: int
     output_parts: int
+    written_parts: int
+    written_1h_parts: int
     denominator: int
 
-    def nano_usd(self, *, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+    def nano_usd(
+        self,
+        *,
+        input_tokens: int,
+        cached_tokens: int,
+        output_tokens: int,
+        written_tokens: int = 0,
+        written_1h_tokens: int = 0,
+    ) -> int:
         """Return what that costs, rounded up once to whole nano-dollars."""
+        fresh = input_tokens - cached_tokens - written_tokens - written_1h_tokens
         parts = (
-            (input_tokens - cached_tokens) * self.input_parts
+            fresh * self.input_parts
             + cached_tokens * self.cached_parts
+            + written_tokens * self.written_parts
+            + written_1h_tokens * self.written_1h_parts
             + output_tokens * self.output_parts
         )
         return -(-parts // self.denominator)
@@ -93,8 +136,8 @@ def price_on(model: str, day: str, input_tokens: int) -> Price:
 
     Raises KeyError for a model without a price: an unknown price is never zero.
     """
-    is_long = input_tokens > LONG_CONTEXT_ABOVE_TOKENS and model in _LONG_CONTEXT_MODELS
-    table = _LONG_PRICES if is_long else _PRICES
+    long = _LONG_CONTEXT.get(model)
+    table = _LONG_PRICES if long is not None and input_tokens > long.above_tokens else _PRICES
     valid = _PRICES[model][0][1]
     for since, price in table[model]:
         if since > day:
@@ -103,23 +146,27 @@ def price_on(model: str, day: str, input_tokens: int) -> Price:
     return valid
 
 
-def _price(dollars: tuple[str, str, str], input_factor: Fraction, output_factor: Fraction) -> Price:
+def _price(dollars: tuple[str, str, str], long: _Long | None) -> Price:
     nano_per_token = Fraction(NANO_USD_PER_USD, TOKENS_PER_PRICE)
-    rates = [Fraction(amount) * nano_per_token for amount in dollars]
-    factors = (input_factor, input_factor, output_factor)
-    rates = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
+    fresh, cached, output = (Fraction(amount) * nano_per_token for amount in dollars)
+    rates = [fresh, cached, output, fresh * WRITE_FACTOR, fresh * WRITE_1H_FACTOR]
+    if long is not None:
+        more, more_out = long.input_factor, long.output_factor
+        factors = (more, more, more_out, more, more)
+        rates = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
     denominator = lcm(*(rate.denominator for rate in rates))
     parts = [int(rate * denominator) for rate in rates]
-    return Price(parts[0], parts[1], parts[2], denominator)
+    return Price(parts[0], parts[1], parts[2], parts[3], parts[4], denominator)
 
 
-def _table(input_factor: Fraction, output_factor: Fraction) -> dict[str, list[tuple[str, Price]]]:
+def _table(*, is_long: bool) -> dict[str, list[tuple[str, Price]]]:
     table: dict[str, list[tuple[str, Price]]] = {}
     for model, since, *dollars in sorted(_ROWS):
-        price = _price((dollars[0], dollars[1], dollars[2]), input_factor, output_factor)
+        long = _LONG_CONTEXT.get(model) if is_long else None
+        price = _price((dollars[0], dollars[1], dollars[2]), long)
         table.setdefault(model, []).append((since, price))
     return table
 
 
-_PRICES = _table(Fraction(1), Fraction(1))
-_LONG_PRICES = _table(LONG_CONTEXT_INPUT_FACTOR, LONG_CONTEXT_OUTPUT_FACTOR)
+_PRICES = _table(is_long=False)
+_LONG_PRICES = _table(is_long=True)

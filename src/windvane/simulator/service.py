@@ -10,6 +10,7 @@ from typing import cast
 import msgspec
 
 from windvane.simulator import clock, embedding, tokens
+from windvane.simulator.anthropic import Anthropic
 from windvane.simulator.bill import Bill, Metered
 from windvane.simulator.catalogue import ModelCard
 from windvane.simulator.compose import compose, question_key
@@ -24,13 +25,12 @@ from windvane.simulator.json_types import JsonObject
 from windvane.simulator.limits import Limits
 from windvane.simulator.mistral import Mistral
 from windvane.simulator.openai import OpenAI
-from windvane.simulator.prompt_cache import PromptCache
+from windvane.simulator.prompt_cache import Marked, PromptCache
 from windvane.simulator.received_json import AmbiguousJson, DuplicateKey, read_json
 from windvane.simulator.refusal import Refusal, no_such_path, unauthorized
 from windvane.simulator.reply import Reply
 from windvane.simulator.tape import Tape, TapeEntry, Violation
 
-OPENAI_PREFIX = "/openai"
 VIOLATIONS_MAX = 1_000
 """Violations kept; one is already too many."""
 KNOWN_MAX = 1_024
@@ -68,12 +68,14 @@ class _Understood(msgspec.Struct):
 
 
 class Service:
-    """Both providers, their shared limits, faults, cache, bill and tape."""
+    """The providers, their shared limits, faults, cache, bill and tape."""
 
     def __init__(self, config: SimulatorConfig) -> None:
         self._config = config
         self._mistral: Dialect = Mistral()
-        self._openai: Dialect = OpenAI()
+        self._others: dict[str, Dialect] = {
+            f"/{other.name}": other for other in (OpenAI(), Anthropic())
+        }
         self._served = 0
         self._known: dict[tuple[str, bytes], _Understood] = {}
         self._limits = Limits(config.requests_per_minute, config.tokens_per_minute)
@@ -84,9 +86,10 @@ class Service:
         self.violations: list[Violation] = []
         self.by_status: dict[int, int] = {}
         self._posts: dict[str, Callable[[_Call], Reply]] = {
-            "/v1/chat/completions": lambda call: self._chat(call, call.dialect.read_chat),
-            "/v1/fim/completions": lambda call: self._chat(call, call.dialect.read_fim),
-            "/v1/embeddings": self._embeddings,
+            "chat": lambda call: self._chat(call, call.dialect.read_chat),
+            "fim": lambda call: self._chat(call, call.dialect.read_fim),
+            "embeddings": self._embeddings,
+            "count": self._count,
         }
 
     def respond(self, received: Received, now: float) -> tuple[Reply, TapeEntry]:
@@ -97,8 +100,9 @@ class Service:
         attempt = received.fields.get(b"x-request-id", b"").decode("latin-1") or request_id
         entry = self.tape.record(received, attempt, at_s)
         path, dialect = received.path, self._mistral
-        if path.startswith(OPENAI_PREFIX + "/"):
-            path, dialect = path.removeprefix(OPENAI_PREFIX), self._openai
+        prefix = path[: path.find("/", 1)]
+        if prefix in self._others:
+            path, dialect = path.removeprefix(prefix), self._others[prefix]
         call = _Call(dialect, received, request_id, entry, "", now)
         try:
             reply = self._route(call, path.rstrip("/"))
@@ -138,9 +142,10 @@ class Service:
 
     def _route(self, call: _Call, path: str) -> Reply:
         self._check_headers(call)
-        call.key = self._authorized(call.received)
+        call.key = self._authorized(call)
+        call.dialect.check_headers(call.received)
         method = call.received.method
-        post = self._posts.get(path)
+        post = self._posts.get(call.dialect.endpoints.get(path, ""))
         if post is not None and method == "POST":
             return post(call)
         if path == "/v1/models" and method == "GET":
@@ -162,10 +167,9 @@ class Service:
                 self.violate(call.entry.attempt, "duplicate_header", says)
                 raise Refusal(400, says)
 
-    def _authorized(self, received: Received) -> str:
-        scheme, _, key = received.fields.get(b"authorization", b"").partition(b" ")
-        token = key.strip().decode("latin-1")
-        if scheme.lower() != b"bearer" or not token:
+    def _authorized(self, call: _Call) -> str:
+        token = call.dialect.key_of(call.received)
+        if not token:
             raise unauthorized()
         if self._config.api_keys is not None and token not in self._config.api_keys:
             raise unauthorized()
@@ -216,9 +220,7 @@ class Service:
         key = question_key(self._config.seed, request)
         understood = _Understood(
             request=request,
-            prompt_tokens=tokens.count_prompt(
-                request.messages, [request.tools, request.response_format]
-            ),
+            prompt_tokens=_prompt_tokens(request),
             words=faults_in(last_user_text(request.messages)),
             choices=compose(request, key, call.dialect.make_call_id),
         )
@@ -231,14 +233,18 @@ class Service:
     def _usage(
         self, call: _Call, request: ChatRequest, prompt_tokens: int, choices: list[Choice]
     ) -> Usage:
-        cached = 0
+        cached, marked = 0, Marked()
+        if request.marks:
+            marked = self._cache.marked(call.key, request.card.id, request.marks, prompt_tokens)
+            cached = marked.read
         if request.cache_key:
             prompt = msgspec.json.encode((request.tools, request.messages))
             place = (call.key, request.card.id, request.cache_key)
             cached = self._cache.cached_tokens(place, prompt, prompt_tokens)
         completion = sum(choice.tokens for choice in choices)
         thinking = sum(len(choice.thinking) for choice in choices)
-        return Usage(prompt_tokens, completion, cached, thinking)
+        written = (marked.written, marked.written_1h)
+        return Usage(prompt_tokens, completion, cached, thinking, *written)
 
     def _chat_reply(
         self,
@@ -274,9 +280,17 @@ class Service:
                 status=200,
                 input_tokens=usage.prompt,
                 cached_tokens=usage.cached,
+                written_tokens=usage.written,
+                written_1h_tokens=usage.written_1h,
                 output_tokens=usage.completion,
             ),
         )
+
+    def _count(self, call: _Call) -> Reply:
+        """Tell how long a prompt is: it is read as if it were to be answered, and nothing is billed."""
+        body = {"max_tokens": 1, **self._body(call)}
+        request = call.dialect.read_chat(body, strict=self._config.strict)
+        return self._plain(call, msgspec.json.encode({"input_tokens": _prompt_tokens(request)}))
 
     def _embeddings(self, call: _Call) -> Reply:
         request = call.dialect.read_embedding(self._body(call), strict=self._config.strict)
@@ -377,3 +391,8 @@ class Service:
     def _fields(self, call: _Call, cost_tokens: int) -> str:
         allowance = self._limits.allowance(call.key, call.now)
         return call.dialect.fields(call.request_id, allowance, cost_tokens)
+
+
+def _prompt_tokens(request: ChatRequest) -> int:
+    extras = [request.tools, request.response_format]
+    return tokens.count_prompt(request.messages, extras) + request.added_tokens

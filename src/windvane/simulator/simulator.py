@@ -17,7 +17,8 @@ BACKLOG = 4096
 
 
 class Simulator:
-    """Acts as Mistral under `/v1` and as OpenAI under `/openai/v1`, on one port.
+    """Acts as Mistral under `/v1`, as OpenAI under `/openai/v1` and as Anthropic under `/anthropic/v1`,
+    on one port.
 
     Example:
         simulator = Simulator(SimulatorConfig(seed=7))

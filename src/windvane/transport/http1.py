@@ -300,9 +300,10 @@ class Http1Transport:
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
         origin, head = self._head(request)
-        if request.authorization is not None:
+        if request.credential is not None:
             # A caller's own: for this request alone, and not among the heads that are kept.
-            head = b"%bauthorization: %b\r\n" % (head, _header_value(request.authorization))
+            name, value = request.credential
+            head = b"%b%b: %b\r\n" % (head, name.encode("ascii"), _header_value(value))
         connection = self._take(origin)
         if connection is None:
             connection = await self._connect(origin, request.connect_timeout_s)

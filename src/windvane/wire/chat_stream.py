@@ -3,7 +3,7 @@
 What both SDKs and LangChain accept, found by trying them:
 1. A tool call comes whole, in one delta; so its pieces are held until the choice finishes. The
    finish reason follows in a chunk of its own: on the same chunk, OpenAI's stream helper never
-   reports the last call as done.
+   reports the last call as done. Signed thinking comes with the calls: the helper takes a list once.
 2. Usage comes exactly once: on the last chunk with a choice, or, when the client asked by
    `stream_options.include_usage`, on one extra chunk without choices. So the finishing chunk is held
    until the provider has said its usage or ended.
@@ -47,16 +47,20 @@ class ChatStreamWriter:
         said: list[JsonObject] = []
         finished: list[JsonObject] = []
         for piece in chunk.choices:
-            plain = _without_calls(piece)
+            plain = _without_lists(piece)
             if piece.finish_reason is None:
-                if _says_more_than_calls(piece):
+                if _says_more_than_lists(piece):
                     said.append(chunk_choice_object(plain, self._dialect, []))
                 continue
             if piece.index in self._finished:
                 continue  # some servers finish again on their usage chunk
             self._finished.add(piece.index)
-            if calls := self._fold.calls_of(piece.index):
-                before = msgspec.structs.replace(plain, finish_reason=None)
+            calls = self._fold.calls_of(piece.index)
+            blocks = self._fold.thinking_blocks_of(piece.index)
+            if calls or blocks:
+                before = msgspec.structs.replace(
+                    plain, finish_reason=None, thinking_blocks=blocks or None
+                )
                 said.append(chunk_choice_object(before, self._dialect, calls))
                 plain = ChunkChoice(index=piece.index, finish_reason=piece.finish_reason)
             finished.append(chunk_choice_object(plain, self._dialect, []))
@@ -87,12 +91,14 @@ class ChatStreamWriter:
             envelope["router_metadata"] = metadata
 
 
-def _says_more_than_calls(piece: ChunkChoice) -> bool:
+def _says_more_than_lists(piece: ChunkChoice) -> bool:
     return bool(piece.content or piece.reasoning or piece.refusal or piece.role is not None)
 
 
-def _without_calls(piece: ChunkChoice) -> ChunkChoice:
-    return piece if not piece.tool_calls else msgspec.structs.replace(piece, tool_calls=None)
+def _without_lists(piece: ChunkChoice) -> ChunkChoice:
+    if not (piece.tool_calls or piece.thinking_blocks):
+        return piece
+    return msgspec.structs.replace(piece, tool_calls=None, thinking_blocks=None)
 
 
 def _event(envelope: JsonObject) -> bytes:

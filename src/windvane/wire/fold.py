@@ -10,6 +10,7 @@ from windvane.core.chat import (
     Completion,
     FinishReason,
     FunctionCall,
+    JsonObject,
     ReplyMessage,
     ToolCall,
     ToolCallDelta,
@@ -32,12 +33,23 @@ class _CallFold:
 class _ChoiceFold:
     """One choice as it grows. Text is kept in pieces and joined once."""
 
-    __slots__ = ("content", "current", "finish_reason", "reasoning", "refusal", "tool_calls")
+    __slots__ = (
+        "content",
+        "current",
+        "finish_reason",
+        "has_thought",
+        "reasoning",
+        "refusal",
+        "thinking_blocks",
+        "tool_calls",
+    )
 
     def __init__(self) -> None:
         self.content: list[str] = []
         self.reasoning: list[str] = []
+        self.has_thought = False
         self.refusal: list[str] = []
+        self.thinking_blocks: list[JsonObject] = []
         self.tool_calls: list[_CallFold] = []
         self.current: dict[int, _CallFold] = {}
         self.finish_reason: FinishReason | None = None
@@ -45,14 +57,21 @@ class _ChoiceFold:
     def add(self, piece: ChunkChoice) -> None:
         if piece.content:
             self.content.append(piece.content)
-        if piece.reasoning:
-            self.reasoning.append(piece.reasoning)
+        if piece.reasoning is not None:
+            self._add_thinking(piece.reasoning, piece.thinking_blocks)
         if piece.refusal:
             self.refusal.append(piece.refusal)
         for delta in piece.tool_calls or ():
             self._add_tool_call(delta)
         if piece.finish_reason is not None:
             self.finish_reason = piece.finish_reason
+
+    def _add_thinking(self, text: str, blocks: list[JsonObject] | None) -> None:
+        self.has_thought = True
+        if text:
+            self.reasoning.append(text)
+        if blocks:
+            self.thinking_blocks += blocks
 
     def _add_tool_call(self, delta: ToolCallDelta) -> None:
         """A new id under a known index begins another call: some servers number none of them."""
@@ -81,6 +100,7 @@ class _ChoiceFold:
             tool_calls=self.calls(),
             reasoning="".join(self.reasoning) or None,
             refusal="".join(self.refusal) or None,
+            thinking_blocks=self.thinking_blocks,
         )
         return Choice(index=index, message=message, finish_reason=self.finish_reason)
 
@@ -115,10 +135,26 @@ class Fold:
                 self.output_chars += piece.chars
             grown.add(piece)
 
+    @property
+    def final_usage(self) -> Usage | None:
+        """The whole answer's usage, when it has come."""
+        usage = self.usage
+        return None if usage is None or usage.is_so_far else usage
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether the model is seen to have thought, be it without a word of it."""
+        return any(choice.has_thought for choice in self._choices.values())
+
     def calls_of(self, index: int) -> list[ToolCall]:
         """The tool calls of choice `index` so far, whole as far as they have come."""
         grown = self._choices.get(index)
         return grown.calls() if grown else []
+
+    def thinking_blocks_of(self, index: int) -> list[JsonObject]:
+        """The signed thinking of choice `index` so far."""
+        grown = self._choices.get(index)
+        return grown.thinking_blocks if grown else []
 
     @property
     def is_finished(self) -> bool:

@@ -22,7 +22,12 @@ from windvane.wire.dialect import Dialect
 
 _RENAMED = {"random_seed": "seed"}
 _NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
-_NOT_OPENAI_IN_MESSAGES = frozenset(("prefix",))
+_NOT_OPENAI_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
+_ANTHROPICS = ("cache_control", "thinking")
+"""Fields that only Anthropic has."""
+_MAY_BE_MARKED = frozenset((*_ANTHROPICS, "tools"))
+_TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
+"""Beginnings of the names of models that take temperature, top_p and max_tokens."""
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:
@@ -31,6 +36,56 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     Unknown fields go along: such servers take extensions. Usage is always asked for in streams,
     because an answer that is not counted cannot be accounted for.
     """
+    return msgspec.json.encode(_edited(request, model))
+
+
+def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
+    """The body for OpenAI itself, whose newer models refuse what older ones took.
+
+    From GPT-5 on (and the o-series) sampling parameters and `max_tokens` are refused. The service tier
+    is always named: without one the project's serves, and what that costs is not known here.
+    """
+    written = _edited(request, model)
+    if written.get("service_tier") is None:
+        written["service_tier"] = "default"
+    if not model.startswith(_TAKE_SAMPLING):
+        for name in ("temperature", "top_p"):
+            written.pop(name, None)
+        limit = written.pop("max_tokens", None)
+        if limit is not None:
+            written["max_completion_tokens"] = limit
+    if not _MAY_BE_MARKED.isdisjoint(written):
+        _drop_anthropics(written)
+    for message in request.messages:
+        if type(message.content) is list:
+            written["messages"] = _unmarked_all(written["messages"])
+            break
+    return msgspec.json.encode(written)
+
+
+def _drop_anthropics(written: JsonObject) -> None:
+    """Take out what only Anthropic takes, and OpenAI would refuse."""
+    for name in _ANTHROPICS:
+        written.pop(name, None)
+    if "tools" in written:
+        written["tools"] = _unmarked_all(written["tools"])
+
+
+def _unmarked_all(members: object) -> object:
+    return [_unmarked(member) for member in members] if isinstance(members, list) else members
+
+
+def _unmarked(member: JsonObject) -> JsonObject:
+    """A message or a tool without Anthropic's marks for its prompt cache."""
+    if "cache_control" in member:
+        member = {name: value for name, value in member.items() if name != "cache_control"}
+    content = member.get("content")
+    if type(content) is list:
+        return {**member, "content": [_unmarked(part) for part in content]}
+    return member
+
+
+def _edited(request: ChatRequest, model: str) -> JsonObject:
     if request.body.get("guardrails"):
         # Dropping them would answer what the caller wanted blocked.
         raise refuse(
@@ -57,25 +112,7 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
         written["stream_options"] = {**known, "include_usage": True}
     else:
         written.pop("stream_options", None)
-    return msgspec.json.encode(written)
-
-
-def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
-    """The body for OpenAI itself, whose newer models refuse what older ones took.
-
-    From GPT-5 on (and the o-series) sampling parameters and `max_tokens` are refused.
-    """
-    refuses_sampling = not model.startswith(("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4"))
-    if not refuses_sampling:
-        return encode_chat(request, model)
-    body = dict(request.body)
-    for name in ("temperature", "top_p"):
-        body.pop(name, None)
-    if "max_tokens" in body:
-        limit = body.pop("max_tokens")
-        if body.get("max_completion_tokens") is None:
-            body["max_completion_tokens"] = limit
-    return encode_chat(msgspec.structs.replace(request, body=body), model)
+    return written
 
 
 def _messages(request: ChatRequest) -> list[JsonObject]:
@@ -125,11 +162,14 @@ def _part(part: JsonObject) -> JsonObject:
 
 def usage_object(usage: Usage) -> JsonObject:
     """Usage as both dialects read it."""
+    details: JsonObject = {"cached_tokens": usage.cache_read_input_tokens}
+    if usage.cache_creation_input_tokens:
+        details["cache_write_tokens"] = usage.cache_creation_input_tokens
     written: JsonObject = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cache_read_input_tokens},
+        "prompt_tokens_details": details,
     }
     if usage.reasoning_output_tokens:
         written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_output_tokens}
@@ -184,6 +224,8 @@ def message_object(message: ReplyMessage, dialect: Dialect) -> JsonObject:
             written["content"] = _thinking_parts(message.reasoning, message.content)
         else:
             written["reasoning_content"] = message.reasoning
+    if message.thinking_blocks:
+        written["thinking_blocks"] = message.thinking_blocks
     if message.refusal:
         written["refusal"] = message.refusal
     if message.tool_calls:
@@ -234,6 +276,8 @@ def chunk_choice_object(piece: ChunkChoice, dialect: Dialect, calls: list[ToolCa
             delta["reasoning_content"] = piece.reasoning
         if piece.content is not None:
             delta["content"] = piece.content
+    if piece.thinking_blocks:
+        delta["thinking_blocks"] = piece.thinking_blocks
     if piece.refusal:
         delta["refusal"] = piece.refusal
     if calls:

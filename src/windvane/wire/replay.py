@@ -44,8 +44,14 @@ def chunks_of(completion: Completion, usage: Usage, pieces: Sequence[int] = ()) 
 
 def _pieces(message: ReplyMessage, index: int, lengths: Sequence[int]) -> list[ChunkChoice]:
     said = []
-    if message.reasoning:
-        said.append(ChunkChoice(index=index, reasoning=message.reasoning))
+    if message.reasoning or message.thinking_blocks:
+        said.append(
+            ChunkChoice(
+                index=index,
+                reasoning=message.reasoning or "",
+                thinking_blocks=message.thinking_blocks or None,
+            )
+        )
     if message.content is not None:
         cut = _cut(message.content, lengths)
         said += [ChunkChoice(index=index, content=text) for text in cut]

@@ -80,6 +80,18 @@ def test_openai_headers() -> None:
     ]
 
 
+def test_anthropics_headers_tell_of_requests_alone() -> None:
+    headers = {
+        "anthropic-ratelimit-requests-limit": "50",
+        "anthropic-ratelimit-requests-remaining": "49",
+        "anthropic-ratelimit-requests-reset": "2026-11-21T12:00:00Z",
+        "anthropic-ratelimit-tokens-limit": "50000",
+        "anthropic-ratelimit-tokens-remaining": "49000",
+        "anthropic-ratelimit-tokens-reset": "2026-11-21T12:00:00Z",
+    }
+    assert standings(headers) == [Standing(Unit.REQUESTS, MINUTE_US, 50, 49)]
+
+
 def test_shorter_periods_are_limits_of_their_own() -> None:
     headers = {"x-ratelimit-limit-req-second": "1", "x-ratelimit-limit-req-10-second": "6"}
     assert standings(headers) == [
@@ -279,6 +291,20 @@ def test_another_limit_is_adopted() -> None:
     upstream.hear(said(500, None), None, NOW_US)
     upstream.hear(said(1_000, 990, Unit.TOKENS), None, NOW_US)
     assert upstream.terms == UpstreamTerms(requests_per_minute=500, tokens_per_minute=1_000)
+
+
+def test_of_a_ceiling_and_the_providers_own_limit_the_lower_is_told() -> None:
+    upstream = UpstreamLimits(UpstreamTerms(requests_per_minute=5, is_ceiling=True))
+    own = Standing(Unit.REQUESTS, MINUTE_US, 100)
+    upstream.hear([own, Standing(Unit.TOKENS, MINUTE_US, 1000)], None, 0)
+    assert upstream.take_now(300, 0) is not None
+    assert upstream.left(0) == [
+        Standing(Unit.REQUESTS, MINUTE_US, 5, 4),
+        Standing(Unit.TOKENS, MINUTE_US, 1000, 700),
+    ]
+    upstream.hear([Standing(Unit.REQUESTS, MINUTE_US, 100, 2)], None, 0)
+    assert upstream.left(0)[0] == Standing(Unit.REQUESTS, MINUTE_US, 100, 2)
+    assert upstream.left(2 * MINUTE_US)[0].remaining == 5
 
 
 def test_a_ceiling_holds_beside_the_word_of_the_provider() -> None:

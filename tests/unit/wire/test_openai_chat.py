@@ -193,7 +193,47 @@ def test_models_from_gpt_5_on_are_spared_what_they_refuse(
     model: str, said: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     body = msgspec.json.decode(encode_chat_for_openai(request(**said), model))
+    assert body.pop("service_tier") == "default"
     assert body == {"model": model, "messages": [HELLO], **expected}
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({}, "default"),
+        ({"service_tier": None}, "default"),
+        ({"service_tier": "standard_only"}, "default"),
+        ({"service_tier": "flex"}, "flex"),
+        ({"service_tier": "auto"}, "auto"),
+    ],
+)
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-6.1-sol"])
+def test_openai_is_always_told_a_tier_lest_its_projects_own_dearer_one_serves(
+    said: dict[str, Any], sent: str, model: str
+) -> None:
+    body = msgspec.json.decode(encode_chat_for_openai(request(**said), model))
+    assert body["service_tier"] == sent
+
+
+def test_openai_is_not_told_what_is_anthropics_alone() -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    said = {"role": "user", "content": [{"type": "text", "text": "x", **mark}]}
+    tool = {"type": "function", "function": {"name": "f"}}
+    asked = request(
+        messages=[said], tools=[{**tool, **mark}], thinking={"type": "adaptive"}, **mark
+    )
+    body = msgspec.json.decode(encode_chat_for_openai(asked, "gpt-6.1-sol"))
+    assert body == {
+        "model": "gpt-6.1-sol",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        "tools": [tool],
+        "service_tier": "default",
+    }
+    assert b"cache_control" in encode_chat(asked, "claude-behind-another-gateway")
+
+
+def test_a_compatible_server_is_told_no_tier_by_us() -> None:
+    assert "service_tier" not in told()
 
 
 # Answers.

@@ -2,14 +2,16 @@
 
 Sources of the rules: Mistral bills cached input at a tenth, batches at half, the priority tier at
 1.75 times and its regional hosts at 1.1 times; OpenAI charges the *whole* request at the long-context
-price once its input exceeds the threshold. Each price row in the data file names its own source.
+price once its input exceeds the threshold; Anthropic charges more for input that is written to its
+prompt cache, and more yet when it is to be kept for an hour. Each price row in the data file names its
+own source.
 """
 
 from datetime import date
 
 import msgspec
 
-from windvane.core.money import NanoUsd, NanoUsdPerMillion, round_up
+from windvane.core.money import UNITS_PER_PRICE, NanoUsd, NanoUsdPerMillion, round_up
 from windvane.core.usage import Usage
 
 PERMILLE = 1000
@@ -23,13 +25,14 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     output: NanoUsdPerMillion
     cache_read: NanoUsdPerMillion | None = None
     cache_write: NanoUsdPerMillion | None = None
+    cache_write_1h: NanoUsdPerMillion | None = None
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Nano-dollars per million tokens of each kind, from `since` on.
 
     `cache_read` and `cache_write` default to the input price: billing a cached token at the full
-    price is never below the truth.
+    price is never below the truth. `cache_write_1h` defaults to `cache_write`.
     """
 
     since: date
@@ -37,42 +40,93 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output: NanoUsdPerMillion
     cache_read: NanoUsdPerMillion | None = None
     cache_write: NanoUsdPerMillion | None = None
+    cache_write_1h: NanoUsdPerMillion | None = None
     tiers: tuple[Tier, ...] = ()
     source: str = ""
 
 
 def cost(price: Price, usage: Usage, multiplier_permille: int = PERMILLE) -> NanoUsd:
     """What `usage` costs, rounded up once. The multiplier is for tiers, regions and batches."""
-    rates = _rates(price, usage.input_tokens)
+    rates = _rates(price, usage.input_tokens) if price.tiers else price
     read = usage.cache_read_input_tokens
     written = usage.cache_creation_input_tokens
-    fresh = max(usage.input_tokens - read - written, 0)
-    amount = (
-        fresh * rates.input
-        + read * _or_input(rates.cache_read, rates)
-        + written * _or_input(rates.cache_write, rates)
-        + usage.output_tokens * rates.output
-    )
+    fresh = usage.input_tokens
+    amount = usage.output_tokens * rates.output
+    if read or written:
+        fresh = max(fresh - read - written, 0)
+        amount += read * _or_input(rates.cache_read, rates)
+        amount += _writes(rates, written, usage.cache_creation_1h_input_tokens)
+    amount += fresh * rates.input
     if multiplier_permille == PERMILLE:
         return round_up(amount)
-    return round_up(amount * multiplier_permille, 1_000_000 * PERMILLE)
+    return round_up(amount * multiplier_permille, UNITS_PER_PRICE * PERMILLE)
+
+
+class WorstCase(msgspec.Struct, frozen=True):
+    """An upper bound for a request, by how long its answer may be: so much whatever is answered, and so
+    much for each token, both in `divisor`ths of a nano-dollar."""
+
+    fixed: int
+    per_token: int
+    divisor: int
+
+    def of(self, output_tokens_max: int) -> NanoUsd:
+        """What the request costs at most whose answer has at most so many tokens a choice."""
+        return round_up(self.fixed + self.per_token * output_tokens_max, self.divisor)
+
+    def longest(self, amount: int, low: int, high: int) -> int:
+        """The longest answer between `low` and `high` that `amount` covers; `low` if it covers none."""
+        if self.per_token == 0:
+            return high
+        covered = (amount * self.divisor - self.fixed) // self.per_token
+        return min(max(covered, low), high)
 
 
 def worst_case(
-    price: Price, input_tokens_max: int, output_tokens_max: int, multiplier_permille: int = PERMILLE
-) -> NanoUsd:
-    """An upper bound for any request of at most these sizes, at the dearest rate it could meet."""
+    price: Price,
+    input_tokens_max: int,
+    multiplier_permille: int = PERMILLE,
+    *,
+    choices: int = 1,
+    foretold_tokens_max: int = 0,
+    keeps_for_an_hour: bool = True,
+) -> WorstCase:
+    """An upper bound for any request of at most this size, at the dearest rates it could meet.
+
+    `foretold_tokens_max` are billed as output besides each choice's answer. Without `keeps_for_an_hour`
+    it is for one that has nothing written to the prompt cache for so long.
+    """
     if not price.tiers:
-        dearest = max(price.input, price.cache_read or 0, price.cache_write or 0)
-        amount = input_tokens_max * dearest + output_tokens_max * price.output
-        return round_up(amount * multiplier_permille, 1_000_000 * PERMILLE)
-    candidates: tuple[Price | Tier, ...] = (price, *price.tiers)
-    dearest_input = max(
-        max(rate.input, rate.cache_read or 0, rate.cache_write or 0) for rate in candidates
+        dearest_input = _dearest_input(price, keeps_for_an_hour)
+        per_token = price.output * choices
+    else:
+        candidates: tuple[Price | Tier, ...] = (price, *price.tiers)
+        dearest_input = max(_dearest_input(rate, keeps_for_an_hour) for rate in candidates)
+        per_token = max(rate.output for rate in candidates) * choices
+    fixed = input_tokens_max * dearest_input + per_token * foretold_tokens_max
+    if multiplier_permille == PERMILLE:
+        return WorstCase(fixed, per_token, UNITS_PER_PRICE)
+    return WorstCase(
+        fixed * multiplier_permille, per_token * multiplier_permille, UNITS_PER_PRICE * PERMILLE
     )
-    dearest_output = max(rate.output for rate in candidates)
-    amount = input_tokens_max * dearest_input + output_tokens_max * dearest_output
-    return round_up(amount * multiplier_permille, 1_000_000 * PERMILLE)
+
+
+def _dearest_input(rates: Price | Tier, keeps_for_an_hour: bool) -> NanoUsdPerMillion:
+    dearest, read, written = rates.input, rates.cache_read, rates.cache_write
+    if read is not None and read > dearest:
+        dearest = read
+    if written is not None and written > dearest:
+        dearest = written
+    if keeps_for_an_hour and rates.cache_write_1h is not None:
+        return max(dearest, rates.cache_write_1h)
+    return dearest
+
+
+def _writes(rates: Price | Tier, written: int, for_an_hour: int) -> int:
+    """What writing so much to the prompt cache costs."""
+    short = _or_input(rates.cache_write, rates)
+    long = short if rates.cache_write_1h is None else rates.cache_write_1h
+    return (written - for_an_hour) * short + for_an_hour * long
 
 
 def _rates(price: Price, input_tokens: int) -> Price | Tier:

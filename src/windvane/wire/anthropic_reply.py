@@ -1,0 +1,354 @@
+"""Reading Anthropic's answers: a message, and the stream of events that grows into one.
+
+Its count of input leaves out what was read from the prompt cache or written to it; ours has all. In a
+stream the input is told at the beginning and the output in the end, so that what a stream used is
+known in part when it breaks.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from windvane.core.chat import (
+    Choice,
+    Chunk,
+    ChunkChoice,
+    Completion,
+    FinishReason,
+    FunctionCall,
+    JsonObject,
+    ReplyMessage,
+    ToolCall,
+    ToolCallDelta,
+)
+from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.core.usage import Usage
+from windvane.wire.chat_reply import TOKENS_MAX, stream_fault
+from windvane.wire.errors import read_error
+from windvane.wire.sse import Event, EventReader
+
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
+    "pause_turn": FinishReason.STOP,
+    "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.LENGTH,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "refusal": FinishReason.CONTENT_FILTER,
+}
+
+_ABSENT = msgspec.Raw(b"null")
+_NO_INPUT = b"{}"
+
+
+class _Written(msgspec.Struct, frozen=True):
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct, frozen=True):
+    thinking_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, frozen=True):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: _Written | None = None
+    output_tokens_details: _OutputDetails | None = None
+    service_tier: str | None = None
+
+
+class _Block(msgspec.Struct):
+    """One block of a message's content; which members it has depends on its type."""
+
+    type: str
+    text: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw(_NO_INPUT)
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: list[_Block]
+    id: str | None = None
+    model: str | None = None
+    stop_reason: str | None = None
+    usage: msgspec.Raw = _ABSENT
+
+
+class _Delta(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    stop_reason: str | None = None
+
+
+class _Event(msgspec.Struct):
+    """Any event of a stream: those nobody here has heard of are passed over, as Anthropic asks."""
+
+    type: str
+    index: int = 0
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: msgspec.Raw = _ABSENT
+
+
+_message_decoder = msgspec.json.Decoder(_Message)
+_event_decoder = msgspec.json.Decoder(_Event)
+_usage_decoder = msgspec.json.Decoder(_Usage | None)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read_usage(
+    raw: bytes | msgspec.Raw, said_before: bytes | msgspec.Raw = _ABSENT, *, is_so_far: bool = False
+) -> Usage | None:
+    """A usage object, with what an earlier one said that it does not; None when there is none that can
+    be believed."""
+    try:
+        said, before = _usage_decoder.decode(raw), _usage_decoder.decode(said_before)
+    except _UNREADABLE:
+        return None
+    if said is None:
+        return None
+    if before is not None:
+        said = _filled(said, before)
+    fresh, output = said.input_tokens, said.output_tokens
+    if fresh is None or output is None:
+        return None
+    read = said.cache_read_input_tokens or 0
+    written = said.cache_creation_input_tokens or 0
+    for_an_hour = (said.cache_creation.ephemeral_1h_input_tokens if said.cache_creation else 0) or 0
+    thought = said.output_tokens_details
+    reasoning = (thought.thinking_tokens if thought else 0) or 0
+    counts = (fresh, output, read, written, for_an_hour, reasoning)
+    total = fresh + read + written
+    if min(counts) < 0 or max(*counts, total) > TOKENS_MAX or not total or for_an_hour > written:
+        return None
+    return Usage(
+        input_tokens=total,
+        output_tokens=output,
+        cache_read_input_tokens=read,
+        cache_creation_input_tokens=written,
+        cache_creation_1h_input_tokens=for_an_hour,
+        reasoning_output_tokens=reasoning,
+        service_tier=said.service_tier,
+        is_so_far=is_so_far,
+    )
+
+
+def _filled(said: _Usage, before: _Usage) -> _Usage:
+    """`said`, with the members of `before` where it has none of its own."""
+    return _Usage(
+        *[
+            getattr(before, name) if (value := getattr(said, name)) is None else value
+            for name in _Usage.__struct_fields__
+        ]
+    )
+
+
+def decode_message(body: bytes, now_s: int) -> Completion:
+    """Read a whole answer.
+
+    Raises APIConnectionError when it is not one: the provider may have billed it all the same.
+    """
+    try:
+        said = _message_decoder.decode(body)
+    except _UNREADABLE as error:
+        raise error_of(_unreadable(body, str(error))) from error
+    blocks = said.content
+    calls = [block for block in blocks if block.type == "tool_use"]
+    message = ReplyMessage(
+        content="".join(block.text or "" for block in blocks if block.type == "text") or None,
+        reasoning="".join(block.thinking or "" for block in blocks) or None,
+        tool_calls=[_call(block, order) for order, block in enumerate(calls)],
+        thinking_blocks=[signed for block in blocks if (signed := _signed(block)) is not None],
+    )
+    finish = _finish(said.stop_reason)
+    return Completion(
+        id=said.id or "",
+        model=said.model or "",
+        created=now_s,
+        choices=[Choice(index=0, message=message, finish_reason=finish)],
+        usage=read_usage(said.usage),
+    )
+
+
+def _call(block: _Block, order: int) -> ToolCall:
+    function = FunctionCall(name=block.name or "", arguments=bytes(block.input).decode())
+    return ToolCall(id=block.id, index=order, function=function)
+
+
+def _signed(block: _Block) -> JsonObject | None:
+    """A block that the provider wants to be told again as it is; None for all others."""
+    if block.type == "thinking" and block.signature:
+        return {
+            "type": "thinking",
+            "thinking": block.thinking or "",
+            "signature": block.signature,
+        }
+    if block.type == "redacted_thinking":
+        return {"type": "redacted_thinking", "data": block.data or ""}
+    return None
+
+
+def _finish(reason: str | None) -> FinishReason | None:
+    return None if reason is None else FINISH_REASONS.get(reason, FinishReason.STOP)
+
+
+def _unreadable(body: bytes, why: str) -> Fault:
+    said = read_error(body).message if b'"content"' not in body else why
+    return Fault(
+        kind=FaultKind.UPSTREAM_ERROR,
+        source=Source.UPSTREAM,
+        message=f"the provider's answer is not a message: {said}",
+        status=502,
+        retry=Retry.OTHER,
+        upstream_status=200,
+        billed=True,
+    )
+
+
+class _OpenBlock:
+    """A block of the message as it grows. `place` is the number of a call among the calls."""
+
+    __slots__ = ("block", "has_input", "place", "thinking")
+
+    def __init__(self, block: _Block, place: int) -> None:
+        self.block = block
+        self.place = place
+        self.has_input = False
+        self.thinking: list[str] = []
+
+
+class MessageStreamReader:
+    """A provider's event stream in, chunks out."""
+
+    def __init__(self, now_s: int) -> None:
+        self._events = EventReader()
+        self._now_s = now_s
+        self._id = ""
+        self._model = ""
+        self._usage: bytes | msgspec.Raw = _ABSENT
+        self._open: dict[int, _OpenBlock] = {}
+        self._calls = 0
+        self.is_done = False
+        """Whether the end-of-stream event has come."""
+        self.failure: WindvaneError | None = None
+        """What is wrong behind the chunks that `feed` returned last: the stream ends with them."""
+
+    def feed(self, piece: bytes) -> list[Chunk]:
+        """Take the next bytes; return the chunks they complete.
+
+        Raises the provider's own error when it says one mid-stream, and APIConnectionError when an
+        event cannot be read. What came before it in the same bytes is returned first, and the error
+        left in `failure`.
+        """
+        chunks: list[Chunk] = []
+        for event in self._events.feed(piece):
+            if self.is_done:
+                break
+            try:
+                chunk = self._chunk(event)
+            except WindvaneError as error:
+                if not chunks:
+                    raise
+                self.failure = error
+                break
+            if chunk is not None:
+                chunks.append(chunk)
+        return chunks
+
+    def _chunk(self, event: Event) -> Chunk | None:
+        try:
+            said = _event_decoder.decode(event.data)
+        except _UNREADABLE as error:
+            raise error_of(stream_fault(event.data, str(error))) from error
+        kind = said.type
+        if kind == "content_block_delta":
+            return self._grow(said)
+        if kind == "content_block_start":
+            return self._begin(said)
+        if kind == "content_block_stop":
+            return self._close(said)
+        if kind == "message_start" and said.message is not None:
+            self._id = said.message.id or ""
+            self._model = said.message.model or ""
+            self._usage = said.message.usage
+            usage = read_usage(self._usage, is_so_far=True)
+            return self._say(ChunkChoice(role="assistant", content=""), usage)
+        if kind == "message_delta":
+            finish = _finish(said.delta.stop_reason if said.delta else None)
+            return self._say(ChunkChoice(finish_reason=finish), read_usage(said.usage, self._usage))
+        if kind == "error":
+            raise error_of(stream_fault(event.data, "it is an error"))
+        self.is_done = kind == "message_stop"
+        return None
+
+    def _begin(self, said: _Event) -> Chunk | None:
+        block = said.content_block
+        if block is None:
+            return None
+        opened = self._open[said.index] = _OpenBlock(block, self._calls)
+        if block.type == "tool_use":
+            self._calls += 1
+            call = ToolCallDelta(index=opened.place, id=block.id, name=block.name)
+            return self._say(ChunkChoice(tool_calls=[call]))
+        if block.type == "thinking":
+            opened.thinking.append(block.thinking or "")
+            return self._say(ChunkChoice(reasoning=block.thinking or ""))
+        if block.type == "redacted_thinking":
+            return self._say(ChunkChoice(reasoning="", thinking_blocks=_only(_signed(block))))
+        return self._say(ChunkChoice(content=block.text)) if block.text else None
+
+    def _grow(self, said: _Event) -> Chunk | None:
+        delta = said.delta
+        if delta is None:
+            return None
+        if delta.text is not None:
+            return self._say(ChunkChoice(content=delta.text))
+        opened = self._open.get(said.index)
+        if opened is None:
+            return None
+        if delta.partial_json is not None and opened.block.type == "tool_use":
+            if not delta.partial_json:
+                return None
+            opened.has_input = True
+            call = ToolCallDelta(index=opened.place, arguments=delta.partial_json)
+            return self._say(ChunkChoice(tool_calls=[call]))
+        if delta.thinking is not None:
+            opened.thinking.append(delta.thinking)
+            return self._say(ChunkChoice(reasoning=delta.thinking))
+        if delta.signature is not None:
+            opened.block.signature = (opened.block.signature or "") + delta.signature
+        return None
+
+    def _close(self, said: _Event) -> Chunk | None:
+        opened = self._open.pop(said.index, None)
+        if opened is None:
+            return None
+        block = opened.block
+        if block.type == "tool_use" and not opened.has_input:
+            # Its input came with its beginning, or it has none.
+            call = ToolCallDelta(index=opened.place, arguments=bytes(block.input).decode())
+            return self._say(ChunkChoice(tool_calls=[call]))
+        if block.type == "thinking":
+            block.thinking = "".join(opened.thinking)
+            if (signed := _signed(block)) is not None:
+                return self._say(ChunkChoice(reasoning="", thinking_blocks=[signed]))
+        return None
+
+    def _say(self, piece: ChunkChoice, usage: Usage | None = None) -> Chunk:
+        return Chunk(
+            id=self._id, model=self._model, created=self._now_s, choices=[piece], usage=usage
+        )
+
+
+def _only(block: JsonObject | None) -> list[JsonObject] | None:
+    return None if block is None else [block]

@@ -1,0 +1,40 @@
+"""A provider's own answer as the cache keeps it: its JSON without its id, which every caller is given anew.
+
+So a stored answer has all that the provider said, fields that nobody here has heard of included.
+"""
+
+import msgspec
+
+from windvane.core.chat import Completion
+from windvane.wire.chat_reply import decode_completion
+
+NOT_THE_PROVIDERS = frozenset(("id", "router_metadata"))
+"""Members that each answer is given anew."""
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def rest_of(raw: bytes) -> bytes | None:
+    """What follows the id in a relayable answer, but for its last brace; None when its members cannot
+    be told apart."""
+    try:
+        members = _members(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return b"".join(
+        [
+            b",%b:%b" % (msgspec.json.encode(name), bytes(value))
+            for name, value in members.items()
+            if name not in NOT_THE_PROVIDERS
+        ]
+    )
+
+
+def raw_of(rest: bytes, answer_id: str) -> bytes:
+    """The provider's answer again, under another id."""
+    return b'{"id":%b%b}' % (msgspec.json.encode(answer_id), rest)
+
+
+def completion_of(rest: bytes) -> Completion:
+    """The answer as it is read, yet without an id. Raises APIConnectionError when it is none."""
+    return decode_completion(raw_of(rest, ""), 0)

@@ -1,0 +1,126 @@
+"""What an Anthropic stream is settled at, above all when it did not tell in the end what it used."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from tests.engine.scene import HEAD_S, Scene
+
+from windvane.config.schema import Config, ProviderConfig
+from windvane.core.ledger import LedgerEntry
+from windvane.core.usage import Certainty
+from windvane.testing import Call, run_virtual
+from windvane.testing.answers import Breaks, Ends, Piece, Script, event_head
+
+MODEL = "claude-sonnet-5-5"
+FRESH, READ, WRITTEN, FOR_AN_HOUR = 10, 2_000, 1_000, 400
+INPUT_COST = FRESH * 2_000 + READ * 100 + (WRITTEN - FOR_AN_HOUR) * 2_500 + FOR_AN_HOUR * 4_000
+
+
+def event(kind: str, **members: Any) -> bytes:
+    data = msgspec.json.encode({"type": kind, **members})
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
+def begun() -> bytes:
+    usage = {
+        "input_tokens": FRESH,
+        "cache_read_input_tokens": READ,
+        "cache_creation_input_tokens": WRITTEN,
+        "cache_creation": {"ephemeral_1h_input_tokens": FOR_AN_HOUR},
+        "output_tokens": 1,
+        "service_tier": "standard",
+    }
+    message = {"id": "msg_1", "model": MODEL, "content": [], "stop_reason": None, "usage": usage}
+    return event("message_start", message=message)
+
+
+def block(kind: str, *said: str) -> bytes:
+    """The beginning of a block, and what was said of it."""
+    first = event("content_block_start", index=0, content_block={"type": kind, kind: ""})
+    deltas = [
+        event("content_block_delta", index=0, delta={"type": f"{kind}_delta", kind: piece})
+        for piece in said
+    ]
+    return b"".join([first, *deltas])
+
+
+def ended(**usage: Any) -> bytes:
+    members = {"usage": usage} if usage else {}
+    delta = {"stop_reason": "end_turn"}
+    return event("message_delta", delta=delta, **members) + event("message_stop")
+
+
+def settled(*events: bytes, last: Breaks | Ends = Ends(), ttl: str = "1h") -> LedgerEntry:  # noqa: B008
+    """The first attempt's entry, of a stream of these events."""
+
+    def script(_: Call) -> Script:
+        pieces = [(0.1, Piece(data=data)) for data in events]
+        return [(HEAD_S, event_head()), *pieces, (0.1, last)]
+
+    entries: list[LedgerEntry] = []
+
+    async def main() -> None:
+        claude = ProviderConfig(kind="anthropic", api_base="http://one.test/v1", api_key="k")
+        scene = Scene(config=Config(providers={"one": claude}, routes={}))
+        scene.scripts = [script]
+        text = "why " * 2_000
+        mark = {"type": "ephemeral", "ttl": ttl}
+        await scene.ask(text, MODEL, stream=True, max_tokens=500, cache_control=mark)
+        entries.extend(scene.entries)
+        await scene.engine.aclose()
+
+    run_virtual(main())
+    return entries[0]
+
+
+def test_a_stream_that_tells_is_settled_by_what_it_tells() -> None:
+    entry = settled(begun(), block("text", "Because"), ended(output_tokens=9))
+    assert entry.certainty is Certainty.EXACT
+    assert entry.cost_nano_usd == INPUT_COST + 9 * 10_000
+    assert entry.input_tokens == FRESH + READ + WRITTEN
+
+
+@pytest.mark.parametrize("last", [ended(), None])
+def test_one_that_does_not_is_settled_by_the_input_it_told_and_an_estimate(
+    last: bytes | None,
+) -> None:
+    events = (begun(), block("text", "Because"), *([last] if last else []))
+    entry = settled(*events, last=Ends() if last else Breaks())
+    assert entry.certainty is Certainty.ESTIMATED
+    assert entry.input_tokens == FRESH + READ + WRITTEN
+    assert entry.cost_nano_usd == INPUT_COST + entry.output_tokens * 10_000
+    assert 2 <= entry.output_tokens < 20
+
+
+def test_an_estimate_of_few_and_long_pieces_is_not_below_their_tokens() -> None:
+    """Its pieces are no tokens, and a character of Japanese is about one."""
+    entry = settled(begun(), block("text", "風" * 200, "向" * 200), last=Breaks())
+    assert 400 <= entry.output_tokens <= 700
+
+
+@pytest.mark.parametrize("last", [ended(), None])
+@pytest.mark.parametrize("thoughts", [(), ("Hm.",)])
+def test_one_that_thought_is_settled_at_its_hold(
+    last: bytes | None, thoughts: tuple[str, ...]
+) -> None:
+    """What is shown of thinking, if anything, is a part of it."""
+    said = block("thinking", *thoughts) + block("text", "Because")
+    entry = settled(begun(), said, *([last] if last else []), last=Ends() if last else Breaks())
+    assert entry.certainty is Certainty.ASSUMED
+    assert entry.cost_nano_usd == entry.hold_nano_usd
+
+
+def test_one_that_broke_before_a_word_is_settled_at_its_hold() -> None:
+    """It may have begun to think, and that would not have been shown."""
+    entry = settled(begun(), last=Breaks())
+    assert entry.certainty is Certainty.ASSUMED
+    assert entry.cost_nano_usd == entry.hold_nano_usd
+
+
+def test_what_is_to_be_kept_for_an_hour_is_held_at_that_price() -> None:
+    hour = settled(begun(), block("text", "x"), ended(output_tokens=1)).hold_nano_usd
+    short = settled(begun(), block("text", "x"), ended(output_tokens=1), ttl="5m").hold_nano_usd
+    assert hour is not None and short is not None
+    output = 500 * 10_000
+    assert (hour - output) * 2_500 == (short - output) * 4_000
