@@ -54,7 +54,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="short runs: under 40 s in all")
+    parser.add_argument("--quick", action="store_true", help="short runs: about 90 s in all")
     parser.add_argument("--only", choices=GROUPS, action="append", help="measure this group only")
     parser.add_argument(
         "--peers", action="store_true", help="LiteLLM and Portkey beside (installs)"

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import layout, peers
@@ -32,6 +32,7 @@ class Contender:
     live_path: str | None = None
     ready_path: str | None = None
     start_timeout_s: float = 30.0
+    keeps_answers: bool = False
 
 
 Recipe = Callable[[Path, int], Contender]
@@ -79,6 +80,23 @@ def windvane(folder: Path, upstream_port: int) -> Contender:
     )
 
 
+def windvane_cache(folder: Path, upstream_port: int) -> Contender:
+    """The same with its cache on, which is off unless somebody says whose answers may be shared."""
+    plain = windvane(folder, upstream_port)
+    with (folder / "windvane.yaml").open("a") as configuration:
+        configuration.write("cache:\n  scope: key\n")
+    return replace(plain, name="windvane-cache", keeps_answers=True)
+
+
+def windvane_limits(folder: Path, upstream_port: int) -> Contender:
+    """The same, its key under six budgets and three rates, which are too wide to refuse anything."""
+    plain = windvane(folder, upstream_port)
+    with (folder / "windvane.yaml").open("a") as configuration:
+        configuration.write(LIMITS % {"key": KEY})
+    env = {name: value for name, value in plain.env.items() if name != "ALLOWED_API_KEYS"}
+    return replace(plain, name="windvane-limits", env=env)
+
+
 def litellm(folder: Path, upstream_port: int) -> Contender:
     """LiteLLM's proxy with one model, a master key, and nothing else switched on."""
     program = peers.litellm_command()
@@ -112,6 +130,8 @@ RECIPES: Mapping[str, Recipe] = {
     "nginx": nginx,
     "relay": relay,
     "windvane": windvane,
+    "windvane-limits": windvane_limits,
+    "windvane-cache": windvane_cache,
     "litellm": litellm,
     "portkey": portkey,
 }
@@ -163,6 +183,18 @@ http {
         }
     }
 }
+"""
+
+LIMITS = """
+auth:
+  keys:
+    - {key: %(key)s, name: bench, team: bench}
+budgets:
+  global: {daily: 1000000, monthly: 10000000}
+  "team:*": {daily: 1000000, monthly: 10000000}
+  "key:*": {daily: 1000000, monthly: 10000000}
+rates:
+  "key:*": {requests_per_minute: 1000000, tokens_per_minute: 1000000000, concurrency: 10000}
 """
 
 LITELLM = """

@@ -1,8 +1,9 @@
 """The JSON load without wrk: a closed loop over keep-alive connections, on the raw protocol.
 
 Every connection has one request under way; the next is sent when the answer is whole. Latency is
-kept per request, so percentiles are exact. ``load PORT HEAD_FILE TAIL_FILE NUMBER CONNECTIONS S``;
-the report is one line of JSON, as wrk.lua's.
+kept per request, so percentiles are exact. ``load PORT HEAD_FILE TAIL_FILE NUMBER CONNECTIONS S
+QUESTIONS``: after so many numbers the first comes again, unless it is 0. The report is one line of
+JSON, as wrk.lua's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Tally:
     """What all connections count together."""
 
     request: Request
+    first: int
     number: int
+    questions: int
     ends_s: float
     latencies_s: list[float] = field(default_factory=list)
     errors: int = 0
@@ -39,6 +42,8 @@ class Tally:
         if perf_counter() >= self.ends_s:
             return None
         self.number += 1
+        if self.number == self.first + self.questions:
+            self.number = self.first
         return self.request.numbered(self.number)
 
 
@@ -106,12 +111,10 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-async def drive(
-    port: int, connections: int, seconds: float, request: Request, number: int
-) -> Tally:
+async def drive(port: int, connections: int, seconds: float, tally: Tally) -> Tally:
     """Run the load to its end."""
     loop = asyncio.get_running_loop()
-    tally = Tally(request, number, ends_s=perf_counter() + seconds)
+    tally.ends_s = perf_counter() + seconds
     callers = []
     for _ in range(connections):
         _, caller = await loop.create_connection(lambda: Caller(tally), "127.0.0.1", port)
@@ -125,10 +128,11 @@ async def drive(
 
 def main() -> None:
     """Read the arguments, run, report."""
-    port, head, tail, number, connections, seconds = sys.argv[1:]
+    port, head, tail, number, connections, seconds, questions = sys.argv[1:]
     request = Request(Path(head).read_bytes(), Path(tail).read_bytes())
     began_s = perf_counter()
-    tally = run(drive(int(port), int(connections), float(seconds), request, int(number)))
+    tally = Tally(request, int(number), int(number), int(questions), ends_s=0.0)
+    run(drive(int(port), int(connections), float(seconds), tally))
     report = {
         "requests": len(tally.latencies_s),
         "duration_s": perf_counter() - began_s,

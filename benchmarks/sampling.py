@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import contenders, layout, payloads, probe, procfs
 from benchmarks.children import Child, clean_environment
 from benchmarks.payloads import Request
-from benchmarks.upstream_process import CHUNK_MS, CHUNKS, Upstream
+from benchmarks.upstream_process import Upstream
 
 LOOK_S = 0.2
 OVERTIME_S = 40.0
@@ -28,6 +28,10 @@ OVERTIME_S = 40.0
 
 WRK_LIMIT_S = 600
 """wrk counts whole seconds only, so it is told a long time and interrupted at the right one."""
+
+
+FIRST_ASKED_AGAIN = 1
+"""The number of the first question that comes again: no other load asks it."""
 
 
 class LoadFailedError(Exception):
@@ -42,16 +46,28 @@ class Target:
     port: int
     headers: Mapping[str, str]
     child: Child | None
+    keeps_answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a load does: how large its calls are, whether they stream, how many run at once."""
+    """What a load does: how large its calls are, whether they stream, how many run at once.
+
+    Each call is another question, but for those of `questions` (they come again and again), and of
+    streams that all ask for `together`.
+    """
 
     name: str
     body_bytes: int
     is_stream: bool
     connections: int
+    questions: int = 0
+    is_together: bool = False
+
+    @property
+    def is_repeated(self) -> bool:
+        """Say whether one answer may serve for several calls."""
+        return bool(self.questions) or self.is_together
 
     def request(self, target: Target) -> Request:
         """Build the call for a target."""
@@ -85,7 +101,7 @@ def take(workload: Workload, target: Target, upstream: Upstream, seconds: float)
     calls = probe.posts(upstream.port)
     target_ns, upstream_ns = _cpu_ns(target.child), _cpu_ns(upstream.child)
     driver_s, began_s = _children_cpu_s(), time.perf_counter()
-    report, resident = _drive(_command(workload, target, seconds), target, seconds)
+    report, resident = _drive(_command(workload, target, upstream, seconds), target, seconds)
     wall_s = time.perf_counter() - began_s
     target_ns = _cpu_ns(target.child) - target_ns
     load_s = _children_cpu_s() - driver_s + (_cpu_ns(upstream.child) - upstream_ns) / 1e9
@@ -110,19 +126,21 @@ def load_kinds() -> str:
     return "wrk for JSON" if _wrk() else "Python for JSON (wrk was not found)"
 
 
-def _command(workload: Workload, target: Target, seconds: float) -> list[str]:
+def _command(workload: Workload, target: Target, upstream: Upstream, seconds: float) -> list[str]:
     folder = layout.BENCH
     files = [str(path) for path in workload.request(target).save(folder)]
-    number, connections = str(payloads.first_number()), str(workload.connections)
+    number = str(FIRST_ASKED_AGAIN if workload.questions else payloads.first_number())
+    connections, questions = str(workload.connections), str(workload.questions)
     wrk = _wrk()
     if workload.is_stream or wrk is None:
         module = "benchmarks.stream_load" if workload.is_stream else "benchmarks.load"
-        pace = [str(CHUNKS), str(CHUNK_MS)] if workload.is_stream else []
+        how = "together" if workload.is_together else "spread"
+        pace = [str(upstream.chunks), str(upstream.chunk_ms), how]
         call = [sys.executable, "-m", module, str(target.port), *files, number, connections]
-        return [*call, str(seconds), *pace]
+        return [*call, str(seconds), *(pace if workload.is_stream else [questions])]
     url = f"http://127.0.0.1:{target.port}{payloads.PATH}"
     shape = ["-t1", f"-c{connections}", f"-d{WRK_LIMIT_S}s", "--timeout", "20s", "--latency"]
-    return [wrk, *shape, "-s", str(layout.HERE / "wrk.lua"), url, "--", *files, number]
+    return [wrk, *shape, "-s", str(layout.HERE / "wrk.lua"), url, "--", *files, number, questions]
 
 
 def _drive(command: Sequence[str], target: Target, seconds: float) -> tuple[dict[str, float], int]:

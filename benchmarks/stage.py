@@ -58,6 +58,16 @@ class Stage:
         finally:
             child.stop()
 
+    @contextlib.contextmanager
+    def with_long_streams(self) -> Iterator[Stage]:
+        """The same stage before another upstream, whose streams are long."""
+        chunks, chunk_ms = upstream_process.LONG_CHUNKS, upstream_process.LONG_CHUNK_MS
+        upstream = upstream_process.start(self.folder, self.cores.load, chunks, chunk_ms)
+        try:
+            yield Stage(self.cores, self.folder, upstream)
+        finally:
+            upstream.child.stop()
+
     def direct(self) -> Target:
         """Return the upstream itself: what there is without any proxy."""
         return Target("direct", self.upstream.port, {}, child=None)
@@ -98,5 +108,7 @@ def _wait(contender: Contender, child: Child) -> Started:
     )
     number = payloads.first_number()
     chat_s = probe.wait_for_chat(child, contender.port, request, number, timeout_s)
-    target = Target(contender.name, contender.port, contender.headers, child)
+    target = Target(
+        contender.name, contender.port, contender.headers, child, contender.keeps_answers
+    )
     return Started(target, contender, live_s, chat_s)

@@ -3,7 +3,8 @@
 Streams begin spread over the length of one stream, as live ones do. At the end no new stream
 begins and those under way run out, so that every chunk the proxy paid for is counted; the rate is
 taken over the steady time between. ``stream_load PORT HEAD_FILE TAIL_FILE NUMBER CONNECTIONS S
-CHUNKS CHUNK_MS``; the report is one line of JSON.
+CHUNKS CHUNK_MS HOW``; the report is one line of JSON. HOW is ``spread``, or ``together``: every
+connection then asks for the same stream at the same moment, once.
 
 A stream is an error unless it answers 200, carries at least CHUNKS frames, and ends with [DONE].
 """
@@ -34,6 +35,7 @@ class Tally:
     request: Request
     number: int
     chunks_expected: int
+    is_together: bool
     is_over: bool = False
     streams: int = 0
     frames: int = 0
@@ -58,7 +60,7 @@ class Reader(asyncio.Protocol):
         if self.tally.is_over or self.transport.is_closing():
             self._finish()
             return
-        self.tally.number += 1
+        self.tally.number += not self.tally.is_together
         self.rest = b""
         self.frames = 0
         self.is_live, self.is_done, self.is_ok = True, False, False
@@ -119,11 +121,18 @@ async def connect(tally: Tally, port: int, connections: int) -> list[Reader]:
 async def drive(tally: Tally, readers: list[Reader], seconds: float, stream_s: float) -> float:
     """Run the load to its end and return the frames per second of its steady part."""
     loop = asyncio.get_running_loop()
-    for index, reader in enumerate(readers):
-        loop.call_later(stream_s * index / len(readers), reader.begin)
-    await asyncio.sleep(stream_s)
+    if tally.is_together:
+        for reader in readers:
+            reader.begin()
+        tally.is_over = True
+        before_s, seconds = stream_s / 4, stream_s * 3 / 4
+    else:
+        for index, reader in enumerate(readers):
+            loop.call_later(stream_s * index / len(readers), reader.begin)
+        before_s = stream_s
+    await asyncio.sleep(before_s)
     frames, began_s = tally.frames, perf_counter()
-    await asyncio.sleep(max(seconds - stream_s, 0.1))
+    await asyncio.sleep(max(seconds - before_s, 0.1))
     frames_per_s = (tally.frames - frames) / (perf_counter() - began_s)
     tally.is_over = True
     _, unfinished = await asyncio.wait([r.finished for r in readers], timeout=stream_s + DRAIN_S)
@@ -136,9 +145,10 @@ async def drive(tally: Tally, readers: list[Reader], seconds: float, stream_s: f
 
 async def measure(arguments: list[str]) -> dict[str, float]:
     """Run the load that the arguments describe."""
-    port, head, tail, number, connections, seconds, chunks, chunk_ms = arguments
+    port, head, tail, number, connections, seconds, chunks, chunk_ms, how = arguments
     request = Request(Path(head).read_bytes(), Path(tail).read_bytes())
-    tally = Tally(request, int(number), chunks_expected=int(chunks))
+    is_together = how == "together"
+    tally = Tally(request, int(number), int(chunks), is_together)
     readers = await connect(tally, int(port), int(connections))
     began_s = perf_counter()
     stream_s = int(chunks) * int(chunk_ms) / 1000

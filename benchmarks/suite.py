@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from benchmarks import contenders, layout, payloads, sampling
+from benchmarks import contenders, layout, payloads, sampling, store_size
 from benchmarks.children import clean_environment, on_core
 from benchmarks.contenders import PEERS, CannotTakePartError
 from benchmarks.peers import PeerNotInstalledError
@@ -31,6 +31,11 @@ PEER_WARM_UP_S = 2.0
 
 SETTLE_S = 0.5
 """Rest before idle memory is read."""
+
+PLAIN = ("nginx", "relay")
+QUESTIONS = 64
+"""Different questions of a load whose questions come again."""
+JOINERS = 512
 
 IMPORT_TIMEOUT_S = 60
 MIB = 1024 * 1024
@@ -72,7 +77,10 @@ def run(plan: Plan, stage: Stage) -> list[Cell]:
     cells: list[Cell] = []
     loads = [group for group in plan.groups if group in LOAD_GROUPS]
     if loads:
-        with _all_started(plan, stage) as (started, missing):
+        wanted = {
+            name: None for group in loads for _, names in LOAD_GROUPS[group](plan) for name in names
+        }
+        with _all_started(plan, stage, [*wanted]) as (started, missing):
             cells += [Cell("start", "start", name, refused=why) for name, why in missing.items()]
             for group in loads:
                 cells += _load_group(group, plan, stage, started)
@@ -84,13 +92,16 @@ def run(plan: Plan, stage: Stage) -> list[Cell]:
 
 def _json_workloads(plan: Plan) -> list[tuple[Workload, tuple[str, ...]]]:
     """Calls of 1 KB. Peers take part where few connections are open; the upstream itself at one."""
-    ours = tuple(name for name in plan.names if name not in PEERS)
+    names = [*plan.names]
+    if "windvane" in names:
+        names.insert(names.index("windvane") + 1, "windvane-limits")
+    ours = tuple(name for name in names if name not in PEERS)
 
     def small(connections: int) -> Workload:
         name = f"1 KB JSON, {connections} conn"
         return Workload(name, payloads.SMALL_BYTES, is_stream=False, connections=connections)
 
-    return [(small(64), ours), (small(8), plan.names), (small(1), ("direct", *plan.names))]
+    return [(small(64), ours), (small(8), tuple(names)), (small(1), ("direct", *plan.names))]
 
 
 def _large_workloads(plan: Plan) -> list[tuple[Workload, tuple[str, ...]]]:
@@ -114,19 +125,46 @@ def _stream_workloads(plan: Plan) -> list[tuple[Workload, tuple[str, ...]]]:
     return cells
 
 
+def _hit_workloads(plan: Plan) -> list[tuple[Workload, tuple[str, ...]]]:
+    """Questions that the warm-up has asked already; the plain proxy asks the upstream each time."""
+    return [
+        (
+            Workload(
+                f"1 KB JSON asked again, {n} conn",
+                payloads.SMALL_BYTES,
+                is_stream=False,
+                connections=n,
+                questions=QUESTIONS,
+            ),
+            _beside_plain(plan, "windvane-cache"),
+        )
+        for n in (64, 8)
+    ]
+
+
+def _beside_plain(plan: Plan, name: str) -> tuple[str, ...]:
+    plain = tuple(each for each in plan.names if each in PLAIN)
+    return (*plain, name) if "windvane" in plan.names else plain
+
+
 LOAD_GROUPS: Mapping[str, Callable[[Plan], list[tuple[Workload, tuple[str, ...]]]]] = {
     "json": _json_workloads,
     "large": _large_workloads,
     "stream": _stream_workloads,
+    "hit": _hit_workloads,
 }
 
 
 @contextlib.contextmanager
-def _all_started(plan: Plan, stage: Stage) -> Iterator[tuple[dict[str, Target], dict[str, str]]]:
-    """Start every contender, side by side; those that cannot start are named with the reason."""
+def _all_started(
+    plan: Plan, stage: Stage, names: Sequence[str]
+) -> Iterator[tuple[dict[str, Target], dict[str, str]]]:
+    """Start contenders, side by side; those that cannot start are named with the reason."""
     targets, missing = {"direct": stage.direct()}, {}
     with contextlib.ExitStack() as stack:
-        for name in plan.names:
+        for name in names:
+            if name in targets:
+                continue
             plan.say(f"starting {name}")
             try:
                 targets[name] = stack.enter_context(stage.started(name)).target
@@ -163,7 +201,18 @@ def _take_turns(
             else:
                 samples[target.name] += [sample] if turn else []
     for target in targets:
-        yield as_cell(group, workload, target.name, samples[target.name], broken.get(target.name))
+        cell = as_cell(group, workload, target, samples[target.name], broken.get(target.name))
+        if target.name == "windvane-limits" and not cell.refused and samples.get("windvane"):
+            added = _differences(samples[target.name], samples["windvane"])
+            cell = replace(cell, figures={**cell.figures, "added_cpu_us": added})
+        yield cell
+
+
+def _differences(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Figure:
+    """What one costs beyond the other, by the samples of the same rounds: noise that both share is in
+    no difference."""
+    rounds = zip(ours, theirs, strict=False)
+    return Figure.of([one.cpu_us_per_unit - other.cpu_us_per_unit for one, other in rounds])
 
 
 def _warm_up_s(target: Target, pace: Pace) -> float:
@@ -171,10 +220,13 @@ def _warm_up_s(target: Target, pace: Pace) -> float:
 
 
 def as_cell(
-    group: str, workload: Workload, name: str, samples: Sequence[Sample], broken: str | None
+    group: str, workload: Workload, target: Target, samples: Sequence[Sample], broken: str | None
 ) -> Cell:
     """Judge the samples of one target, and sum them up if they are good."""
-    refused = broken or why_refused(samples)
+    name = target.name
+    refused = broken or why_refused(
+        samples, may_be_kept=workload.is_repeated and target.keeps_answers
+    )
     notes = tuple(_notes(samples))
     if refused:
         return Cell(group, workload.name, name, refused=refused, notes=notes)
@@ -191,8 +243,9 @@ def as_cell(
     return Cell(group, workload.name, name, figures=figures, notes=notes)
 
 
-def why_refused(samples: Sequence[Sample]) -> str | None:
-    """Say why samples must not be shown as a result; None when they may."""
+def why_refused(samples: Sequence[Sample], *, may_be_kept: bool = False) -> str | None:
+    """Say why samples must not be shown as a result; None when they may. `may_be_kept` tells that
+    others than the upstream were to answer."""
     requests = sum(s.requests for s in samples)
     errors = sum(s.errors for s in samples)
     calls = sum(s.upstream_calls for s in samples)
@@ -200,6 +253,10 @@ def why_refused(samples: Sequence[Sample]) -> str | None:
         return f"no request was answered, {errors} errors"
     if errors > requests * ERROR_SHARE_MAX:
         return f"{errors} errors in {requests} requests"
+    if may_be_kept:
+        if calls > max(requests * ERROR_SHARE_MAX, len(samples)):
+            return f"the upstream saw {calls} calls of {requests}: they were not all shared"
+        return None
     if calls < requests * (1 - ERROR_SHARE_MAX):
         return f"the upstream saw only {calls} calls of {requests}: something else answered"
     return None
@@ -211,6 +268,34 @@ def _notes(samples: Sequence[Sample]) -> Iterator[str]:
         yield f"{errors} errors in {sum(s.requests for s in samples)}"
     if any(s.load_core_busy > LOAD_CORE_FULL for s in samples):
         yield "load core full: the rate is a lower bound"
+
+
+def _joined(plan: Plan, stage: Stage) -> Iterator[Cell]:
+    """Many who follow one stream, each from its beginning: the cost of a chunk to each of them."""
+    name, pace = f"{JOINERS} joiners of one stream", plan.pace
+    pace = replace(pace, repeats=max(pace.repeats // 2, 1))
+    workload = Workload(name, payloads.SMALL_BYTES, True, JOINERS, is_together=True)
+    with stage.with_long_streams() as long:
+        names = _beside_plain(plan, "windvane-cache")
+        with _all_started(plan, long, names) as (started, missing):
+            for each, why in missing.items():
+                yield Cell("joined", name, each, refused=why)
+            taking_part = [started[each] for each in names if each in started]
+            plan.say(f"{name}: {', '.join(target.name for target in taking_part)}")
+            yield from _take_turns("joined", workload, taking_part, pace, long)
+
+
+def _store(plan: Plan, stage: Stage) -> Iterator[Cell]:
+    """What an entry of the cache's memory costs beyond its own bytes."""
+    for shape in store_size.SHAPES:
+        plan.say(f"memory store: {shape.name}")
+        with on_core(stage.cores.proxy):
+            runs = [store_size.measure(shape) for _ in range(max(plan.pace.repeats // 2, 1))]
+        figures = {
+            "entry_bytes": Figure.of([run.entry_bytes for run in runs]),
+            "counted_bytes": Figure.of([run.counted_bytes for run in runs]),
+        }
+        yield Cell("store", f"memory store, {shape.name}", "windvane", figures=figures)
 
 
 def _cold(plan: Plan, stage: Stage) -> Iterator[Cell]:
@@ -325,8 +410,11 @@ def _import_once() -> _Import:
 
 
 OTHER_GROUPS: Mapping[str, Callable[[Plan, Stage], Iterator[Cell]]] = {
+    "joined": _joined,
+    "store": _store,
     "cold": _cold,
     "memory": _memory,
     "import": _import,
 }
 GROUPS = (*LOAD_GROUPS, *OTHER_GROUPS)
+UNDER_LOAD = (*LOAD_GROUPS, "joined")

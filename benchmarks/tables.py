@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.results import Cell, Figure, Report
-from benchmarks.suite import LOAD_GROUPS
+from benchmarks.suite import PLAIN, UNDER_LOAD
 
-PLAIN_PROXIES = ("nginx", "relay")
 REASON_CHARS_MAX = 200
 """A refused row says why in a line; the whole log is not the table's business."""
 
@@ -34,13 +33,17 @@ def tables(report: Report, before: Report | None) -> list[Table]:
 
 
 def _under_load(report: Report, earlier: dict[str, Cell]) -> Table:
-    good = [cell for cell in report.cells if cell.group in LOAD_GROUPS and not cell.refused]
+    good = [cell for cell in report.cells if cell.group in UNDER_LOAD and not cell.refused]
     return Table(
         "Under load",
         "CPU is that of the proxy's whole process tree, per request or per stream chunk. "
         "Rate is requests/s or chunks/s on one core. For streams p50 and p99 are the time to the "
-        "first chunk. (±) is (max - min) / median over the runs. Change is that of CPU, or of p50 "
-        "where no proxy is measured, against the previous run.",
+        "first chunk. windvane-limits is windvane with the key under a daily and a monthly budget of "
+        "its own, of its team's and of the gateway's, and under rates of requests, tokens and "
+        "concurrency; what they add is the median difference to windvane in the same rounds. "
+        "What is asked again comes from the cache, and joiners share one call; a plain "
+        "proxy asks the upstream each time. (±) is (max - min) / median over the runs. Change is that "
+        "of CPU, or of p50 where no proxy is measured, against the previous run.",
         (
             "workload",
             "through",
@@ -70,7 +73,7 @@ def _load_row(cell: Cell, cells: Sequence[Cell], before: Cell | None) -> tuple[s
         _number(figures["p99_ms"].median),
         _percent(figures.get("proxy_core_busy")),
         _change(cell, before, compared),
-        "; ".join((*_added_latency(cell, cells), *cell.notes)),
+        "; ".join((*_added_cpu(cell), *_added_latency(cell, cells), *cell.notes)),
     )
 
 
@@ -85,12 +88,13 @@ def _start_and_size(report: Report, earlier: dict[str, Cell]) -> Table:
         )
         for cell in report.cells
         for name, figure in cell.figures.items()
-        if cell.group not in LOAD_GROUPS
+        if cell.group not in UNDER_LOAD
     ]
     return Table(
         "Start and size",
         "Cold start is from the spawn to the first 200, byte code warm. Memory is resident "
-        "(VmRSS), summed over the process tree of a fresh process.",
+        "(VmRSS), summed over the process tree of a fresh process. What an entry costs is the slope "
+        "between half as many and all of them.",
         ("what", "of", "value", "change", "notes"),
         tuple(rows),
     )
@@ -105,6 +109,8 @@ FIGURES = {
     "stream_mib": "under live streams, MiB",
     "cpu_ms": "CPU ms",
     "modules": "modules loaded",
+    "entry_bytes": "bytes of an entry beyond its own",
+    "counted_bytes": "bytes counted for that",
 }
 
 
@@ -128,11 +134,16 @@ def _beside(cell: Cell, cells: Sequence[Cell], names: Sequence[str]) -> Cell | N
 
 
 def _times_plain(cell: Cell, cells: Sequence[Cell]) -> str:
-    plain = _beside(cell, cells, PLAIN_PROXIES)
+    plain = _beside(cell, cells, PLAIN)
     ours, theirs = cell.value("cpu_us"), plain.value("cpu_us") if plain else None
     if cell is plain or not ours or not theirs:
         return ""
     return f"{ours / theirs:,.1f} x"
+
+
+def _added_cpu(cell: Cell) -> list[str]:
+    added = cell.figures.get("added_cpu_us")
+    return [f"limits add {_spread(added)} µs"] if added else []
 
 
 def _added_latency(cell: Cell, cells: Sequence[Cell]) -> list[str]:

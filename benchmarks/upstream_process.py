@@ -16,6 +16,10 @@ CHUNKS = 20
 CHUNK_MS = 10
 """A live stream: twenty content chunks, one every 10 ms, then the usage and [DONE]."""
 
+LONG_CHUNKS = 200
+LONG_CHUNK_MS = 20
+"""One that many follow together: four seconds, so that their coming weighs little."""
+
 COMPILE_TIMEOUT_S = 60
 READY_TIMEOUT_S = 10.0
 
@@ -27,27 +31,31 @@ class Upstream:
     child: Child
     port: int
     kind: str
+    chunks: int
+    chunk_ms: int
 
 
-def start(folder: Path, core: int | None) -> Upstream:
+def start(
+    folder: Path, core: int | None, chunks: int = CHUNKS, chunk_ms: int = CHUNK_MS
+) -> Upstream:
     """Start the fastest upstream this machine can have."""
     port = probe.free_port()
     program = _compiled()
     python = (sys.executable, "-m", "benchmarks.upstream")
     argv = (str(program),) if program else python
     child = spawn(
-        (*argv, str(port), str(CHUNKS), str(CHUNK_MS)),
+        (*argv, str(port), str(chunks), str(chunk_ms)),
         env=contenders.python_environment(),
         core=core,
         cwd=folder,
-        log=folder / "upstream.log",
+        log=folder / f"upstream-{port}.log",
     )
     try:
         probe.wait_for_path(child, port, "/__count", READY_TIMEOUT_S)
     except BaseException:
         child.stop()
         raise
-    return Upstream(child, port, "C, epoll" if program else "Python")
+    return Upstream(child, port, "C, epoll" if program else "Python", chunks, chunk_ms)
 
 
 def _compiled() -> Path | None:

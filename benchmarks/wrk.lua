@@ -1,7 +1,8 @@
 -- The JSON load under wrk: numbered requests, and one line of JSON as the report.
--- Arguments: file with the bytes before the number, file with those after it, first number.
+-- Arguments: file with the bytes before the number, file with those after it, first number, and how many
+-- numbers there are before the first comes again (0: it never does).
 
-local head, tail, number
+local head, tail, first, number, questions
 
 local function read(path)
    local file = assert(io.open(path, "rb"))
@@ -11,11 +12,15 @@ local function read(path)
 end
 
 function init(args)
-   head, tail, number = read(args[1]), read(args[2]), tonumber(args[3])
+   head, tail, first = read(args[1]), read(args[2]), tonumber(args[3])
+   number, questions = first, tonumber(args[4])
 end
 
 function request()
    number = number + 1
+   if number == first + questions then
+      number = first
+   end
    return head .. string.format("%012.0f", number) .. tail
 end
 

@@ -93,6 +93,28 @@ def redis_server(*options: str) -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
+def redis_pair() -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A primary, and a replica that is up to date."""
+    at_once = ("--repl-diskless-sync-delay", "0")
+    with redis_server(*at_once) as primary, redis_server(*at_once) as replica:
+        follow(replica, primary)
+        yield primary, replica
+
+
+def follow(replica: RedisServer, primary: RedisServer | None) -> None:
+    """Make a server another's replica, and wait for its copy; or a primary of its own."""
+    with replica.client() as client:
+        if primary is None:
+            client.replicaof("NO", "ONE")
+            return
+        client.replicaof("127.0.0.1", primary.port)
+        deadline = time.monotonic() + START_S
+        while client.info("replication")["master_link_status"] != "up":
+            assert time.monotonic() < deadline, "the replica did not connect"
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
 def redis_cluster(nodes: int = 3) -> Iterator[list[RedisServer]]:
     """A cluster of primaries that share all slots."""
     with contextlib.ExitStack() as stack:

@@ -16,7 +16,7 @@ from windvane.core.usage_report import UsageQuery
 from windvane.engine.lookup import CALLER_TAGS_MAX, TAGS_HEADER, asked_model
 from windvane.engine.relay import CLIENT_CLOSED
 from windvane.testing import Call, run_virtual
-from windvane.testing.answers import Breaks, Script
+from windvane.testing.answers import Breaks, Ends, Piece, Script, completion, json_head
 from windvane.testing.stage import SMALL_CARD, two_providers
 from windvane.wire.dialect import Dialect
 from windvane.wire.openai_chat import encode_completion
@@ -107,6 +107,71 @@ async def test_an_answer_made_for_one_dialect_is_a_hit_in_the_other(scene: Scene
     }
 
 
+def vendors(call: Call) -> Script:
+    """An answer with members of the provider's own in every place that one can be."""
+    body = msgspec.json.decode(completion("So.", (9, 2)))
+    body |= {
+        "system_fingerprint": "fp_1",
+        "x_safety": {"scores": [0.5, 1.0, 1e-7]},
+        "nothing": None,
+    }
+    body["choices"][0] |= {"logprobs": None, "content_filter_results": {"hate": {"n": 0}}}
+    body["choices"][0]["message"] |= {"annotations": [], "x_cites": ["\u00e9", "\U0001f600"]}
+    body["usage"]["prompt_tokens_details"] = {"cached_tokens": 0, "audio_tokens": 0}
+    call.input_tokens = 9
+    data = msgspec.json.format(msgspec.json.encode(body), indent=2)
+    return [(HEAD_S, json_head()), (0, Piece(data=data, output_tokens=2)), (0, Ends())]
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_whole_answers_hit_has_all_that_the_provider_said(dialect: Dialect) -> None:
+    """As it was relayed to the first: members that nobody here has heard of included."""
+
+    async def main() -> None:
+        scene = Scene()
+        scene.scripts = [vendors]
+        told = []
+        for how in ("miss", "hit", "hit"):
+            got = await scene.ask("why", dialect=str(dialect))
+            assert got.how == how and got.completion is not None
+            metadata = {"cached": how == "hit"}
+            data = encode_completion(got.completion, got.usage, dialect, metadata)
+            body = msgspec.json.decode(data)
+            assert body.pop("id") == got.id
+            assert body.pop("router_metadata") == metadata
+            told.append(body)
+        assert told[0] == told[1] == told[2]
+        assert told[0]["choices"][0]["message"]["x_cites"] == ["\u00e9", "\U0001f600"]
+        streamed = await scene.ask("why", stream=True)
+        assert (streamed.how, streamed.text) == ("hit", "So.")
+        await scene.close()
+
+    run_virtual(main())
+
+
+@plays()
+async def test_an_answer_that_came_as_a_stream_is_told_as_it_was_understood(scene: Scene) -> None:
+    await scene.ask("why", stream=True)
+    got = await scene.ask("why")
+    assert got.completion is not None and got.completion.raw is None
+
+
+@plays()
+async def test_what_no_longer_reads_as_an_answer_is_a_miss(scene: Scene) -> None:
+    await scene.ask("why")
+    ((key, (data, *rest)),) = scene.stage.cache.kept.items()
+    entry = unpack(data)
+    assert entry is not None and entry.rest is not None
+    for damaged in (
+        msgspec.structs.replace(entry, rest=b',"choices":"none"'),
+        msgspec.structs.replace(entry, rest=b""),
+        msgspec.structs.replace(entry, rest=b'}{"'),
+        msgspec.structs.replace(entry, rest=None),
+    ):
+        scene.stage.cache.kept[key] = pack(damaged), *rest  # type: ignore[assignment]
+        assert (await scene.ask("why")).how == "miss"
+
+
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CALLED = [
     {"id": f"abcdefgh{n}", "type": "function", "function": {"name": "f", "arguments": f"[{n}]"}}
@@ -162,6 +227,36 @@ def with_models(**models: ModelConfig | None) -> Any:
     config = two_providers()
     one = msgspec.structs.replace(config.providers["one"], models=models)
     return msgspec.structs.replace(config, providers={**config.providers, "one": one})
+
+
+def with_address(url: str) -> Any:
+    config = two_providers()
+    one = msgspec.structs.replace(config.providers["one"], api_base=url)
+    return msgspec.structs.replace(config, providers={**config.providers, "one": one})
+
+
+@pytest.mark.parametrize(
+    ("url", "how"),
+    [
+        ("http://one.test/v1", "hit"),
+        ("http://ONE.test:80/v1/", "hit"),
+        ("http://one.other.test/v1", "miss"),
+        ("http://one.test:8080/v1", "miss"),
+    ],
+)
+def test_gateways_that_share_a_store_share_what_one_address_said(url: str, how: str) -> None:
+    """A provider of one name may be another server elsewhere, or tomorrow."""
+
+    async def main() -> None:
+        one, other = Scene(), Scene(config=with_address(url))
+        other.stage.cache.kept = one.stage.cache.kept
+        assert (await one.ask("why")).how == "miss"
+        assert (await other.ask("why")).how == how
+        assert (await one.ask("why")).how == "hit"
+        for scene in (one, other):
+            await scene.close()
+
+    run_virtual(main())
 
 
 @plays(config=with_models(small=ModelConfig(card=SMALL_CARD), tuned=ModelConfig(card=SMALL_CARD)))
@@ -571,6 +666,16 @@ def test_a_key_without_its_scope_would_be_noticed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(lookup, "cache_key", lambda _, *rest: keyed("", *rest))
     with pytest.raises(AssertionError):
         test_answers_are_shared_by_their_scope_alone("key", [])
+
+
+def test_a_key_without_the_address_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from windvane.config import resolve
+
+    monkeypatch.setattr(resolve, "origin_of", lambda name, *_: name)
+    with pytest.raises(AssertionError):
+        test_gateways_that_share_a_store_share_what_one_address_said(
+            "http://one.other.test/v1", "miss"
+        )
 
 
 def test_a_key_of_the_card_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

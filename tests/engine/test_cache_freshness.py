@@ -7,6 +7,7 @@ import pytest
 from tests.engine.scene import COST, HEAD_S, Scene, fails, outcomes, plays
 
 from windvane.config.schema import CacheRouteConfig
+from windvane.core.cache import freshness
 from windvane.core.cache.freshness import CLOCKS_APART_MAX_S
 from windvane.testing import Call, run_virtual
 from windvane.testing.answers import Breaks, Script
@@ -42,7 +43,37 @@ async def test_a_route_may_say_otherwise(scene: Scene) -> None:
     assert (await scene.ask("b", "auto")).how == "miss"
 
 
+@plays(ttl_s=10, routes={"auto": CacheRouteConfig(ttl_s=100)})
+async def test_what_another_route_kept_for_longer_is_no_fresher_here(scene: Scene) -> None:
+    await scene.ask("why", "auto")
+    await scene.rest(9)
+    got = await scene.ask("why", "small")
+    assert (got.how, got.exchange.cache_ttl_s) == ("hit", 1)
+    await scene.rest(2)
+    assert (await scene.ask("why", "auto")).how == "hit"
+    assert (await scene.ask("why", "small")).how == "miss"
+
+
+@plays(ttl_s=100, ttl_max_s=200, routes={"auto": CacheRouteConfig(ttl_max_s=300)})
+async def test_a_request_may_say_so_up_to_the_routes_longest(scene: Scene) -> None:
+    for model, longest_s in (("small", 200), ("auto", 300)):
+        await scene.ask(model, model, says="s-maxage=999999999")
+        await scene.rest(longest_s - 0.1)
+        assert (await scene.ask(model, model)).how == "hit"
+        await scene.rest(0.2)
+        assert (await scene.ask(model, model)).how == "miss"
+
+
 @plays(ttl_s=100)
+async def test_a_request_may_ask_for_less_and_for_no_more(scene: Scene) -> None:
+    assert await hows(scene, "s-maxage=500", None) == ["miss", "hit"]
+    await scene.rest(99.9)
+    assert await hows(scene, None) == ["hit"]
+    await scene.rest(0.2)
+    assert await hows(scene, None) == ["miss"]
+
+
+@plays(ttl_s=100, ttl_max_s=1_000)
 async def test_a_request_may_say_otherwise(scene: Scene) -> None:
     assert await hows(scene, "s-maxage=5", None) == ["miss", "hit"]
     await scene.rest(5.1)
@@ -377,10 +408,15 @@ def would_notice(test: Callable[[], None]) -> None:
 
 
 def test_believing_any_clock_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from windvane.core.cache import freshness
-
     monkeypatch.setattr(freshness, "CLOCKS_APART_MAX_S", 1e9)
     would_notice(test_an_entry_of_a_clock_that_was_wrong_is_not_believed)
+
+
+def test_keeping_for_as_long_as_is_asked_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness.CachePolicy, "longest_s", 10**9)
+    would_notice(test_a_request_may_ask_for_less_and_for_no_more)
+    would_notice(test_a_request_may_say_so_up_to_the_routes_longest)
+    would_notice(test_what_another_route_kept_for_longer_is_no_fresher_here)
 
 
 def test_a_spare_for_everyone_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from windvane.core.cache.key import cache_key
+from windvane.core.cache.key import cache_key, origin_of
 from windvane.core.chat import ChatRequest, JsonObject
 from windvane.core.faults import WindvaneError
 from windvane.wire import canonical as module
@@ -392,7 +392,42 @@ def test_what_is_denied_does_not_count(field: str) -> None:
     check()
 
 
-def test_no_two_scopes_models_or_providers_share() -> None:
+ORIGIN = ("one", "compatible", "https://one.test/v1")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("two", "compatible", "https://one.test/v1"),
+        ("one", "mistral", "https://one.test/v1"),
+        ("one", "compatible", "http://one.test/v1"),
+        ("one", "compatible", "https://two.test/v1"),
+        ("one", "compatible", "https://one.test:8443/v1"),
+        ("one", "compatible", "https://one.test/v2"),
+        ("one", "compatible", "https://one.test/V1"),
+        ("one", "compatible", "https://one.test"),
+        ("v1 one", "compatible", "https://one.test/"),
+        ("one", "compatible", "https://[::1]/v1"),
+    ],
+)
+def test_another_name_kind_or_address_is_another_origin(other: tuple[str, str, str]) -> None:
+    assert origin_of(*other) != origin_of(*ORIGIN)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://one.test/v1/",
+        "HTTPS://One.Test/v1",
+        "https://one.test:443/v1",
+        "https://one.test./v1",
+    ],
+)
+def test_an_address_is_the_same_in_all_its_spellings(url: str) -> None:
+    assert origin_of("one", "compatible", url) == origin_of(*ORIGIN)
+
+
+def test_no_two_scopes_models_or_origins_share() -> None:
     """A hundred thousand pairs, made to run into each other."""
     rng, said = Random(1), canonical(chat_request_of(body()))
     signs = "ab:\0 1234567890" + string.ascii_letters[:3]

@@ -21,16 +21,20 @@ from tests.redis_server import (
     FaultProxy,
     RedisServer,
     fault_proxy,
+    follow,
     free_port,
     redis_cluster,
+    redis_pair,
     redis_server,
 )
 
 from windvane.core.cache.invalidation import ALL
+from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.redis import RedisStores, open_redis
 from windvane.stores.redis.address import read_address
 from windvane.stores.redis.link import Link
 from windvane.stores.redis.node import DEADLINE_S, FAILURES_TO_OPEN, Node, Unavailable
+from windvane.stores.tiers import TieredCache
 
 pytestmark = NEEDS_REDIS
 
@@ -404,6 +408,105 @@ async def test_a_careless_connection_is_found_out(server: RedisServer) -> None:
     """The negative control: the test above can fail."""
     wrong, _ = await crossed(Careless, server.port, 2_000)
     assert wrong > 0
+
+
+async def test_what_one_gateway_has_fetched_anew_the_other_finds_behind_its_own(
+    server: RedisServer,
+) -> None:
+    async with opened(server.url) as one, opened(server.url) as other:
+        other.link.prefix = one.link.prefix
+
+        def tiers(stores: RedisStores) -> TieredCache:
+            memory = MemoryCache(1 << 20, monotonic_s=time.monotonic, rng=random.Random(1))
+            return TieredCache(memory, [stores.cache])
+
+        ours, theirs = tiers(one), tiers(other)
+        await theirs.put(KEY, b"old", **KEEP)
+        await theirs.written()
+        assert await ours.get(KEY) == b"old"
+        await theirs.put(KEY, b"new", **KEEP)
+        await theirs.written()
+        assert await ours.get(KEY) == b"old", "memory is asked first"
+        assert await ours.get_behind(KEY, lambda data: data != b"old") == b"new"
+        assert ours.get_now(KEY) == b"new"
+
+
+# a replica
+
+
+async def fails_over(primary: RedisServer, replica: RedisServer, proxy: FaultProxy) -> None:
+    """The replica takes over, under the old name; who is connected to the old primary stays so."""
+    with primary.client() as client:
+        assert client.wait(1, 5_000) == 1, "the replica has what was written"
+    await asyncio.to_thread(follow, replica, None)
+    await asyncio.to_thread(follow, primary, replica)
+    proxy.server_port = replica.port
+
+
+async def test_a_replica_that_takes_over_has_what_was_kept_and_is_written_to() -> None:
+    """A managed Redis fails over so: the name leads elsewhere, and old connections to a replica."""
+    with redis_pair() as (primary, replica):
+        async with through_proxy(primary, deadline_s=1.0) as (stores, proxy):
+            await stores.start()
+            await stores.cache.put(KEY, b"data", **KEEP)
+            await stores.invalidations.invalidate("model:a")
+            version = stores.invalidations.known.version
+            await fails_over(primary, replica, proxy)
+            assert await stores.cache.get(KEY) == b"data", "a replica may be read"
+            await stores.cache.put(b"k", b"lost", **KEEP)  # refused, and the connection left
+            assert (await stores.cache.stats()).faults == 1
+            await stores.cache.put(b"k", b"v", **KEEP)
+            assert (await stores.cache.get(KEY), await stores.cache.get(b"k")) == (b"data", b"v")
+            assert (await stores.cache.stats()).faults == 1
+            first, second = [await stores.leases.claim(KEY) for _ in range(2)]
+            assert first is not None and second is None
+            known = await stores.invalidations.invalidate("model:b")
+            assert known.by_tag["model:a"] == version, "what the first one knew, the second does"
+            assert not known.voids(("model:x",), version)
+            assert stores.link.is_up
+
+
+async def test_while_all_are_read_only_reads_go_on_and_nothing_fails() -> None:
+    with redis_pair() as (primary, replica):
+        async with opened(primary.url, deadline_s=1.0) as stores:
+            await stores.start()
+            await stores.cache.put(KEY, b"data", **KEEP)
+            await asyncio.to_thread(follow, replica, None)
+            await asyncio.to_thread(follow, primary, replica)
+            with replica.client() as client:
+                client.set(stores.link.key(KEY.hex(), "c"), b"")  # what it has is not ours
+            for number in range(9):
+                await stores.cache.put(bytes([number]) * 8, b"more", **KEEP)
+                assert await stores.cache.get(bytes([number]) * 8) is None
+            leases = [await stores.leases.claim(KEY) for _ in range(2)]
+            assert None not in leases, "as without a Redis: everybody has the lease"
+            version = stores.invalidations.known.version
+            known = await stores.invalidations.invalidate("model:a")
+            assert known.voids(("model:a",), version), "here, at once"
+            assert stores.invalidations.untold == 1
+            await asyncio.to_thread(follow, primary, None)
+            async with asyncio.timeout(5):
+                while stores.invalidations.untold:
+                    await asyncio.sleep(0.02)
+            await stores.cache.put(b"k", b"v", **KEEP)
+            assert await stores.cache.get(b"k") == b"v"
+
+
+async def test_an_invalidation_that_a_fail_over_lost_makes_everything_void() -> None:
+    with redis_pair() as (primary, replica):
+        async with through_proxy(primary, deadline_s=1.0) as (stores, proxy):
+            await stores.start()
+            await stores.invalidations.invalidate("model:a")
+            with primary.client() as client:
+                assert client.wait(1, 5_000) == 1
+            await asyncio.to_thread(follow, replica, None)
+            version = (await stores.invalidations.invalidate("model:b")).version
+            primary.kill()
+            proxy.server_port = replica.port
+            async with asyncio.timeout(6):
+                while not stores.invalidations.known.voids(("route:any",), version):
+                    await asyncio.sleep(0.02)
+            assert stores.invalidations.known.voids(("model:b",), version - 1)
 
 
 # a cluster

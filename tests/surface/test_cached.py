@@ -60,6 +60,17 @@ def test_one_entry_serves_both_kinds_of_answer_to_a_team_and_to_nobody_else(serv
     assert ask(served, "one entry", CAT).headers["cache-status"].startswith("Windvane; fwd=miss")
 
 
+def test_a_hit_is_the_first_answer_but_for_its_id_and_what_was_done(served):
+    first, again = ask(served, "all of it"), ask(served, "all of it", BEN)
+    assert again.headers["cache-status"].startswith("Windvane; hit")
+    own = ("id", "router_metadata")
+    told = [
+        {name: reply.json[name] for name in reply.json if name not in own}
+        for reply in (first, again)
+    ]
+    assert told[0] == told[1]
+
+
 def test_a_stream_is_kept_for_those_who_want_it_whole(served):
     stream = ask(served, "kept from a stream", stream=True)
     assert stream.headers["cache-status"].startswith("Windvane; fwd=miss")

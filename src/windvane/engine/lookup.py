@@ -8,11 +8,19 @@ Whatever ails a store, it is a miss.
 """
 
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 
 from windvane.core.cache.entry import CacheEntry, pack, unpack
-from windvane.core.cache.freshness import CachePolicy, Standing, Wish, standing_of, wish_of
+from windvane.core.cache.freshness import (
+    NO_WISH,
+    CachePolicy,
+    Standing,
+    Wish,
+    standing_of,
+    wish_of,
+)
 from windvane.core.cache.invalidation import (
     CALLER_TAGS_MAX,
     caller_tag,
@@ -24,19 +32,22 @@ from windvane.core.cache.invalidation import (
 from windvane.core.cache.key import cache_key
 from windvane.core.chat import ChatRequest, Completion, FinishReason, ImagePart, JsonObject
 from windvane.core.deployment import Deployment
-from windvane.core.exchange import Exchange
-from windvane.core.faults import FaultKind, refuse
-from windvane.core.routing.decision import Candidate
+from windvane.core.exchange import Exchange, Reading
+from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.core.principal import Principal
+from windvane.core.routing.decision import Candidate, Decision
 from windvane.core.usage import Certainty
 from windvane.engine.flights import Flight
 from windvane.engine.snapshot import CacheRules
 from windvane.ports.clock import Clock
 from windvane.ports.stores import InvalidationStore, ResponseCache
 from windvane.wire.canonical import canonical
+from windvane.wire.keeping import completion_of, rest_of
 
 TAGS_HEADER = b"x-windvane-cache-tags"
 WISH_HEADERS = (b"windvane-cache-control", b"cache-control")
 """The first is for callers whose client does not let them set the second."""
+_HEADERS = frozenset((TAGS_HEADER, *WISH_HEADERS))
 TAG_CHARS_MAX = 128
 PIECES_MAX = 4_096
 
@@ -65,6 +76,15 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish
     tags: tuple[str, ...]
     version: int
+
+
+class _Asked(NamedTuple):
+    """What was asked last for the same bytes, without headers; and what it was made of besides."""
+
+    principal: Principal
+    decision: Decision
+    rules: CacheRules
+    ask: Ask
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +116,11 @@ class Lookup:
         assert decision is not None and principal is not None
         if rules is None or self._cache is None:
             return None
+        known = self._invalidations
+        version = 0 if known is None else known.known.version
+        is_bare = exchange.headers.keys().isdisjoint(_HEADERS)
+        if is_bare and (again := _asked_again(exchange, rules, version)) is not None:
+            return again
         policy = rules.policy_of(decision.route)
         wish = wish_said(exchange)
         if policy is None or not (wish.may_read or wish.may_store or wish.only_if_cached):
@@ -108,14 +133,11 @@ class Lookup:
             shared = "shared"
         candidate = decision.candidates[0]
         said = canonical(exchange.request)
-        key = cache_key(
-            shared, candidate.deployment.provider, asked_model(candidate.deployment), said
-        )
+        key = _key_of(shared, candidate.deployment, said)
         tags = [*_tags(exchange), scope_tag(shared), *_model_tags(candidate.deployment)]
         if decision.route is not None:
             tags.append(route_tag(decision.route))
-        known = self._invalidations
-        return Ask(
+        ask = Ask(
             key=key,
             flight=key + _course(exchange),
             scope=shared,
@@ -124,10 +146,13 @@ class Lookup:
             policy=policy,
             wish=wish,
             tags=tuple(tags),
-            version=0 if known is None else known.known.version,
+            version=version,
         )
+        if is_bare and exchange.reading is not None:
+            exchange.reading.asked = _Asked(principal, decision, rules, ask)
+        return ask
 
-    async def find(self, ask: Ask) -> Found | None:
+    async def find(self, ask: Ask, reading: Reading | None = None) -> Found | None:
         """The entry for `ask`, if there is one that is good for anything."""
         assert self._cache is not None
         if not ask.wish.may_read:
@@ -135,7 +160,21 @@ class Lookup:
         data = self._cache.get_now(ask.key)
         if data is None:
             data = await self._cache.get(ask.key)
-        entry = None if data is None else unpack(data)
+            return None if data is None else self._found(ask, data)
+        found = self._found(ask, data, reading)
+        if found is None or found.standing is Standing.SPARE:
+            found = await self.find_newer(ask, found) or found
+        return found
+
+    def _found(self, ask: Ask, data: bytes, reading: Reading | None = None) -> Found | None:
+        """What these bytes are good for."""
+        kept = None if reading is None else reading.kept
+        if kept is not None and kept[0] is data:
+            entry: CacheEntry | None = kept[1]
+        else:
+            entry = _read(data)
+            if entry is not None and reading is not None:
+                reading.kept = data, entry
         if entry is None or self.is_void(ask, entry.tags, entry.version):
             return None
         now_us = self._clock.wall_us()
@@ -143,6 +182,19 @@ class Lookup:
         if standing is Standing.USELESS:
             return None
         return Found(entry=entry, standing=standing)
+
+    async def find_newer(self, ask: Ask, known: Found | None) -> Found | None:
+        """An answer made after the one in memory: another process may have kept it since."""
+        assert self._cache is not None
+
+        def is_newer(data: bytes) -> bool:
+            found = self._found(ask, data)
+            return found is not None and (
+                known is None or found.entry.created_at_us > known.entry.created_at_us
+            )
+
+        data = await self._cache.get_behind(ask.key, is_newer)
+        return None if data is None else self._found(ask, data)
 
     def is_void(self, ask: Ask, tags: tuple[str, ...], version: int) -> bool:
         """Whether an answer with these tags, asked for at `version`, must not be given to `ask`: for
@@ -155,7 +207,7 @@ class Lookup:
     async def keep(self, ask: Ask, flight: Flight) -> bool:
         """Keep what a flight has brought home, if it is whole and good."""
         assert self._cache is not None
-        ttl_s = ask.policy.ttl_s if ask.wish.ttl_s is None else ask.wish.ttl_s
+        ttl_s = ask.policy.ttl_of(ask.wish)
         if not ask.wish.may_store or ttl_s <= 0:
             return False
         entry = self._entry_of(ask, flight, ttl_s)
@@ -168,12 +220,12 @@ class Lookup:
         key = ask.key
         if deployment is not ask.candidate.deployment:
             # Another model has answered: it is kept as that model's answer, and never as this one's.
-            key = cache_key(ask.scope, deployment.provider, asked_model(deployment), ask.canonical)
+            key = _key_of(ask.scope, deployment, ask.canonical)
         await self._cache.put(
             key,
             data,
             tags=entry.tags,
-            keep_s=ttl_s + ask.policy.kept_s - ask.policy.ttl_s,
+            keep_s=ttl_s + ask.policy.stale_s,
             worth=float(entry.cost_nano_usd or 0),
         )
         return True
@@ -197,8 +249,10 @@ class Lookup:
         tags = ask.tags
         if deployment is not ask.candidate.deployment:
             tags = tuple(dict.fromkeys((*tags, *_model_tags(deployment))))
+        rest = None if completion.raw is None else rest_of(completion.raw)
         return CacheEntry(
-            completion=msgspec.structs.replace(completion, raw=None),
+            completion=msgspec.structs.replace(completion, raw=None) if rest is None else None,
+            rest=rest,
             usage=attempt.usage,
             provider=deployment.provider,
             model=deployment.model,
@@ -212,6 +266,31 @@ class Lookup:
             first_chunk_us=attempt.entry.first_chunk_us,
             pieces=pieces,
         )
+
+
+def _asked_again(exchange: Exchange, rules: CacheRules, version: int) -> Ask | None:
+    """What was asked before, if all that it depends on is the very same."""
+    asked = None if exchange.reading is None else exchange.reading.asked
+    if (
+        isinstance(asked, _Asked)
+        and asked.principal is exchange.principal
+        and asked.decision is exchange.decision
+        and asked.rules is rules
+        and asked.ask.version == version
+    ):
+        return asked.ask
+    return None
+
+
+def _read(data: bytes) -> CacheEntry | None:
+    """The entry in these bytes, with its completion, whose id is yet to be given."""
+    entry = unpack(data)
+    if entry is None or entry.rest is None:
+        return entry if entry is not None and entry.completion is not None else None
+    try:
+        return msgspec.structs.replace(entry, completion=completion_of(entry.rest))
+    except WindvaneError:
+        return None
 
 
 def may_be_kept(request: ChatRequest, policy: CachePolicy) -> bool:
@@ -244,6 +323,12 @@ def is_good(completion: Completion) -> bool:
         and not choice.message.is_empty
         for choice in completion.choices
     )
+
+
+def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:
+    """Where answers of `deployment` to this question are kept."""
+    origin = deployment.origin or deployment.provider
+    return cache_key(scope, origin, asked_model(deployment), said)
 
 
 def asked_model(deployment: Deployment) -> str:
@@ -279,7 +364,7 @@ def wish_said(exchange: Exchange) -> Wish:
     for name in WISH_HEADERS:
         if (said := exchange.headers.get(name)) is not None:
             return wish_of(said.decode("latin-1"))
-    return Wish()
+    return NO_WISH
 
 
 def _tags(exchange: Exchange) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from windvane.core.cache.entry import CacheEntry
 from windvane.core.cache.freshness import Standing
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of, refuse
 from windvane.core.ledger import HIT, JOINED
 from windvane.engine.admission import Admission
 from windvane.engine.dispatch import Dispatch
@@ -28,6 +28,7 @@ from windvane.engine.snapshot import Snapshot
 from windvane.engine.watchdog import Watch, Watchdog
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.stores import FlightLease, FlightLeases
+from windvane.wire.keeping import raw_of
 
 AnswerStream = ChunkStream | FollowStream | ReplayStream
 Answer = Completion | AnswerStream
@@ -42,6 +43,13 @@ FAILED = Fault(
     kind=FaultKind.INTERNAL, source=Source.GATEWAY, message="the engine failed", status=500
 )
 """A bug of ours, as the observers are told of it."""
+NOT_NEEDED = Fault(
+    kind=FaultKind.INTERNAL,
+    source=Source.GATEWAY,
+    message="another process fetches the answer, or has",
+    status=503,
+)
+"""Why a refresh was left. Nobody is told: who has joined it asks for itself."""
 
 
 class Sharing:
@@ -82,12 +90,12 @@ class Sharing:
             return await self._dispatch.run(exchange, snapshot)
         exchange.cache_status = "miss"
         began_s = self._clock.monotonic_s()
-        found = await self._lookup.find(ask)
+        found = await self._lookup.find(ask, exchange.reading)
         # A store that takes its time is not asked a second time: the caller has waited enough.
         is_quick = self._clock.monotonic_s() - began_s < SLOW_STORE_S
         if found is not None and found.standing is not Standing.SPARE:
             if found.standing is not Standing.FRESH and not ask.wish.only_if_cached:
-                self._refresh(exchange, snapshot, ask)
+                self._refresh(exchange, snapshot, ask, found)
             return self._hit(exchange, ask, found.entry)
         if ask.wish.only_if_cached:
             raise _not_cached()
@@ -111,11 +119,11 @@ class Sharing:
     ) -> Answer:
         """Join the flight of an equal request, or lead one; once more, when what another led turns
         out to be of use to nobody else."""
-        may_join = ask.wish.may_read
+        may_join, has_flown = ask.wish.may_read, False
         while True:
             ahead: FlightLease | Flight | Found | None = None
             if may_join:
-                ahead = self._joinable(ask)
+                ahead = self._joinable(ask) or (await self._there(ask) if has_flown else None)
             if ahead is None and may_join and asks_others and self._leases is not None:
                 assert snapshot.cache is not None
                 ahead = await self._wait_for_others(self._leases, ask, snapshot.cache.wait_s)
@@ -129,7 +137,7 @@ class Sharing:
             answer = await self._aboard(exchange, snapshot, ask, flight)
             if answer is not None:
                 return answer
-            may_join = may_join and flight.error is not None
+            may_join, has_flown = may_join and flight.error is not None, True
 
     def _joinable(self, ask: Ask) -> Flight | None:
         """The flight that will bring what is asked for, if there is one."""
@@ -251,10 +259,16 @@ class Sharing:
         now_us = self._clock.wall_us()
         exchange.cache_status = "hit"
         exchange.cache_age_s = entry.age_s(now_us)
-        exchange.cache_ttl_s = (entry.fresh_until_us - now_us) // 1_000_000
+        exchange.cache_ttl_s = (ask.policy.fresh_until_us(entry) - now_us) // 1_000_000
         self._settlement.record_free(exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd)
         fresh_id = f"chatcmpl-{exchange.id.removeprefix('req_')}"
-        completion = msgspec.structs.replace(entry.completion, id=fresh_id, usage=entry.usage)
+        assert entry.completion is not None
+        completion = msgspec.structs.replace(
+            entry.completion,
+            id=fresh_id,
+            usage=entry.usage,
+            raw=None if entry.rest is None else raw_of(entry.rest, fresh_id),
+        )
         if exchange.request.stream:
             return ReplayStream(
                 exchange, completion, entry.usage, entry, ask.policy.is_paced, self._on_end
@@ -267,27 +281,34 @@ class Sharing:
         exchange: Exchange,
         snapshot: Snapshot,
         ask: Ask,
-        lease: FlightLease | None = None,
+        lease: FlightLease | None,
         *,
-        is_background: bool = False,
-        has_spare: bool = False,
+        has_spare: bool,
     ) -> Flight:
         """Begin a flight that `exchange` leads, and that ends it."""
         flight = Flight(ask.flight, exchange, ask.tags, ask.version)
-        flight.is_background = is_background
         exchange.leads = True
 
         async def run(flight: Flight) -> None:
+            if lease is None:
+                await self._fly_home(flight, snapshot, ask, has_spare)
+                return
             async with _holding(lease):
-                try:
-                    await self._bring_home(flight, snapshot, has_spare)
-                except WindvaneError as error:
-                    flight.crash(error)  # before the lease is given back, which may take a while
-                else:
-                    exchange.is_stored = await self._lookup.keep(ask, flight)
+                await self._fly_home(flight, snapshot, ask, has_spare)
 
         self.flights.start(flight, run, self._gone)
         return flight
+
+    async def _fly_home(
+        self, flight: Flight, snapshot: Snapshot, ask: Ask, has_spare: bool
+    ) -> None:
+        """Bring home what is asked for, and keep it."""
+        try:
+            await self._bring_home(flight, snapshot, has_spare)
+        except WindvaneError as error:
+            flight.crash(error)  # before the lease is given back, which may take a while
+        else:
+            flight.leader.is_stored = await self._lookup.keep(ask, flight)
 
     def _gone(self, flight: Flight) -> None:
         """A flight is over, whatever became of it; one that was called off may never have begun."""
@@ -303,13 +324,13 @@ class Sharing:
             if has_spare and flight.has_leader and may_be_spared(error.fault):
                 exchange.leads = False  # it is answered from the spare entry, and ended there
             else:
-                self._on_end(exchange, error.fault.status, error.fault)
+                self._end_led(flight, error.fault.status, error.fault)
             raise
         except asyncio.CancelledError:
-            self._on_end(exchange, CLIENT_CLOSED, None)
+            self._end_led(flight, CLIENT_CLOSED, None)
             raise
         except BaseException:
-            self._on_end(exchange, FAILED.status, FAILED)
+            self._end_led(flight, FAILED.status, FAILED)
             raise
         if isinstance(answer, Completion):
             flight.land(answer)
@@ -322,21 +343,52 @@ class Sharing:
         finally:
             await answer.aclose()
 
-    def _refresh(self, exchange: Exchange, snapshot: Snapshot, ask: Ask) -> None:
-        """Fetch a fresh answer while the old one is served; at the cost of the same key."""
+    def _end_led(self, flight: Flight, status: int, fault: Fault | None) -> None:
+        """End the exchange that leads a flight which has failed. A refresh for which nothing was sent
+        has never been."""
+        exchange = flight.leader
+        if flight.is_background and not exchange.attempts:
+            exchange.leads = False
+            self._admission.end(exchange)
+        else:
+            self._on_end(exchange, status, fault)
+
+    def _refresh(self, exchange: Exchange, snapshot: Snapshot, ask: Ask, old: Found) -> None:
+        """Fetch a fresh answer while the old one is served: on the caller's account, but not as a
+        request of its own, and of the model that is looked up alone. Nobody waits for it: where another
+        process does the same, or there is no room, it is left."""
         if self._joinable(ask) is not None:
             return
+        assert exchange.decision is not None
         fresh = msgspec.structs.replace(
             exchange,
             id=self._ids.request_id(self._clock.wall_us()),
             client_request_id=None,
             cache_status="miss",
+            decision=msgspec.structs.replace(exchange.decision, candidates=(ask.candidate,)),
             attempts=[],
             lease=None,
+            may_wait=False,
             received_s=self._clock.monotonic_s(),
             received_at_us=self._clock.wall_us(),
         )
-        self._take_off(fresh, snapshot, ask, is_background=True)
+        flight = Flight(ask.flight, fresh, ask.tags, ask.version)
+        flight.is_background = True
+
+        async def run(flight: Flight) -> None:
+            lease: FlightLease | None = None
+            if self._leases is not None:
+                lease = await self._leases.claim(ask.key)
+                if lease is None:
+                    raise error_of(NOT_NEEDED)
+            async with _holding(lease):
+                if lease is not None and await self._lookup.find_newer(ask, old) is not None:
+                    raise error_of(NOT_NEEDED)
+                self._admission.take_tokens_unasked(fresh)
+                fresh.leads = True
+                await self._fly_home(flight, snapshot, ask, has_spare=False)
+
+        self.flights.start(flight, run, self._gone)
 
     async def _wait_for_others(
         self, leases: FlightLeases, ask: Ask, wait_s: float
@@ -404,13 +456,16 @@ _ABOUT_THE_LEADER = frozenset(
 
 
 def _is_leaders_alone(flight: Flight, exchange: Exchange) -> bool:
-    """Whether what the flight brings is due to who leads it: a refusal that is about its key, or an
-    answer that was cut to what its budget has left. Others ask for themselves, on their own account."""
+    """Whether what the flight brings is due to who leads it: a refusal that is about its key, an answer
+    that was cut to what its budget has left, or a refresh that came to nothing. Others ask for
+    themselves, on their own account."""
     leader = flight.leader
     if leader is exchange:
         return False
     if flight.error is not None and flight.fold is None:
         fault = flight.error.fault
+        if flight.is_background:
+            return True  # it asks one model alone, and does not wait
         return fault.source is Source.CLIENT and fault.kind in _ABOUT_THE_LEADER
     assert leader.principal is not None and exchange.principal is not None
     is_own = leader.principal.key_id == exchange.principal.key_id

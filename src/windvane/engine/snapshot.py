@@ -36,6 +36,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     provider: Provider
     chat_url: str
+    origin: str
+    """Its name, kind and address in one spelling, for the keys of answers."""
     headers: tuple[tuple[str, str], ...]
     timeouts: Timeouts
     bare_headers: tuple[tuple[str, str], ...] = ()

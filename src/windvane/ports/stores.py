@@ -1,6 +1,6 @@
 """Where money, keys and facts are kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Protocol
 
@@ -10,9 +10,9 @@ from windvane.core.budgets import Account, BudgetTable, Period, Standing
 from windvane.core.cache.invalidation import Invalidations
 from windvane.core.keys import VirtualKey
 from windvane.core.ledger import LedgerEntry
-from windvane.core.limits import RateLease, RateRefusal, RateStanding, RateTable
+from windvane.core.limits import RateLease, RateRefusal, RateTable
 from windvane.core.principal import Scope
-from windvane.core.usage_report import UsageQuery, UsageRow
+from windvane.core.usage_report import Difference, UsageQuery, UsageRow
 
 
 class Journal(Protocol):
@@ -57,6 +57,19 @@ class LedgerStore(Protocol):
         """Delete the single attempts of earlier UTC days, and say how many; their sums stay."""
         ...
 
+    async def verify(self) -> Sequence[Difference]:
+        """Add up all entries again: where the sums kept differ from them; nowhere, if all is well.
+        Days of which entries are gone cannot be checked, and are left alone."""
+        ...
+
+    async def rebuild(self) -> None:
+        """Make the sums anew from the entries, of all days that still have all of theirs."""
+        ...
+
+    async def refused(self) -> int:
+        """How many entries could not be taken, and are in no sum: kept elsewhere, for a person."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -79,19 +92,19 @@ class BudgetStore(Protocol):
 
     table: BudgetTable
 
-    def accounts(self, scopes: Sequence[Scope], at_us: int) -> Sequence[Account]:
+    def accounts(self, scopes: tuple[Scope, ...], at_us: int) -> Sequence[Account]:
         """The accounts that a hold made now would be in."""
         ...
 
     def hold(
-        self, attempt_id: str, scopes: Sequence[Scope], amount: int, at_us: int
+        self, attempt_id: str, scopes: tuple[Scope, ...], amount: int, at_us: int
     ) -> Account | None:
         """Hold `amount` in all accounts of `scopes`; the account that refused, when one did."""
         ...
 
     def settle(self, attempt_id: str, cost: int) -> Sequence[Account]:
-        """End a hold with what the attempt cost. Returns the accounts it was in; none when there
-        was no such hold."""
+        """End a hold with what the attempt cost. Returns those of its accounts that have come to their
+        mark; none when there was no such hold."""
         ...
 
     def watch(self, scope: Scope, period: Period, at_us: int) -> Account | None:
@@ -112,6 +125,18 @@ class BudgetStore(Protocol):
         ...
 
 
+class ToldBook(Protocol):
+    """Which shares of budgets have been told of."""
+
+    def of(self, account: Account) -> int:
+        """The highest share of this account's limit that was told of, in thousandths; 0 for none."""
+        ...
+
+    def note(self, account: Account, permille: int) -> None:
+        """It is told of now."""
+        ...
+
+
 class LimitStore(Protocol):
     """Rates and concurrency. The limits of a request are taken together, or none of them is.
 
@@ -121,21 +146,15 @@ class LimitStore(Protocol):
     table: RateTable
 
     def take_request(
-        self, scopes: Sequence[Scope], lease: RateLease, now_us: int
+        self, scopes: tuple[Scope, ...], lease: RateLease, now_us: int
     ) -> RateRefusal | None:
         """A slot and a place in each rate; they are in `lease` then, unless one refused."""
         ...
 
     def take_tokens(
-        self, scopes: Sequence[Scope], tokens: int, lease: RateLease, now_us: int
+        self, scopes: tuple[Scope, ...], tokens: int, lease: RateLease, now_us: int
     ) -> RateRefusal | None:
         """Tokens by estimate, corrected at the lease's end."""
-        ...
-
-    def standing(
-        self, scopes: Sequence[Scope], now_us: int
-    ) -> tuple[RateStanding | None, RateStanding | None]:
-        """What is left of requests, and of tokens, where it is least."""
         ...
 
     def change(self, table: RateTable) -> None: ...
@@ -243,6 +262,10 @@ class ResponseCache(Protocol):
         ...
 
     async def get(self, key: bytes) -> bytes | None: ...
+
+    async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
+        """What lies behind the memory, if it is wanted; it takes the place of what memory has."""
+        ...
 
     async def put(
         self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float

@@ -17,11 +17,11 @@ import logging
 import mmap
 import os
 import struct
-import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+from zlib import crc32
 
 import msgspec
 
@@ -37,6 +37,8 @@ RECORD_BYTES_MAX = 1024 * 1024
 _HOLD = 0
 _SETTLEMENT = 1
 _HEADER = struct.Struct("<II")
+_HEADER_BYTES = _HEADER.size
+_write_header = _HEADER.pack
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, LedgerEntry]).decode
 _HOLD_MARK = _encode((_HOLD, None))[:2]
@@ -75,13 +77,13 @@ class FileJournal:
         self._old = sorted(folder.glob("*.journal"))
         self._last = int(self._old[-1].stem) if self._old else 0
         self._holds: dict[str, int] = {}
-        self._busy: dict[int, int] = {}
+        self._busy: defaultdict[int, int] = defaultdict(int)
         self._committed: deque[int] = deque()
         self._full: deque[int] = deque()
         self._number = 0
         self._file = -1
         self._map: mmap.mmap | None = None
-        self._end = 0
+        self._end = self._room_end = 0
         self._reserve: _Segment | None = None
         self._is_closed = False
         self._damaged: set[Path] = set()
@@ -125,15 +127,15 @@ class FileJournal:
         if (reason := self._refusal()) is not None:
             raise _unavailable(reason)
         try:
-            if self._is_closed:
-                raise OSError(errno.EBADF, "it is closed")
             if self._reserve is None:
+                if self._is_closed:
+                    raise OSError(errno.EBADF, "it is closed")
                 self._reserve = self._new_segment()
             number = self._append(_HOLD, entry)
         except OSError as error:
             raise _unavailable(error.strerror or str(error)) from error
         self._holds[entry.attempt_id] = number
-        self._count(number, 1)
+        self._busy[number] += 1
 
     def settle(self, entry: LedgerEntry) -> None:
         """Write a settlement, and hand it to the ledger.
@@ -147,10 +149,10 @@ class FileJournal:
         except (OSError, OverflowError, ValueError):
             self._sink(entry, segment or 0)
             return
-        self._count(number, 1)
+        self._busy[number] += 1
         self._sink(entry, number)
         if segment is not None:
-            self._count(segment, -1)
+            self._busy[segment] -= 1
 
     def committed(self, segments: list[int]) -> None:
         """The ledger has these settlements, by segment. May be called from its thread."""
@@ -184,15 +186,15 @@ class FileJournal:
         Raises OSError when a new segment is needed and the disk has no room for one.
         """
         payload = _encode((kind, entry))
-        assert len(payload) <= RECORD_BYTES_MAX, "replay would stop at such a record"
-        size = _HEADER.size + len(payload)
-        if self._map is None or self._end + size > SEGMENT_BYTES:
+        length = len(payload)
+        assert length <= RECORD_BYTES_MAX, "replay would stop at such a record"
+        end = self._end + _HEADER_BYTES + length
+        if end > self._room_end:
             self._rotate()
+            end = self._end + _HEADER_BYTES + length
         assert self._map is not None
-        # The payload goes first: a record without its length is no record.
-        start, end = self._end, self._end + size
-        self._map[start + _HEADER.size : end] = payload
-        self._map[start : start + _HEADER.size] = _HEADER.pack(len(payload), zlib.crc32(payload))
+        # In one go: of a copy that was cut short, the checksum tells.
+        self._map[self._end : end] = _write_header(length, crc32(payload)) + payload
         self._end = end
         return self._number
 
@@ -202,7 +204,7 @@ class FileJournal:
         self._reserve = None
         self._retire_segment()
         self._number, self._file, self._map = fresh
-        self._end = 0
+        self._end, self._room_end = 0, SEGMENT_BYTES
 
     def _new_segment(self) -> _Segment:
         number = self._last + 1
@@ -222,6 +224,7 @@ class FileJournal:
         if self._map is not None:
             self._map.close()
             self._map = None
+            self._end = self._room_end = 0
             file, self._file = self._file, -1
             self._full.append(file)
             self._number = 0
@@ -237,14 +240,11 @@ class FileJournal:
     def _collect(self) -> None:
         """Count what the ledger has confirmed, and delete the segments nobody needs."""
         while self._committed:
-            self._count(self._committed.popleft(), -1)
+            self._busy[self._committed.popleft()] -= 1
         for number in [number for number, busy in self._busy.items() if busy == 0]:
             if number != self._number:
                 self._path(number).unlink(missing_ok=True)
                 del self._busy[number]
-
-    def _count(self, segment: int, change: int) -> None:
-        self._busy[segment] = self._busy.get(segment, 0) + change
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.journal"
@@ -286,7 +286,7 @@ def _records(path: Path) -> Iterator[bytes]:
         place += _HEADER.size
         record = data[place : place + length]
         place += length
-        if length > RECORD_BYTES_MAX or len(record) < length or zlib.crc32(record) != checksum:
+        if length > RECORD_BYTES_MAX or len(record) < length or crc32(record) != checksum:
             if data[place:].strip(b"\0"):
                 raise DamagedSegmentError
             return

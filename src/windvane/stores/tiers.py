@@ -59,6 +59,22 @@ class TieredCache:
             return kept.data
         return None
 
+    async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
+        """What a lower tier has, if it is wanted; it takes the place of what memory had then."""
+        removals, held = self._removals, self._memory.peek(key)
+        for queue in self._queues:
+            if queue.holds(key):
+                return None  # what this process has made is newer, and in memory
+            kept = await queue.tier.find(key)
+            if kept is None or not is_wanted(kept.data):
+                continue
+            if removals == self._removals and self._memory.peek(key) is held:
+                self._memory.put_now(
+                    key, kept.data, tags=kept.tags, keep_s=kept.left_s, worth=kept.worth
+                )
+            return kept.data
+        return None
+
     async def put(
         self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
     ) -> None:
@@ -174,9 +190,12 @@ class _Queue:
                 found = self._under_way[key] = self._waiting.pop(key)
                 self._bytes -= len(found.kept.data)
             try:
-                async with asyncio.TaskGroup() as group:
-                    for key, found in self._under_way.items():
-                        group.create_task(self._write_one(key, found))
+                if len(self._under_way) == 1:
+                    await self._write_one(*next(iter(self._under_way.items())))
+                else:
+                    async with asyncio.TaskGroup() as group:
+                        for key, found in self._under_way.items():
+                            group.create_task(self._write_one(key, found))
             finally:
                 self._under_way.clear()
 

@@ -2,7 +2,7 @@
 who else may share it: another process, as its leases tell of it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from windvane.core.cache.invalidation import ALL, Invalidations
 from windvane.ports.clock import Clock
@@ -15,6 +15,8 @@ class KeptAnswers:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.kept: dict[bytes, tuple[bytes, tuple[str, ...], float]] = {}
+        self.behind: dict[bytes, tuple[bytes, tuple[str, ...], float]] = {}
+        """What others have kept, where this process would find it."""
 
     def get_now(self, key: bytes) -> bytes | None:
         found = self.kept.get(key)
@@ -22,6 +24,13 @@ class KeptAnswers:
 
     async def get(self, key: bytes) -> bytes | None:
         return self.get_now(key)
+
+    async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
+        found = self.behind.get(key)
+        if found is None or self._clock.monotonic_s() >= found[2] or not is_wanted(found[0]):
+            return None
+        self.kept[key] = found
+        return found[0]
 
     async def put(
         self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float

@@ -153,7 +153,7 @@ def test_nothing_is_served_beyond_its_life(
 ) -> None:
     rules = CachePolicy(**policy)  # type: ignore[arg-type]
     found = standing_of(entry(), rules, wish_of(said), at_s * US_PER_S, Random(seed))
-    if at_s > rules.kept_s or at_s < -CLOCKS_APART_MAX_S:
+    if at_s > rules.ttl_s + rules.stale_s or at_s < -CLOCKS_APART_MAX_S:
         assert found is USELESS
     if at_s > 100 and "max-stale" not in said:
         assert found not in (FRESH, REFRESH)

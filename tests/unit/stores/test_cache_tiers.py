@@ -103,6 +103,70 @@ async def test_what_is_put_is_in_memory_at_once_and_below_soon() -> None:
     assert first.held[b"k"] == KEPT
 
 
+def anything(_: bytes) -> bool:
+    return True
+
+
+NEWER = Kept(data=b"newer", tags=("t",), left_s=7.0, worth=5.0)
+
+
+async def aged(*lower: Scripted, clock: Time | None = None) -> TieredCache:
+    """Memory has an entry, and the last tier a newer one, of another process."""
+    cache = opened(*lower, clock=clock)
+    await cache.put(b"k", b"data", **OPTIONS)
+    await cache.written()
+    lower[-1].held[b"k"] = NEWER
+    return cache
+
+
+async def test_what_lies_behind_takes_memorys_place_if_it_is_wanted() -> None:
+    clock = Time()
+    cache = await aged(Scripted(), clock=clock)
+    assert await cache.get(b"k") == b"data"
+    assert await cache.get_behind(b"k", lambda data: data == b"other") is None
+    assert cache.get_now(b"k") == b"data"
+    assert await cache.get_behind(b"k", lambda data: data == b"newer") == b"newer"
+    assert cache.get_now(b"k") == b"newer"
+    clock.now_s = 7.0
+    assert cache.get_now(b"k") is None
+
+
+async def test_of_two_tiers_behind_the_first_that_has_what_is_wanted_is_taken() -> None:
+    cache = await aged(Scripted(), Scripted())
+    assert await cache.get_behind(b"k", lambda data: data == b"newer") == b"newer"
+    assert await cache.get_behind(b"unheard of", anything) is None
+    assert await opened().get_behind(b"k", anything) is None
+
+
+async def test_while_what_was_made_here_is_on_its_way_nothing_behind_is_newer() -> None:
+    lower = Scripted()
+    cache = await aged(lower)
+    lower.may_put.clear()
+    await cache.put(b"k", b"ours", **OPTIONS)
+    assert await cache.get_behind(b"k", anything) is None
+    await asyncio.sleep(0.01)
+    assert await cache.get_behind(b"k", anything) is None
+    lower.may_put.set()
+    await cache.written()
+
+
+@pytest.mark.parametrize("meanwhile", ["put", "removed"])
+async def test_what_happened_meanwhile_stands(meanwhile: str) -> None:
+    lower = Scripted()
+    cache = await aged(lower)
+    lower.may_find.clear()
+    looking = asyncio.create_task(cache.get_behind(b"k", anything))
+    await asyncio.sleep(0.01)
+    if meanwhile == "put":
+        await cache.put(b"k", b"ours", **OPTIONS)
+    else:
+        await cache.remove(b"k")
+    lower.may_find.set()
+    assert await looking == b"newer"
+    assert cache.get_now(b"k") == (b"ours" if meanwhile == "put" else None)
+    await cache.written()
+
+
 async def test_what_waited_is_kept_below_for_no_longer_than_it_was_meant_to() -> None:
     clock, lower = Time(), Scripted()
     cache = opened(lower, clock=clock)

@@ -157,6 +157,20 @@ async def test_a_file_that_is_none_is_moved_aside(tmp_path: Path, end: bytes) ->
     assert not end or (tmp_path / "cache.db.aside").read_bytes() == end
 
 
+async def test_our_own_of_another_version_is_begun_anew(tmp_path: Path) -> None:
+    """What is in it is no longer found, or is worth something else: it would only take room."""
+    async with opened(tmp_path) as cache:
+        await put(cache, b"k", b"old")
+    ours = sqlite3.connect(tmp_path / "cache.db")
+    ours.execute("PRAGMA user_version = 1")
+    ours.close()
+    async with opened(tmp_path) as cache:
+        assert await cache.get(b"k") is None
+        await put(cache, b"k", b"new")
+        assert await cache.get(b"k") == b"new"
+    assert not [*tmp_path.glob("*.aside")]
+
+
 async def test_a_database_of_somebody_else_is_moved_aside_whole(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "cache.db") as other:
         other.execute("CREATE TABLE theirs (x)")

@@ -10,8 +10,8 @@ from windvane.core.usage import Usage
 
 COMPRESS_ABOVE_BYTES = 2_048
 _LEVEL = 1
-_PLAIN = b"WV1p"
-_PACKED = b"WV1z"
+_PLAIN = b"WV2p"
+_PACKED = b"WV2z"
 _HEAD_BYTES = 4
 _BODY_AT = 8
 """Behind the head, and four bytes of CRC-32: it finds every damage of up to 32 bits in a row."""
@@ -21,11 +21,14 @@ UNPACKED_BYTES_MAX = 64 * 1024 * 1024
 class CacheEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """An answer, whole and good. Field order is the format: only append.
 
-    Times are UTC microseconds. `version` is the count of invalidations its maker knew of. `pieces` are
-    the lengths, in characters, in which its text came when it was streamed.
+    It is kept in one of two forms: `rest` is the provider's own JSON, but for the id, and `completion`
+    what was understood of an answer that came otherwise. Times are UTC microseconds. `version` is the
+    count of invalidations its maker knew of. `pieces` are the lengths, in characters, in which its text
+    came when it was streamed.
     """
 
-    completion: Completion
+    completion: Completion | None
+    rest: bytes | None = None
     usage: Usage
     provider: str
     model: str

@@ -26,6 +26,8 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     ttl_s: int = 3_600
+    ttl_max_s: int | None = None
+    """How long a caller may have an answer kept; `ttl_s`, if not said or if that is more."""
     stale_while_revalidate_s: int = 0
     stale_if_error_s: int = 0
     early_refresh: float = 0.0
@@ -36,9 +38,23 @@ class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a stored stream is replayed as slowly as it came."""
 
     @property
-    def kept_s(self) -> int:
-        """How long an entry may be of any use."""
-        return self.ttl_s + max(self.stale_while_revalidate_s, self.stale_if_error_s)
+    def longest_s(self) -> int:
+        """How long an answer may be fresh at most."""
+        return self.ttl_s if self.ttl_max_s is None else max(self.ttl_s, self.ttl_max_s)
+
+    @property
+    def stale_s(self) -> int:
+        """How long it may be of any use after that."""
+        return max(self.stale_while_revalidate_s, self.stale_if_error_s)
+
+    def ttl_of(self, wish: "Wish") -> int:
+        """How long the answer to a request with this wish stays fresh."""
+        return self.ttl_s if wish.ttl_s is None else min(wish.ttl_s, self.longest_s)
+
+    def fresh_until_us(self, entry: CacheEntry) -> int:
+        """Until when an entry is fresh here: another route may have kept it for longer, or this one,
+        before it was told otherwise."""
+        return min(entry.fresh_until_us, entry.created_at_us + self.longest_s * US_PER_S)
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,8 +122,12 @@ def standing_of(
     entry: CacheEntry, policy: CachePolicy, wish: Wish, now_us: int, rng: Random
 ) -> Standing:
     """What `entry` is good for to a caller with this wish."""
+    fresh_until_us = policy.fresh_until_us(entry)
+    is_plain = wish is NO_WISH and not policy.early_refresh
+    if is_plain and entry.created_at_us <= now_us < fresh_until_us:
+        return Standing.FRESH  # as nearly all are
     age_s = (now_us - entry.created_at_us) / US_PER_S
-    left_s = (entry.fresh_until_us - now_us) / US_PER_S
+    left_s = (fresh_until_us - now_us) / US_PER_S
     if age_s < -CLOCKS_APART_MAX_S:
         return Standing.USELESS
     error_s = policy.stale_if_error_s
@@ -124,7 +144,7 @@ def standing_of(
     if (
         wish.max_stale_s is not None
         and left_s <= 0
-        and -left_s <= min(wish.max_stale_s, policy.kept_s - policy.ttl_s)
+        and -left_s <= min(wish.max_stale_s, policy.stale_s)
     ):
         return Standing.FRESH
     return spare

@@ -8,6 +8,8 @@ what was spent is known is remembered; what comes before counts as of then.
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from windvane.core.budgets import (
     US_PER_DAY,
     Account,
@@ -30,16 +32,13 @@ FOUND_MAX = 10_000
 """Above this many, what was found is looked for anew: scopes may be named by callers."""
 
 
-class _Hold:
-    __slots__ = ("accounts", "amount", "at_us", "scopes")
+class _Hold(msgspec.Struct):
+    """Who holds how much, and since when."""
 
-    def __init__(
-        self, scopes: Sequence[Scope], accounts: tuple[Account, ...], amount: int, at_us: int
-    ) -> None:
-        self.scopes = scopes
-        self.accounts = accounts
-        self.amount = amount
-        self.at_us = at_us
+    scopes: tuple[Scope, ...]
+    accounts: tuple[Account, ...]
+    amount: int
+    at_us: int
 
 
 class MemoryBudgets:
@@ -59,15 +58,14 @@ class MemoryBudgets:
         self._found_from_us = 0
         self._found_until_us = 0
 
-    def accounts(self, scopes: Sequence[Scope], at_us: int) -> tuple[Account, ...]:
+    def accounts(self, scopes: tuple[Scope, ...], at_us: int) -> tuple[Account, ...]:
         if not self._found_from_us <= at_us < self._found_until_us:
             self._turn_to_day_of(at_us)
-        key = tuple(scopes)
-        found = self._found.get(key)
+        found = self._found.get(scopes)
         if found is None:
             if len(self._found) >= FOUND_MAX:
                 self._found.clear()
-            found = self._found[key] = self._find(key, at_us)
+            found = self._found[scopes] = self._find(scopes, at_us)
         return found
 
     def _turn_to_day_of(self, at_us: int) -> None:
@@ -136,7 +134,7 @@ class MemoryBudgets:
             self._known_since_us[place] = kept[0].starts_at_us
 
     def hold(
-        self, attempt_id: str, scopes: Sequence[Scope], amount: int, at_us: int
+        self, attempt_id: str, scopes: tuple[Scope, ...], amount: int, at_us: int
     ) -> Account | None:
         accounts = self.accounts(scopes, at_us)
         assert attempt_id not in self._holds, f"{attempt_id} is held twice"
@@ -145,12 +143,9 @@ class MemoryBudgets:
             self._holds[attempt_id] = _Hold(scopes, accounts, amount, at_us)
         return refusing
 
-    def settle(self, attempt_id: str, cost: int) -> tuple[Account, ...]:
+    def settle(self, attempt_id: str, cost: int) -> Sequence[Account]:
         held = self._holds.pop(attempt_id, None)
-        if held is None:
-            return ()
-        settle(held.accounts, held.amount, cost)
-        return held.accounts
+        return () if held is None else settle(held.accounts, held.amount, cost)
 
     @property
     def open_holds(self) -> int:

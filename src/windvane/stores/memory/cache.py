@@ -7,10 +7,10 @@ Entries lie in parallel arrays without gaps, a place each, and a dictionary says
 nothing of it is looked at by the garbage collector, an entry costs half of what an object would, and a
 place drawn by dice always holds an entry. What leaves is replaced by the last.
 
-When room is short, the least valuable of `SAMPLE` entries drawn by dice goes: GreedyDual-Size-Frequency
-(Cherkasova 1998) with sampling. Value is uses x worth / size, counted from the value of what was last
-evicted, so that what was once popular grows old. How often an evicted key was asked for is remembered for
-a while, in one byte: an answer that comes back is not taken for a newcomer.
+When room is short, the least valuable of `SAMPLE` entries drawn by dice goes. Value (`core.cache.value`) is
+counted from the value of what was last evicted, so that what was once popular grows old. How often an
+evicted key was asked for is remembered for a while, in one byte: an answer that comes back is not taken for
+a newcomer.
 
 It does not know what an entry is. Not for more than one thread.
 """
@@ -23,6 +23,7 @@ from random import Random
 from zlib import crc32
 
 from windvane.core.cache.invalidation import ALL
+from windvane.core.cache.value import USES_MAX, gain_of, worth_of
 from windvane.ports.stores import CacheStats, Kept
 
 ENTRY_OVERHEAD_BYTES = 216
@@ -37,8 +38,6 @@ of the whole order."""
 AGE_OVER = 8
 """The age is the lowest value of so many evictions: dice that once meet only valuable entries must not make
 everything that comes after more valuable than those."""
-WORTH_MAX = 1e18
-"""A billion dollars: beyond it ranks could no longer be told apart."""
 SWEPT_PER_PUT = 2
 """Places looked at for expired entries with each put: they are found within one turnover."""
 REMOVED_AT_ONCE = 4_096
@@ -46,7 +45,6 @@ REMOVED_AT_ONCE = 4_096
 REMEMBERED_MIN, REMEMBERED_MAX = 1 << 12, 1 << 20
 """Bytes that remember how often evicted keys were asked for."""
 BYTES_PER_REMEMBERED = 2_048
-USES_REMEMBERED_MAX = 15
 _HALVED = bytes(count // 2 for count in range(256))
 
 TagSet = tuple[str, ...]
@@ -99,14 +97,20 @@ class MemoryCache:
             self._drop(place)
             return None
         self._hits += 1
-        uses = self._uses
-        uses[place] = used = uses[place] + 1.0
+        used = self._uses[place]
+        if used < USES_MAX:
+            self._uses[place] = used = used + 1.0
         self._ranks[place] = self._age + used * self._gains[place]
         return self._data[place]
 
     def holds(self, key: bytes) -> bool:
         """Whether a key is here, over or not. Counts as no use of it."""
         return key in self._places
+
+    def peek(self, key: bytes) -> bytes | None:
+        """What is here under a key, over or not. Counts as no use of it."""
+        place = self._places.get(key)
+        return None if place is None else self._data[place]
 
     async def get(self, key: bytes) -> bytes | None:
         return self.get_now(key)
@@ -117,12 +121,11 @@ class MemoryCache:
         if data is None:
             return None
         place = self._places[key]
-        gain_bytes = max(len(key) + len(data), 1)
         return Kept(
             data=data,
             tags=self._tags[place],
             left_s=self._ends[place] - self._monotonic_s(),
-            worth=max(self._gains[place] * gain_bytes - 1.0, 0.0),
+            worth=worth_of(self._gains[place], len(key) + len(data)),
         )
 
     async def put(
@@ -141,6 +144,7 @@ class MemoryCache:
             self._drop(place)
         else:
             uses += self._remembered[crc32(key) & (len(self._remembered) - 1)]
+            uses = min(uses, USES_MAX)
         now_s = self._monotonic_s()
         if keep_s > 0 and entry_size(key, data) <= self._entry_bytes_max:
             self._add(key, data, tuple(tags), now_s + keep_s, uses, worth)
@@ -209,8 +213,7 @@ class MemoryCache:
         self._keys.append(key)
         self._data.append(data)
         self._tags.append(self._shared(tags))
-        # One nano-dollar more: among what is worth nothing, the smaller is worth more.
-        gain = (min(max(0.0, worth), WORTH_MAX) + 1.0) / max(len(key) + len(data), 1)
+        gain = gain_of(worth, len(key) + len(data))
         self._ends.append(end_s)
         self._gains.append(gain)
         self._uses.append(uses)
@@ -265,7 +268,7 @@ class MemoryCache:
         """Note how often an evicted key was asked for; notes are halved as often as they may all have
         been written."""
         at = crc32(key) & (len(self._remembered) - 1)
-        self._remembered[at] = int(min(max(uses, self._remembered[at]), USES_REMEMBERED_MAX))
+        self._remembered[at] = int(max(uses, self._remembered[at]))
         self._forget_in -= 1
         if self._forget_in <= 0:
             self._remembered = self._remembered.translate(_HALVED)

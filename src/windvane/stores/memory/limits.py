@@ -1,21 +1,26 @@
 """Rates of one process, in memory. All limits of a request are taken together, or none."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from windvane.core.limits import Gcra, RateLease, RateRefusal, RateStanding, RateTable, Slots
+import msgspec
+
+from windvane.core.limits import Gcra, RateLease, RateRefusal, RateTable, Slots, take_all
 from windvane.core.principal import Scope
 
 BUCKETS_MAX = 10_000
-"""Above this many, buckets that remember nothing are dropped: scopes may be named by callers."""
+"""From this many on, buckets that remember nothing are dropped now and then: scopes may be named by
+callers."""
 
 
-class _Found(NamedTuple):
-    """What applies to a row of scopes."""
+class _Found(msgspec.Struct):
+    """What applies to a row of scopes, and of which of them it is."""
 
-    slots: tuple[tuple[Scope, Slots], ...]
-    requests: tuple[tuple[Scope, Gcra], ...]
-    tokens: tuple[tuple[Scope, Gcra], ...]
+    slots: tuple[Slots, ...]
+    slots_of: tuple[Scope, ...]
+    requests: tuple[Gcra, ...]
+    requests_of: tuple[Scope, ...]
+    tokens: tuple[Gcra, ...]
+    tokens_of: tuple[Scope, ...]
 
 
 class MemoryLimits:
@@ -27,111 +32,112 @@ class MemoryLimits:
         self._tokens: dict[Scope, Gcra] = {}
         self._running: dict[Scope, Slots] = {}
         self._found: dict[tuple[Scope, ...], _Found] = {}
+        self._kept_max = BUCKETS_MAX
 
     def take_request(
-        self, scopes: Sequence[Scope], lease: RateLease, now_us: int
+        self, scopes: tuple[Scope, ...], lease: RateLease, now_us: int
     ) -> RateRefusal | None:
         """One request: a slot, and a place in each rate."""
-        found = self._find(scopes, now_us)
-        for scope, slots in found.slots:
+        found = self._found.get(scopes) or self._find(scopes, now_us)
+        for slots in found.slots:
             if slots.running >= slots.limit:
+                scope = found.slots_of[found.slots.index(slots)]
                 return RateRefusal(scope=scope, what="concurrency", limit=slots.limit, wait_us=None)
-        for scope, bucket in found.requests:
-            wait_us = bucket.wait_us(1, now_us)
-            if wait_us != 0:
-                return _refusal(scope, "requests", bucket, wait_us, now_us)
-        for _, bucket in found.requests:
-            lease.took_request(bucket, bucket.take(1, now_us))
-        for _, slots in found.slots:
-            lease.hold_slot(slots)
+        taken = take_all(found.requests, 1, now_us)
+        if taken is None:
+            return _refusal("requests", found.requests, found.requests_of, 1, now_us)
+        for slots in found.slots:
+            slots.running += 1
+        lease.slots, lease.requests = found.slots, taken
         return None
 
     def take_tokens(
-        self, scopes: Sequence[Scope], tokens: int, lease: RateLease, now_us: int
+        self, scopes: tuple[Scope, ...], tokens: int, lease: RateLease, now_us: int
     ) -> RateRefusal | None:
         """Tokens, by estimate: they are corrected when the lease ends."""
-        found = self._find(scopes, now_us).tokens
-        for scope, bucket in found:
-            wait_us = bucket.wait_us(tokens, now_us)
-            if wait_us != 0:
-                return _refusal(scope, "tokens", bucket, wait_us, now_us)
-        for _, bucket in found:
-            lease.took_tokens(bucket, tokens, bucket.take(tokens, now_us))
+        found = self._found.get(scopes) or self._find(scopes, now_us)
+        taken = take_all(found.tokens, tokens, now_us)
+        if taken is None:
+            return _refusal("tokens", found.tokens, found.tokens_of, tokens, now_us)
+        lease.tokens, lease.units = taken, tokens
         return None
-
-    def standing(
-        self, scopes: Sequence[Scope], now_us: int
-    ) -> tuple[RateStanding | None, RateStanding | None]:
-        """What is left of requests and of tokens, in the scope where it is least."""
-        found = self._find(scopes, now_us)
-        return _least(found.requests, now_us), _least(found.tokens, now_us)
 
     def change(self, table: RateTable) -> None:
         """From now, `table` says what is allowed. Running requests keep their slots."""
         self.table = table
         self._found.clear()
 
-    def _find(self, scopes: Sequence[Scope], now_us: int) -> _Found:
-        """What applies to these scopes: worked out once, and kept until the table changes or the
-        buckets are cleared out."""
-        key = tuple(scopes)
-        found = self._found.get(key)
-        if found is not None:
-            return found
-        slots, requests, tokens = [], [], []
-        for scope in dict.fromkeys(key):
+    def _find(self, scopes: tuple[Scope, ...], now_us: int) -> _Found:
+        """What applies to these scopes: worked out once, and kept until the table changes or there
+        is too much of it."""
+        self._make_room(now_us)
+        slots: dict[Scope, Slots] = {}
+        requests: dict[Scope, Gcra] = {}
+        tokens: dict[Scope, Gcra] = {}
+        for scope in scopes:
             terms = self.table.of(scope)
             if terms is None:
                 continue
             if terms.concurrency is not None:
-                slots.append((scope, self._slots_of(scope, terms.concurrency)))
+                slots[scope] = running = self._running.setdefault(scope, Slots(0))
+                running.limit = terms.concurrency
             if (limit := terms.requests_per_minute) is not None:
                 burst = terms.burst_requests
-                requests.append((scope, self._bucket(self._requests, scope, limit, burst, now_us)))
+                requests[scope] = self._bucket(self._requests, scope, limit, burst, now_us)
             if (limit := terms.tokens_per_minute) is not None:
-                tokens.append((scope, self._bucket(self._tokens, scope, limit, None, now_us)))
-        if len(self._found) >= BUCKETS_MAX:
-            self._found.clear()
-        found = self._found[key] = _Found(tuple(slots), tuple(requests), tuple(tokens))
+                tokens[scope] = self._bucket(self._tokens, scope, limit, None, now_us)
+        found = self._found[scopes] = _Found(
+            tuple(slots.values()),
+            tuple(slots),
+            tuple(requests.values()),
+            tuple(requests),
+            tuple(tokens.values()),
+            tuple(tokens),
+        )
         return found
 
-    def _slots_of(self, scope: Scope, limit: int) -> Slots:
-        slots = self._running.get(scope)
-        if slots is None:
-            if len(self._running) >= BUCKETS_MAX:
-                self._found.clear()
-                self._running = {key: kept for key, kept in self._running.items() if kept.running}
-            slots = self._running[scope] = Slots(limit)
-        slots.limit = limit
-        return slots
+    def _make_room(self, now_us: int) -> None:
+        """Forget what remembers nothing, when there is too much of it: before anything is looked up, so
+        that two rows of scopes never count in different places."""
+        if self._kept < self._kept_max and len(self._found) < self._kept_max:
+            return
+        self._found.clear()
+        self._running = {scope: slots for scope, slots in self._running.items() if slots.running}
+        for buckets in (self._requests, self._tokens):
+            for idle in [scope for scope, bucket in buckets.items() if bucket.is_idle(now_us)]:
+                del buckets[idle]
+        # When as many are in use, looking for more to drop each time would cost more than they do.
+        self._kept_max = max(BUCKETS_MAX, 2 * self._kept)
+
+    @property
+    def _kept(self) -> int:
+        return max(len(self._running), len(self._requests), len(self._tokens))
 
     def _bucket(
         self, buckets: dict[Scope, Gcra], scope: Scope, limit: int, burst: int | None, now_us: int
     ) -> Gcra:
         bucket = buckets.get(scope)
-        wanted = limit if burst is None else burst
-        if bucket is None or bucket.limit != limit or bucket.burst != wanted:
-            if bucket is None and len(buckets) >= BUCKETS_MAX:
-                self._found.clear()
-                for idle in [key for key, kept in buckets.items() if kept.is_idle(now_us)]:
-                    del buckets[idle]
+        if bucket is None:
             bucket = buckets[scope] = Gcra(limit, burst)
+        elif bucket.limit != limit or bucket.burst != (limit if burst is None else burst):
+            bucket.change(limit, burst, now_us)
         return bucket
 
 
 def _refusal(
-    scope: Scope, what: str, bucket: Gcra, wait_us: int | None, now_us: int
+    what: str, buckets: Sequence[Gcra], scopes: Sequence[Scope], units: int, now_us: int
 ) -> RateRefusal:
-    left = bucket.remaining(now_us)
-    return RateRefusal(scope=scope, what=what, limit=bucket.limit, wait_us=wait_us, left=left)
-
-
-def _least(found: tuple[tuple[Scope, Gcra], ...], now_us: int) -> RateStanding | None:
-    if not found:
-        return None
-    least = found[0][1]
-    if len(found) > 1:
-        least = min((bucket for _, bucket in found), key=lambda bucket: bucket.remaining(now_us))
-    return RateStanding(
-        limit=least.limit, remaining=least.remaining(now_us), reset_us=least.reset_us(now_us)
+    """The first of these rates that does not admit so many units."""
+    place, wait_us = next(
+        (place, wait_us)
+        for place, bucket in enumerate(buckets)
+        if (wait_us := bucket.wait_us(units, now_us)) != 0
+    )
+    bucket = buckets[place]
+    return RateRefusal(
+        scope=scopes[place],
+        what=what,
+        limit=bucket.limit,
+        wait_us=wait_us,
+        left=bucket.standing(now_us).remaining,
     )

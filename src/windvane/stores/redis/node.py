@@ -7,7 +7,9 @@ Laws:
 2. A command takes `deadline_s` at most, connecting and waiting for a connection included.
 3. After `FAILURES_TO_OPEN` failures in a row no command is tried, until a probe of our own has come
    through; one is made each second. Only then is it asked again.
-4. A command with a deadline of its own is background work, which may take longer: it is tried even then,
+4. A server that refuses to be written to is a replica now: its connections are closed, for the name may
+   lead to its successor. Until it does, reads go on and writes are refused.
+5. A command with a deadline of its own is background work, which may take longer: it is tried even then,
    and what becomes of it says nothing to the breaker. So a slow server still tells of invalidations.
 
 It does not know what the commands mean.
@@ -20,7 +22,7 @@ from random import Random
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from windvane.stores.redis.address import Make
@@ -103,6 +105,8 @@ class Node:
             self._waiting -= 1
         if counts:
             self._failures = 0
+        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            await self._drop_idle()
         return replies
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:

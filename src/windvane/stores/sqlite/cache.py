@@ -18,6 +18,7 @@ from typing import TypeVar
 from windvane.core.cache.invalidation import Invalidations, after, merged
 from windvane.ports.stores import CacheStats, Kept
 from windvane.stores.sqlite.cache_file import CacheFile, Put, is_damage
+from windvane.stores.sqlite.presence import Presence
 
 READ_DEADLINE_S = 0.025
 REMOVE_DEADLINE_S = 5.0
@@ -74,12 +75,13 @@ class SqliteCache:
         self._timer: asyncio.TimerHandle | None = None
         self._asked = 0
         self._hits = self._misses = self._stored = self._faults = 0
+        self._presence = Presence()
         self.invalidations = SqliteInvalidations(self)
         self._thread = _Thread(
             lambda: CacheFile(path, bytes_max=bytes_max, wall_us=wall_us),
             name=str(path),
             monotonic_s=monotonic_s,
-            on_open=self.invalidations.meet,
+            on_open=self._meet,
         )
 
     async def get(self, key: bytes) -> bytes | None:
@@ -91,6 +93,8 @@ class SqliteCache:
         if put is not None:
             # What the file has is old, even when this is over.
             kept = self._kept(put)
+        elif not self._presence.may_hold(key):
+            kept = None
         else:
             kept = await self.ask(lambda file: file.find(key), None, self._read_deadline_s)
         if kept is None:
@@ -112,6 +116,7 @@ class SqliteCache:
         ends_at_us = self._wall_us() + int(min(keep_s, KEEP_S_MAX) * 1_000_000)
         if self._gathered_bytes + size > self._group_bytes_max:
             self._flush()
+        self._presence.add(key)
         self._gathered[key] = Put(data, tuple(tags), ends_at_us, worth)
         self._gathered_bytes += size
         self._unwritten_bytes += size
@@ -236,6 +241,22 @@ class SqliteCache:
                 _tell(loop, done)
 
         self._thread.do(job)
+        if self._presence.is_full and self._presence.is_complete:
+            # What was deleted is in it still. A new one has what is put from now on, and learns the rest.
+            presence = self._presence = Presence(self._thread.entries + len(puts))
+            self._thread.do(lambda file: None if file is None else _fill(presence, file))
+
+    def _meet(self, file: CacheFile) -> None:
+        """The file was opened, on the thread."""
+        self.invalidations.meet(file)
+        _fill(self._presence, file)
+
+
+def _fill(presence: Presence, file: CacheFile) -> None:
+    """Add what the file has, on its thread."""
+    for key in file.all_keys():
+        presence.add(key)
+    presence.is_complete = True
 
 
 class SqliteInvalidations:

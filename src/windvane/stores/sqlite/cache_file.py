@@ -4,7 +4,7 @@ Laws: the file and what SQLite keeps beside it stay within the bytes given, at a
 worth an error, so what cannot be read is begun anew; a file that is not ours is moved aside, not deleted.
 
 One row an entry; entries with the same tags share a row of `tag_set`. When room is short, what is over goes
-first, then the least valuable by the same rule as in memory: uses x worth / size, counted from the value of
+first, then the least valuable by the same rule as in memory (`core.cache.value`), counted from the value of
 what was last evicted. Uses are noted in memory, and written with the next group.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from windvane.core.cache.invalidation import ALL, Invalidations
+from windvane.core.cache.value import USES_MAX, WORTH_MAX, gain_of
 from windvane.ports.stores import Kept
 
 PAGE_BYTES = 4_096
@@ -32,11 +33,10 @@ ROOM_LEFT = 0.95
 """Eviction goes on until so much of the room is used."""
 USES_NOTED_MAX = 1_000
 TAG_SETS_KNOWN_MAX = 10_000
-WORTH_MAX = 1e18
 BUSY_S = 0.05
 """A lock that somebody at a terminal holds is waited for so long."""
 APPLICATION_ID = 0x57564331
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE tag_set (id INTEGER PRIMARY KEY, tags TEXT NOT NULL UNIQUE);
@@ -45,6 +45,7 @@ CREATE TABLE entry (
   key BLOB NOT NULL UNIQUE,
   ends_at_us INTEGER NOT NULL,
   worth REAL NOT NULL,
+  gain REAL NOT NULL,
   uses INTEGER NOT NULL,
   rank REAL NOT NULL,
   tag_set INTEGER NOT NULL,
@@ -57,15 +58,15 @@ CREATE TABLE invalidation (tag TEXT PRIMARY KEY, version INTEGER NOT NULL);
 CREATE TABLE fact (name TEXT PRIMARY KEY, value REAL NOT NULL);
 """
 _PUT = """
-INSERT INTO entry (key, ends_at_us, worth, uses, rank, tag_set, data)
-VALUES (:key, :ends_at_us, :worth, 1, :age + :gain, :tag_set, :data)
+INSERT INTO entry (key, ends_at_us, worth, gain, uses, rank, tag_set, data)
+VALUES (:key, :ends_at_us, :worth, :gain, 1, :age + :gain, :tag_set, :data)
 ON CONFLICT (key) DO UPDATE SET
-  ends_at_us = excluded.ends_at_us, worth = excluded.worth, tag_set = excluded.tag_set,
-  data = excluded.data, rank = :age + uses * :gain
+  ends_at_us = excluded.ends_at_us, worth = excluded.worth, gain = excluded.gain,
+  tag_set = excluded.tag_set, data = excluded.data, rank = :age + uses * :gain
 """
-_USED = """
-UPDATE entry SET uses = uses + :more,
-  rank = :age + (uses + :more) * (worth + 1) / max(length(key) + length(data), 1)
+_USED = f"""
+UPDATE entry SET uses = min(uses + :more, {USES_MAX}),
+  rank = :age + min(uses + :more, {USES_MAX}) * gain
 WHERE id = :id
 """
 _IS_NEW = "SELECT NOT EXISTS (SELECT 1 FROM entry WHERE key = ?)"
@@ -109,7 +110,7 @@ class CacheFile:
             try:
                 self._begin()
             except sqlite3.DatabaseError as error:
-                if not is_damage(error) and not isinstance(error, _Foreign):
+                if not is_damage(error) and not isinstance(error, _Foreign | _OfAnotherVersion):
                     raise
                 _put_away(path, error)
                 self._begin()
@@ -166,19 +167,23 @@ class CacheFile:
             for key, put in puts:
                 more += cursor.execute(_IS_NEW, (key,)).fetchone()[0]
                 worth = min(max(0.0, put.worth), WORTH_MAX)
-                gain = (worth + 1.0) / max(len(key) + len(put.data), 1)
                 values = {
                     "key": key,
                     "ends_at_us": put.ends_at_us,
                     "worth": worth,
                     "age": self._age,
-                    "gain": gain,
+                    "gain": gain_of(worth, len(key) + len(put.data)),
                     "tag_set": self._tag_set(cursor, put.tags),
                     "data": put.data,
                 }
                 cursor.execute(_PUT, values)
         self.entries += more
         self.make_room()
+
+    def all_keys(self) -> Iterator[bytes]:
+        """All keys, over or not."""
+        for (key,) in self._connection.execute("SELECT key FROM entry"):
+            yield key
 
     def remove(self, key: bytes) -> int:
         """Delete one; whether it was there and not over."""
@@ -332,8 +337,10 @@ class CacheFile:
         (found,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and (found, version) != (APPLICATION_ID, SCHEMA_VERSION):
-            raise _Foreign(f"it is of another kind ({found:#x}, version {version})")
+        if tables and found != APPLICATION_ID:
+            raise _Foreign(f"it is of another kind ({found:#x})")
+        if tables and version != SCHEMA_VERSION:
+            raise _OfAnotherVersion(f"it is of version {version}, and not {SCHEMA_VERSION}")
         # In this order: the first two hold only for a file that has no page yet.
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -353,6 +360,10 @@ class _Foreign(sqlite3.DatabaseError):
     """It is SQLite's, and not ours."""
 
 
+class _OfAnotherVersion(sqlite3.DatabaseError):
+    """It is ours, of another time."""
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error says that the file is not as it should be, and will not be."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -360,8 +371,10 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def _put_away(path: Path, error: sqlite3.DatabaseError) -> None:
-    """Delete what is damaged; move aside what may be somebody's."""
-    if isinstance(error, _Foreign) or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
+    """Delete what is damaged, or old; move aside what may be somebody's."""
+    if isinstance(error, _OfAnotherVersion):
+        _log.info("beginning the cache %s anew: %s", path, error)
+    elif isinstance(error, _Foreign) or error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
         aside = path.with_name(f"{path.name}.aside")
         _log.warning("%s is not a cache (%s); it is now %s", path, error, aside)
         path.replace(aside)

@@ -1,0 +1,107 @@
+"""Rates in memory: what is shared by scopes, what is kept, and what a changed table changes."""
+
+import pytest
+
+from windvane.core.limits import RateLease, RateTable, RateTerms
+from windvane.core.principal import GLOBAL, Scope
+from windvane.stores.memory import MemoryLimits
+from windvane.stores.memory import limits as memory_limits
+
+KEY, TEAM = Scope("key:a"), Scope("team:t")
+NOW_US = 7 * 60_000_000
+
+
+def store(**terms: RateTerms) -> MemoryLimits:
+    return MemoryLimits(
+        RateTable({Scope(name.replace("_", ":")): said for name, said in terms.items()})
+    )
+
+
+def users(**rates: int) -> MemoryLimits:
+    return MemoryLimits(RateTable({Scope("user:*"): RateTerms(**rates)}))
+
+
+def comes(limits: MemoryLimits, *scopes: Scope, tokens: int = 0) -> RateLease | None:
+    """The lease of a request; None when it is refused."""
+    lease = RateLease()
+    refusal = limits.take_request(scopes, lease, NOW_US)
+    if refusal is None:
+        refusal = limits.take_tokens(scopes, tokens, lease, NOW_US)
+    if refusal is not None:
+        lease.give_back(NOW_US)
+        return None
+    return lease
+
+
+def test_a_scope_counts_once_whoever_else_counts() -> None:
+    limits = store(team_t=RateTerms(concurrency=2))
+    assert comes(limits, KEY, TEAM) and comes(limits, Scope("key:b"), TEAM)
+    assert comes(limits, Scope("key:c"), TEAM) is None
+    assert comes(limits, KEY) is not None
+
+
+def test_the_refusal_names_the_scope_that_is_full() -> None:
+    limits = store(
+        key_a=RateTerms(requests_per_minute=60, burst_requests=9),
+        team_t=RateTerms(requests_per_minute=1),
+    )
+    assert comes(limits, GLOBAL, KEY, TEAM)
+    refusal = limits.take_request((GLOBAL, KEY, TEAM), RateLease(), NOW_US)
+    assert refusal is not None
+    assert (refusal.scope, refusal.what, refusal.left) == (TEAM, "requests", 0)
+    assert refusal.wait_us == 60_000_000
+    # Of the key's nine, only the first has taken one.
+    assert sum(comes(limits, KEY) is not None for _ in range(60)) == 8
+
+
+def test_a_changed_table_keeps_what_was_taken() -> None:
+    limits = store(key_a=RateTerms(tokens_per_minute=100, concurrency=2))
+    lease = comes(limits, KEY, tokens=80)
+    assert lease is not None
+    limits.change(RateTable({KEY: RateTerms(tokens_per_minute=1_000, concurrency=1)}))
+    assert comes(limits, KEY) is None, "the first still runs"
+    lease.end(30, NOW_US)
+    assert comes(limits, KEY, tokens=971) is None
+    assert comes(limits, KEY, tokens=970) is not None
+
+
+def test_scopes_that_callers_name_do_not_stay_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_limits, "BUCKETS_MAX", 10)
+    limits = users(requests_per_minute=60_000_000, concurrency=1)
+    for number in range(500):
+        lease = RateLease()
+        assert limits.take_request((Scope(f"user:{number}"),), lease, number * 10) is None
+        lease.end(0, number * 10)
+        for kept in (limits._found, limits._running, limits._requests):
+            assert len(kept) <= 20
+
+
+def test_however_many_there_are_one_scope_has_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when what is idle is dropped while a row of scopes is looked up."""
+    monkeypatch.setattr(memory_limits, "BUCKETS_MAX", 4)
+    limits = users(requests_per_minute=1, concurrency=1)
+    names = [Scope(f"user:{number}") for number in range(12)]
+    running = [
+        lease
+        for place in range(200)
+        if (lease := comes(limits, names[place % 12], names[(place * 5 + 1) % 12])) is not None
+    ]
+    assert len(running) <= 6
+    for name in names:
+        counted = {
+            id(slots)
+            for found in limits._found.values()
+            for scope, slots in zip(found.slots_of, found.slots, strict=True)
+            if scope == name
+        }
+        assert len(counted) <= 1
+
+
+def test_nothing_is_looked_for_in_vain_while_all_are_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_limits, "BUCKETS_MAX", 10)
+    limits = users(concurrency=1)
+    assert all(comes(limits, Scope(f"user:{number}")) for number in range(100))
+    assert limits._kept_max >= 100
+    assert len(limits._found) >= 20
