@@ -14,6 +14,7 @@ from typing import Any
 import click
 import msgspec
 import pytest
+from fastapi.routing import APIRoute
 from prometheus_client.core import CounterMetricFamily
 
 import windvane
@@ -24,18 +25,27 @@ from windvane.config.resolve import resolve
 from windvane.config.schema import Config
 from windvane.core import faults
 from windvane.core.analysis import Analysis
+from windvane.core.breaker import BreakerState
+from windvane.core.budgets import Period, Standing
 from windvane.core.events import AttemptSettled, ExchangeEnded
 from windvane.core.faults import FaultKind
 from windvane.core.ledger import LedgerEntry
 from windvane.core.money import NanoUsd
+from windvane.core.principal import GLOBAL
+from windvane.core.priority import Priority
 from windvane.core.routing import table
 from windvane.core.routing.presets import PRESETS
+from windvane.core.upstream_limits import Standing as UpstreamLimit
+from windvane.core.upstream_limits import Unit
 from windvane.core.usage import Certainty
+from windvane.engine.waiting_room import UpstreamStanding
 from windvane.gateway.control_plane.app import control_plane
 from windvane.gateway.data_plane import app as data_plane
 from windvane.gateway.data_plane import chat, outgoing
+from windvane.ports.stores import CacheStats
 from windvane.providers import PROVIDERS
 from windvane.simulator import FAULT_WORDS, FaultRule, Simulator, SimulatorConfig
+from windvane.telemetry.gauges import All, GaugeCollector, Gauges
 from windvane.telemetry.metrics import Metrics
 from windvane.wire import errors as wire_errors
 
@@ -46,6 +56,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 ENVIRONMENT = {
     "MISTRAL_API_KEY": "mistral-key",
     "OPENAI_API_KEY": "openai-key",
+    "ANTHROPIC_API_KEY": "anthropic-key",
     "TEAM_ONE_KEY": "sk-team-one",
     "TEAM_TWO_KEY": "sk-team-two",
 }
@@ -223,8 +234,14 @@ def test_each_endpoint_of_the_data_plane_is_named() -> None:
 
 
 def test_each_path_of_the_control_plane_is_named() -> None:
-    application = control_plane(typing.cast(Any, None), Metrics(), is_local=True)
-    found = [(route.path, route.methods) for route in application.routes if hasattr(route, "path")]
+    application = control_plane(
+        typing.cast(Any, None), Metrics(), is_local=lambda: True, trail=typing.cast(Any, None)
+    )
+    found = [
+        (route.path_format, route.methods)
+        for route in application.routes
+        if isinstance(route, APIRoute)
+    ]
     assert len(found) > 5
     for path, methods in found:
         for method in methods - {"HEAD"}:
@@ -268,6 +285,21 @@ def ended() -> ExchangeEnded:
     )  # fmt: skip
 
 
+def gauges() -> Gauges:
+    budget = Standing(
+        scope=GLOBAL, period=Period.DAILY, limit_nano_usd=1, spent_nano_usd=0, held_nano_usd=0,
+        starts_at_us=0, renews_at_us=1,
+    )  # fmt: skip
+    limit = UpstreamLimit(Unit.TOKENS, 60_000_000, 1, 1)
+    upstream = UpstreamStanding(
+        key="mistral", waiting={Priority.LOW: 1}, longest_wait_s=1.0, pause_s=0.0, limits=(limit,)
+    )
+    return Gauges(
+        budgets=(budget,), upstreams=(upstream,), breakers={"mistral/m": BreakerState.OPEN},
+        cache=(CacheStats(tier="memory", entries=1, bytes=1, bytes_max=1),),
+    )  # fmt: skip
+
+
 def test_each_metric_has_a_row_with_its_labels() -> None:
     metrics = Metrics()
     metrics.on(settled())
@@ -276,14 +308,14 @@ def test_each_metric_has_a_row_with_its_labels() -> None:
     metrics.on(ended())
     known = rows(page("metrics.md"))
     names = set()
-    for family in metrics.collect():
+    for family in All(metrics, GaugeCollector(gauges())).collect():
         name = f"{family.name}_total" if isinstance(family, CounterMetricFamily) else family.name
         names.add(name)
         assert name in known
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert not missing(labels, known[name])
     assert names == {name for name in known if name.startswith(("router_", "windvane_"))}
-    assert not missing(metrics.totals(), page("metrics.md"))
+    assert not missing(metrics.totals(gauges()), page("metrics.md"))
 
 
 # routing

@@ -33,6 +33,7 @@ from windvane.stores.redis import RedisStores, open_redis
 from windvane.stores.sqlite import SqliteLedger
 from windvane.stores.sqlite.cache import SqliteCache
 from windvane.stores.tiers import TieredCache
+from windvane.stores.told import ToldFile
 from windvane.telemetry.alerts import AlertLog, Webhook
 from windvane.transport.http1 import Http1Transport
 
@@ -40,6 +41,7 @@ IN_MEMORY = ":memory:"
 """The `data_dir` that keeps nothing."""
 PEPPER_FILE = "pepper"
 CACHE_FILE = "cache.db"
+TOLD_FILE = "alerts.jsonl"
 ADMIN_FILE = "admin.key"
 """The key of whoever may read the data folder: the command line administers a running gateway by it."""
 
@@ -124,6 +126,9 @@ async def _assemble(
         cache=kept.cache,
         invalidations=kept.invalidations,
         leases=kept.leases,
+        told=None
+        if config.data_dir == IN_MEMORY
+        else ToldFile(Path(config.data_dir) / TOLD_FILE, clock.wall_us()),
         transport=transport,
         journal=journal,
         ledger=ledger,

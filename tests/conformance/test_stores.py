@@ -390,8 +390,12 @@ def test_what_is_forgotten_is_still_in_the_sums(opened, entries, days) -> None:
                 left = [] if day_of(each) < gone else [each]
                 assert list(await ledger.entries_of(each.request_id)) == left
             query = UsageQuery(by=("day", "tag"))
-            rows = await ledger.usage(query)
-            assert [(row.group, row.totals) for row in rows] == naive_usage(entries, query)
+            for _ in range(2):
+                rows = await ledger.usage(query)
+                assert [(row.group, row.totals) for row in rows] == naive_usage(entries, query)
+                assert list(await ledger.verify()) == []
+                assert await ledger.refused() == 0
+                await ledger.rebuild()
 
     asyncio.run(scenario())
 

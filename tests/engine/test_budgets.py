@@ -461,23 +461,89 @@ def test_an_attempt_that_is_left_before_a_word_is_paid_whole() -> None:
     assert standing(play).spent_nano_usd == held(50)
 
 
-def test_a_provider_that_bills_more_than_was_held_is_told_of() -> None:
+def bills_900() -> Happening:
     dear = Piece(data=completion("hi", (9, 900)), output_tokens=900)
 
     async def bills(play: Play) -> None:
         play.play(json_head(), dear, Ends())
 
+    return Happening("bills 900 tokens", bills)
+
+
+def test_a_provider_that_bills_more_than_was_held_is_told_of() -> None:
     play = (
         Playbook(under({"global": budget(total=held(50))}))
         >> ask("small", max_tokens=50)
         << Sent("one/small")
-        >> Happening("bills 900 tokens", bills)
+        >> bills_900()
     )
     cost = 9 * INPUT + 900 * OUTPUT
     play = play << Reached("global", 1000) << Breached() << Settled("exact", "ok", cost=cost)
     ended = (play << Said("hi")).run()
     assert standing(ended).spent_nano_usd == cost
     assert standing(ended).left_nano_usd == 0
+
+
+def test_a_deployment_that_billed_more_than_its_bound_is_paid_for_by_no_budget() -> None:
+    """Whoever asks, and however much is left: its next answer might take a budget past its limit. Others
+    are asked instead, and who has no budget may still ask it."""
+    keys = (KeyConfig(key="sk-number-1", name="one"), KeyConfig(key="sk-number-2", name="two"))
+    paid, free = {"key": "sk-number-1"}, {"key": "sk-number-2"}
+    config = two_providers(
+        budgets={"key:one": budget(total=held(5_000, "large"))}, auth=AuthConfig(keys=keys)
+    )
+    cost = 9 * INPUT + 900 * OUTPUT
+    play = (
+        Playbook(config)
+        >> ask("small", max_tokens=50, **free)
+        << Sent("one/small")
+        >> ask("small", max_tokens=50, **paid)
+        << Sent("one/small")
+        >> bills_900()
+        << Breached()
+        << Settled("exact", "ok", cost=cost)
+        << Said("hi")
+        >> ask("small", max_tokens=50, **paid)
+        << Failed("forbidden", 403)
+        >> ask("auto", max_tokens=50, **paid)
+        << Sent("two/large")
+        >> answer("hello", at="two/large")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> answer("hello", at="one/small")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", max_tokens=50, **free)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    fault = play.exchanges[2].fault
+    assert fault is not None and fault.code == "unpriceable"
+    assert "what one/small costs at most" in fault.message
+
+
+def test_a_request_that_no_budget_would_have_paid_for_proves_nothing_of_a_bound() -> None:
+    """What a web search adds to a request's input is in no bound, and its caller has no budget."""
+    keys = (KeyConfig(key="sk-number-1", name="one"), KeyConfig(key="sk-number-2", name="two"))
+    config = two_providers(
+        budgets={"key:one": budget(total=NANO_PER_USD)}, auth=AuthConfig(keys=keys)
+    )
+    (
+        Playbook(config)
+        >> ask("small", max_tokens=50, key="sk-number-2", web_search_options={"a": 1})
+        << Sent("one/small")
+        >> bills_900()
+        << Breached()
+        << Settled("exact", "ok", cost=9 * INPUT + 900 * OUTPUT)
+        << Said("hi")
+        >> ask("small", max_tokens=50, key="sk-number-1")
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
 
 
 def test_a_budget_that_is_nearly_spent_and_refuses_is_used_up() -> None:

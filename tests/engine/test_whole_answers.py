@@ -1,5 +1,6 @@
 """Answers that come whole: what the engine does with each thing a provider may do."""
 
+from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.core.retry import RetryPolicy
 from windvane.engine.snapshot import Timeouts
 from windvane.testing.answers import error_body
@@ -475,3 +476,33 @@ def test_a_wall_clock_set_back_changes_no_duration() -> None:
     entry = play.exchanges[0].attempts[0].entry
     assert entry is not None and entry.latency_us is not None
     assert 2_000_000 <= entry.latency_us < 2_100_000
+
+
+def test_an_entry_says_who_asked_what_of_whom() -> None:
+    """Each fact under its own name: entries are made by place."""
+    key = KeyConfig(key="sk-number-1", name="one", team="red", tags=("t",))
+    play = (
+        Playbook(two_providers(auth=AuthConfig(keys=(key,))))
+        >> ask("auto", key="sk-number-1", user="ann", max_tokens=7, stream=False)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    exchange = play.exchanges[0]
+    (attempt,) = exchange.attempts
+    entry = attempt.entry
+    assert entry is not None and entry.latency_us is not None
+    for said, outcome in ((attempt.hold, "unknown"), (entry, "ok")):
+        assert said.attempt_id == f"{exchange.id}-1"
+        assert (said.request_id, said.number) == (exchange.id, 1)
+        assert (said.key_id, said.team, said.tags, said.user) == ("one", "red", ("t",), "ann")
+        assert (said.route, said.requested_model) == ("auto", "auto")
+        assert (said.provider, said.model) == ("one", "small")
+        assert said.resolved_model == "mistral-small-2603"
+        assert said.reason == (exchange.decision and exchange.decision.reason)
+        assert (said.dialect, said.is_stream) == ("openai", False)
+        assert said.started_at_us == exchange.received_at_us
+        assert (said.outcome, said.hold_nano_usd) == (outcome, attempt.hold.cost_nano_usd)
+        assert (said.client_request_id, said.saved_nano_usd) == (None, None)
+    assert (attempt.hold.certainty, entry.certainty) == ("assumed", "exact")

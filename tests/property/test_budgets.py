@@ -40,6 +40,7 @@ TIER = st.builds(
     output=RATE,
     cache_read=MAYBE_RATE,
     cache_write=MAYBE_RATE,
+    cache_write_1h=MAYBE_RATE,
 )
 PRICE = st.builds(
     Price,
@@ -48,12 +49,14 @@ PRICE = st.builds(
     output=RATE,
     cache_read=MAYBE_RATE,
     cache_write=MAYBE_RATE,
+    cache_write_1h=MAYBE_RATE,
     tiers=st.lists(TIER, max_size=2, unique_by=lambda tier: tier.above_input_tokens).map(tuple),
 )
 SIZE = st.none() | st.sampled_from([32, 500, 8_192, 131_072]) | st.integers(17, 400_000)
 MODELS = {
     "mistral": ("mistral-small-latest",),
     "openai": ("gpt-4o", "gpt-5-mini", "o3", "gpt-6.1-sol"),
+    "anthropic": ("claude-sonnet-5-5", "claude-haiku-4-5"),
     "compatible": ("llama",),
 }
 NEW_NAME = ("gpt-5-mini", "o3", "gpt-6.1-sol")
@@ -67,6 +70,7 @@ SERVED = {
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://pictures.test/1"}}
 TOOL = {"type": "function", "function": {"name": "wind", "parameters": {"type": "object"}}}
+MARKS = ({"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"})
 LIMIT = st.none() | st.sampled_from([0, 1, 15, 16, 17, 4_096, 100_000_000]) | st.integers(1, 9_000)
 
 
@@ -83,7 +87,9 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
         "max_completion_tokens": LIMIT,
         "n": st.integers(1, 5),
         "tools": st.integers(1, 3).map(lambda count: [TOOL] * count),
+        "functions": st.just([{"name": "gust"}]),
         "stream": st.booleans(),
+        "cache_control": st.sampled_from(MARKS),
         "prediction": st.just({"type": "content", "content": "as before"}),
         "service_tier": st.sampled_from(
             ["auto", "default", "flex", "priority", "standard_only", "scale", "cheap"]
@@ -177,6 +183,8 @@ def dearest(
     for message in request.messages:
         images = [part for part in message.content or () if type(part).__name__ == "ImagePart"]
         most_input += len(images) * deployment.billing.image_tokens_max
+    if kind == "anthropic" and (request.tools or "functions" in body):
+        most_input += deployment.billing.prompt_tokens_max
     most_output = limit * request.n
     if body.get("prediction"):
         most_output += len("as before")
@@ -185,16 +193,24 @@ def dearest(
     tokens = min(tokens + rng.randrange(2), most_input)
     read = rng.choice((0, tokens, rng.randint(0, tokens)))
     written = rng.choice((0, tokens - read))
+    is_long = kind == "anthropic" and body.get("cache_control") == MARKS[1]
+    for_an_hour = rng.choice((written, rng.randint(0, written))) if is_long else 0
     passed = [tier for tier in price.tiers if tokens > tier.above_input_tokens]
     rates: Any = max(passed, key=lambda tier: tier.above_input_tokens, default=price)
     permille = rng.choice(SERVED.get((kind, str(body.get("service_tier"))), (1000,)))
     total = (
         (tokens - read - written) * rates.input
         + read * (rates.input if rates.cache_read is None else rates.cache_read)
-        + written * (rates.input if rates.cache_write is None else rates.cache_write)
+        + (written - for_an_hour) * write_rate(rates)
+        + for_an_hour
+        * (write_rate(rates) if rates.cache_write_1h is None else rates.cache_write_1h)
         + rng.choice((most_output, rng.randint(0, most_output))) * rates.output
     )
     return Fraction(total * deployment.multiplier_permille * permille, 10**12)
+
+
+def write_rate(rates: Any) -> int:
+    return int(rates.input if rates.cache_write is None else rates.cache_write)
 
 
 @settings(deadline=None, max_examples=250)
@@ -215,6 +231,10 @@ def test_no_usage_costs_more_than_was_held(
     rng: Random,
 ) -> None:
     kind, deployment, price = served
+    if kind == "anthropic":
+        body.pop("n", None)  # it gives one answer, and says so
+        for message in body["messages"]:
+            message["content"][0]["text"] = message["content"][0]["text"] or "hi"
     exchange = exchange_of(body, cap, may_clamp)
     left = rng.randint(0, 10**magnitude)
     if rng.random() < 0.7:

@@ -66,8 +66,10 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
         if comes:
             wait_us = bucket.wait_us(ask.reserved, now_us)
             assert wait_us is not None
-            if wait_us == 0:
-                marks[index] = bucket.take(ask.reserved, now_us)
+            mark = bucket.take(ask.reserved, now_us)
+            assert (mark is not None) == (wait_us == 0)
+            if mark is not None:
+                marks[index] = mark
                 sums[index] = (now_us, ask.reserved)
                 check(sorted([*sums.values(), *debts]), now_us, bucket.limit, bucket.burst)
             else:
@@ -79,7 +81,7 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
             sums[index] = (at_us, min(ask.used, ask.reserved))
             if ask.used > ask.reserved:
                 debts.append((now_us, ask.used - ask.reserved))
-        assert 0 <= bucket.remaining(now_us) <= bucket.burst
+        assert 0 <= bucket.standing(now_us).remaining <= bucket.burst
 
 
 @settings(deadline=None, max_examples=400)

@@ -20,6 +20,7 @@ TIER = st.builds(
     output=RATE,
     cache_read=MAYBE_RATE,
     cache_write=MAYBE_RATE,
+    cache_write_1h=MAYBE_RATE,
 )
 PRICE = st.builds(
     Price,
@@ -28,6 +29,7 @@ PRICE = st.builds(
     output=RATE,
     cache_read=MAYBE_RATE,
     cache_write=MAYBE_RATE,
+    cache_write_1h=MAYBE_RATE,
     tiers=st.lists(TIER, max_size=3, unique_by=lambda tier: tier.above_input_tokens).map(tuple),
 )
 PERMILLE = st.sampled_from([1000, 500, 1100, 1750, 1]) | st.integers(0, 10_000)
@@ -41,6 +43,7 @@ def usages(draw: st.DrawFn) -> Usage:
         output_tokens=draw(st.integers(0, 5_000)),
         cache_read_input_tokens=read,
         cache_creation_input_tokens=written,
+        cache_creation_1h_input_tokens=draw(st.integers(0, written)),
     )
 
 
@@ -50,12 +53,15 @@ def exact(price: Price, usage: Usage, permille: int) -> Fraction:
     rates: Price | Tier = max(passed, key=lambda tier: tier.above_input_tokens, default=price)  # type: ignore[type-var,assignment]
     read = rates.input if rates.cache_read is None else rates.cache_read
     write = rates.input if rates.cache_write is None else rates.cache_write
+    write_1h = write if rates.cache_write_1h is None else rates.cache_write_1h
+    for_an_hour = usage.cache_creation_1h_input_tokens
     fresh = usage.input_tokens - usage.cache_read_input_tokens - usage.cache_creation_input_tokens
     million = Fraction(1, 1_000_000)
     total = (
         fresh * rates.input * million
         + usage.cache_read_input_tokens * read * million
-        + usage.cache_creation_input_tokens * write * million
+        + (usage.cache_creation_input_tokens - for_an_hour) * write * million
+        + for_an_hour * write_1h * million
         + usage.output_tokens * rates.output * million
     )
     return total * Fraction(permille, 1000)
@@ -72,10 +78,8 @@ def test_a_cost_is_the_exact_one_rounded_up_once(price: Price, usage: Usage, per
 def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(
     price: Price, usage: Usage, permille: int, more_input: int, more_output: int
 ) -> None:
-    bound = worst_case(
-        price, usage.input_tokens + more_input, usage.output_tokens + more_output, permille
-    )
-    assert bound >= cost(price, usage, permille)
+    worst = worst_case(price, usage.input_tokens + more_input, permille)
+    assert worst.of(usage.output_tokens + more_output) >= cost(price, usage, permille)
 
 
 @settings(deadline=None, max_examples=80)

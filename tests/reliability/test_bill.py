@@ -1,7 +1,7 @@
 """Every reckoning of the same money agrees: ledger, provider's bill, statistics, usage reports as JSON, as
 CSV and on the command line, metrics, headers.
 
-One process, real sockets: requests of every kind, on both upstream dialects, a third of them through
+One process, real sockets: requests of every kind, on all upstream dialects, a third of them through
 faults or left by their callers, some of them answered from the cache.
 """
 
@@ -39,6 +39,8 @@ MODELS = (
     "gpt-4o-mini",
     "gpt-5-nano",
     "gpt-4.1",
+    "claude-sonnet-5-5",
+    "claude-haiku-4-5",
 )
 TEXTS = (
     "What is a windvane?",
@@ -52,6 +54,7 @@ FAULTS = (
     *("!cut-clean 5", "!error-event", "!truncated", "!gzip", "!wrong-type", "!crlf"),
     *("!comments", "!no-done", "!loop 40", "!badjson", "!cut 0", "!late 20"),
 )
+MARKS = ({"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"})
 TOOL = {
     "type": "function",
     "function": {
@@ -79,6 +82,9 @@ async def _gateway(simulator, data_dir):
         providers={
             "mistral": ProviderConfig(api_base=f"{simulator.url}/v1", api_key="simulated"),
             "openai": ProviderConfig(api_base=f"{simulator.url}/openai/v1", api_key="simulated"),
+            "anthropic": ProviderConfig(
+                api_base=f"{simulator.url}/anthropic/v1", api_key="simulated"
+            ),
         },
         timeouts=Timeouts(total_s=5.0, first_token_s=2.0, inter_token_s=2.0),
         retry=RetryPolicy(backoff_base_s=0.001),
@@ -122,6 +128,7 @@ def _request(chat, rng, number):
         body["max_tokens"] = rng.randrange(1, 40)
     elif kind < 0.45:
         body["prompt_cache_key"] = "tests"
+        body["cache_control"] = rng.choice(MARKS)
         body["messages"][0]["content"] = "The same long preamble. " * 80 + TEXTS[0]
     elif kind < 0.5 and body["stream"]:
         body["stream_options"] = {"include_usage": True}

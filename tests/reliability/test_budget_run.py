@@ -23,6 +23,7 @@ from windvane.core.retry import RetryPolicy
 from windvane.engine.snapshot import Timeouts
 from windvane.gateway.app import Gateway
 from windvane.gateway.server import ServerLimits, make_server
+from windvane.ports.observer import EVERYTHING
 from windvane.simulator import FaultRule
 from windvane.telemetry.metrics import Metrics
 
@@ -35,6 +36,7 @@ MODELS = (
     "mistral-small-latest",
     "ministral-8b-latest",
     "gpt-4o-mini",
+    "claude-haiku-5-5",
 )
 FAULTS = (
     "!error 503",
@@ -53,6 +55,8 @@ RULES = (
 
 class Breaches:
     """Counts bills above their holds. Implements `Observer`."""
+
+    hears = EVERYTHING
 
     def __init__(self):
         self.entries = []
@@ -87,6 +91,9 @@ def config_of(simulator, data_dir, limit):
         providers={
             "mistral": ProviderConfig(api_base=f"{simulator.url}/v1", api_key="simulated"),
             "openai": ProviderConfig(api_base=f"{simulator.url}/openai/v1", api_key="simulated"),
+            "anthropic": ProviderConfig(
+                api_base=f"{simulator.url}/anthropic/v1", api_key="simulated"
+            ),
         },
         timeouts=Timeouts(total_s=5.0, first_token_s=2.0, inter_token_s=2.0),
         retry=RetryPolicy(backoff_base_s=0.001),

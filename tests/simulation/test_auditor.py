@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from windvane.config.schema import Config, RateConfig
 from windvane.core.budgets import Account
 from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateLease, RateRefusal
@@ -17,6 +18,7 @@ from windvane.stores.memory import MemoryBudgets, MemoryLimits
 from windvane.testing import Stage, World, run_virtual
 from windvane.testing.answers import Ends, Piece, completion, json_head
 from windvane.testing.upstream import Call
+from windvane.testing.world import three_providers
 
 
 class Bent:
@@ -187,9 +189,9 @@ class KeepsNoSlots(MemoryLimits):
 
     def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
         refusal = super().take_request(scopes, lease, now_us)
-        for slots in lease._slots:
+        for slots in lease.slots:
             slots.running -= 1
-        lease._slots.clear()
+        lease.slots = ()
         return refusal
 
 
@@ -198,7 +200,7 @@ class GivesBackTwice(MemoryLimits):
 
     def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
         refusal = super().take_request(scopes, lease, now_us)
-        for bucket, end in lease._requests:
+        for bucket, end in lease.requests:
             bucket.correct(1, 0, end, now_us)
         return refusal
 
@@ -215,6 +217,55 @@ def test_limits_that_let_too_many_in(broken: type[MemoryLimits], found: str) -> 
     with pytest.raises(AssertionError, match=found):
         for seed in range(10):
             World(seed, exchanges=500, new_limits=broken).run()
+
+
+class TakesNoTokens(MemoryLimits):
+    """However many are asked for."""
+
+    def take_tokens(self, *_: Any) -> RateRefusal | None:
+        return None
+
+
+class GivesTokensBackAtOnce(MemoryLimits):
+    """What is reserved is free again before it is used."""
+
+    def take_tokens(self, scopes: Any, tokens: int, lease: RateLease, now_us: int) -> Any:
+        refusal = super().take_tokens(scopes, tokens, lease, now_us)
+        for bucket, mark in lease.tokens:
+            bucket.correct(tokens, 0, mark, now_us)
+        lease.tokens = ()
+        return refusal
+
+
+class ForgetsWhatLasts(MemoryLimits):
+    """Each request's tokens are its own minute's alone."""
+
+    def take_tokens(self, scopes: Any, tokens: int, lease: RateLease, now_us: int) -> Any:
+        self._tokens.clear()
+        self._found.clear()
+        return super().take_tokens(scopes, tokens, lease, now_us)
+
+
+def few_tokens() -> Config:
+    rates = {
+        "team:red": RateConfig(tokens_per_minute=300),
+        "model:mistral-large-2512": RateConfig(tokens_per_minute=200),
+    }
+    return msgspec.structs.replace(three_providers(), rates=rates)
+
+
+@pytest.mark.parametrize("broken", [TakesNoTokens, GivesTokensBackAtOnce, ForgetsWhatLasts])
+def test_limits_that_let_too_many_tokens_through(broken: type[MemoryLimits]) -> None:
+    with pytest.raises(AssertionError, match=r"tokens in .* above its rate"):
+        for seed in range(10):
+            World(seed, exchanges=300, config=few_tokens(), new_limits=broken).run()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_few_tokens_are_kept_to(number: int) -> None:
+    world = World(number, exchanges=300, config=few_tokens())
+    world.run()
+    assert world.counts["ended 429 rate_limited"] > 10
 
 
 class _Unsound(World):

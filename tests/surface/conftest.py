@@ -30,6 +30,7 @@ from windvane.core.retry import RetryPolicy
 from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway
 from windvane.gateway.server import ServerLimits, make_server, serve_until_stopped
+from windvane.ports.observer import EVERYTHING
 from windvane.simulator import Simulator, SimulatorConfig
 from windvane.telemetry.metrics import Metrics
 
@@ -51,6 +52,8 @@ TLS = ssl.create_default_context()
 
 class Ended:
     """An observer: the exchanges that are over, in order."""
+
+    hears = EVERYTHING
 
     def __init__(self) -> None:
         self._ended: queue.SimpleQueue[ExchangeEnded] = queue.SimpleQueue()

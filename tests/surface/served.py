@@ -28,8 +28,11 @@ from windvane.core.retry import RetryPolicy
 from windvane.core.usage_report import UsageQuery
 from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway
+from windvane.gateway.reloading import Reload
 from windvane.gateway.server import ServerLimits, make_server
+from windvane.ports.observer import EVERYTHING
 from windvane.simulator import Simulator, SimulatorConfig
+from windvane.system import SystemClock
 from windvane.telemetry.logs import RequestLog
 from windvane.telemetry.metrics import Metrics
 
@@ -40,6 +43,8 @@ ONE_TRY = RetryPolicy(attempts_max=1, attempts_per_deployment_max=1)
 
 class Seen:
     """An observer that keeps everything it is told."""
+
+    hears = EVERYTHING
 
     def __init__(self) -> None:
         self.ended: list[ExchangeEnded] = []
@@ -217,7 +222,8 @@ async def _serve(
         connections_max=config.limits.connections_max,
         body_timeout_s=config.limits.body_timeout_s,
     )
-    app = Gateway(engine, config, metrics)
+    reload = Reload(engine, SystemClock(), config, lambda: config)
+    app = Gateway(engine, config, metrics, reload=reload)
     server = make_server(app, host="127.0.0.1", port=0, limits=limits)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     task = asyncio.ensure_future(server.serve())
@@ -240,6 +246,7 @@ def config_for(sim_url: str, provider_key: str = "simulated", **settings: Any) -
         providers={
             "mistral": ProviderConfig(api_base=f"{sim_url}/v1", api_key=provider_key),
             "openai": ProviderConfig(api_base=f"{sim_url}/openai/v1", api_key=provider_key),
+            "anthropic": ProviderConfig(api_base=f"{sim_url}/anthropic/v1", api_key=provider_key),
         },
         limits=LimitsConfig(body_bytes_max=256 * 1024),
         retry=ONE_TRY,

@@ -66,20 +66,28 @@ def bounds(period: Period, at_us: int) -> tuple[int, int | None]:
     return int(first.timestamp()) * US_PER_S, int(following.timestamp()) * US_PER_S
 
 
+NEVER = 1 << 66
+"""More than any amount there can be."""
+
+
 class Account:
     """What a scope may spend in one period, has spent, and has held.
 
-    `limit` is None while an account is only watched.
+    `limit` is None while an account is only watched. `free` is what may still be held: the one number
+    that holds are measured by, and what they change. At `mark` spent, the account is worth a look by
+    whoever tells of shares.
     """
 
     __slots__ = (
+        "_limit",
+        "_spent",
         "alerted_permille",
         "ends_at_us",
-        "held",
-        "limit",
+        "free",
+        "half",
+        "mark",
         "period",
         "scope",
-        "spent",
         "starts_at_us",
     )
 
@@ -89,18 +97,50 @@ class Account:
         self.scope = scope
         self.period = period
         self.starts_at_us, self.ends_at_us = bounds(period, at_us)
+        self._limit: int | None = None
+        self.free = NEVER - spent
         self.limit = limit
-        self.spent = spent
-        self.held = 0
+        self._spent = spent
+        self.mark = 0
         self.alerted_permille = 0
         """The highest share of the limit that has been told of."""
 
     @property
+    def limit(self) -> int | None:
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        self.free += _ceiling(limit) - _ceiling(self._limit)
+        self._limit = limit
+        self.half = -NEVER if limit is None else limit // 2
+
+    @property
+    def used(self) -> int:
+        """What is spent and what is held."""
+        return _ceiling(self._limit) - self.free
+
+    @property
+    def spent(self) -> int:
+        return self._spent
+
+    @spent.setter
+    def spent(self, spent: int) -> None:
+        self.free -= spent - self._spent
+        self._spent = spent
+
+    @property
+    def held(self) -> int:
+        return self.used - self._spent
+
+    @held.setter
+    def held(self, held: int) -> None:
+        self.free -= held - self.held
+
+    @property
     def left(self) -> int | None:
         """What a new hold may take at most; None without a limit. Never negative."""
-        if self.limit is None:
-            return None
-        return max(self.limit - self.spent - self.held, 0)
+        return None if self._limit is None else max(self.free, 0)
 
     def covers(self, at_us: int) -> bool:
         """Whether this account's period has not ended by `at_us`."""
@@ -110,6 +150,7 @@ class Account:
         """From now this limit. What was told of the old one's end may have to be told again."""
         if limit != self.limit:
             self.limit = limit
+            self.mark = 0
             if limit:
                 self.alerted_permille = min(self.alerted_permille, self.spent * 1000 // limit)
 
@@ -117,32 +158,61 @@ class Account:
         return f"Account({self.scope} {self.period}: {self.spent} + {self.held} of {self.limit})"
 
 
+def _ceiling(limit: int | None) -> int:
+    return NEVER if limit is None else limit
+
+
 def hold(accounts: Sequence[Account], amount: int) -> Account | None:
     """Hold `amount` in all accounts, or in none: then the one that refused is returned."""
     for account in accounts:
-        if account.limit is not None and account.spent + account.held + amount > account.limit:
+        if amount > account.free:
             return account
     for account in accounts:
-        account.held += amount
+        account.free -= amount
     return None
 
 
-def settle(accounts: Sequence[Account], held: int, cost: int) -> None:
-    """End a hold: what was held is free again, and what it cost is spent."""
+def settle(accounts: Sequence[Account], held: int, cost: int) -> list[Account]:
+    """End a hold: what was held is free again, and what it cost is spent.
+
+    Returns the accounts that have come to their mark.
+    """
+    back, marked = held - cost, []
     for account in accounts:
-        account.held -= held
-        account.spent += cost
+        account.free += back
+        # Past the property, which would set `free` again.
+        spent = account._spent = account._spent + cost  # noqa: SLF001
+        if spent >= account.mark:
+            marked.append(account)
+    return marked
 
 
 def tightest(accounts: Sequence[Account]) -> Account | None:
     """The account with the least left; None when none has a limit."""
-    found, least = None, 0
+    found, least = None, NEVER >> 1
     for account in accounts:
-        if account.limit is not None:
-            left = account.limit - account.spent - account.held
-            if found is None or left < least:
-                found, least = account, left
+        if account.free < least:
+            found, least = account, account.free
     return found
+
+
+def is_any_used(accounts: Sequence[Account], permille: int) -> bool:
+    """Whether so many thousandths of a limit are spent or held; a limit of zero is used up."""
+    for account in accounts:
+        if account.free <= account.half:
+            break
+    else:
+        # Below half of its limit, which is where most are, it need not be worked out.
+        if permille > 500:
+            return False
+    return any(_is_used(account, permille) for account in accounts)
+
+
+def _is_used(account: Account, permille: int) -> bool:
+    limit = account.limit
+    if not limit:
+        return limit == 0 and permille <= 1000
+    return account.used * 1000 >= limit * permille
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,9 +48,13 @@ class BudgetReached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HoldExceeded(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider billed more than the worst case that was held: our bound was no bound."""
+    """A provider billed more than the worst case that was held: our bound was no bound.
+
+    `is_distrusted`: from now, no budget pays for an attempt at that deployment.
+    """
 
     entry: LedgerEntry
+    is_distrusted: bool = False
 
 
 Event = AttemptSettled | ExchangeEnded | BudgetReached | HoldExceeded

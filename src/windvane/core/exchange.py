@@ -12,12 +12,14 @@ from enum import StrEnum
 import msgspec
 
 from windvane.core.analysis import Analysis
+from windvane.core.cache.entry import CacheEntry
+from windvane.core.catalog.prices import Price
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.faults import Fault
 from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateLease, RateStanding
-from windvane.core.money import NanoUsd
+from windvane.core.money import ZERO, NanoUsd
 from windvane.core.principal import Principal, Scope
 from windvane.core.priority import Priority
 from windvane.core.routing.decision import Decision
@@ -45,6 +47,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     deployment: Deployment
     hold: LedgerEntry
     started_s: float
+    price: Price | None = None
+    """That of its day, by which it was held and will be settled."""
     state: AttemptState = AttemptState.HELD
     first_chunk_s: float | None = None
     usage: Usage | None = None
@@ -76,6 +80,23 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         return f"Credentials(bearer={'***' if self.bearer else None})"
 
 
+class Reading:
+    """What was worked out of a request's bytes: the same whoever sends them, and when.
+
+    `decided`, `asked` and `kept` are notes of who worked on it last: what was decided, and by what; what
+    the cache was asked, and for whom; and the entry that was last unpacked.
+    """
+
+    __slots__ = ("analysis", "asked", "decided", "kept", "request")
+
+    def __init__(self, request: ChatRequest) -> None:
+        self.request = request
+        self.analysis: Analysis | None = None
+        self.decided: tuple[object, str, Decision] | None = None
+        self.asked: object = None
+        self.kept: tuple[bytes, CacheEntry] | None = None
+
+
 class Exchange(msgspec.Struct, kw_only=True):
     """The record of one client request. Seconds are monotonic, except `received_at_us`."""
 
@@ -89,6 +110,8 @@ class Exchange(msgspec.Struct, kw_only=True):
     """Request headers as they came, names in lower case; for rules that ask about one."""
     client_request_id: str | None = None
     body_bytes: int = 0
+    reading: Reading | None = None
+    """What is known of its bytes, when they may be met again."""
     principal: Principal | None = None
     user: str | None = None
     tags: tuple[str, ...] = ()
@@ -99,6 +122,8 @@ class Exchange(msgspec.Struct, kw_only=True):
     lease: RateLease | None = None
     rates: tuple[RateStanding | None, RateStanding | None] | None = None
     """What was left of the caller's requests and tokens a minute when this one was admitted."""
+    may_wait: bool = True
+    """Whether it may wait for room at a provider's limit: not, where nobody waits for it."""
     queued_s: float = 0.0
     """How long it waited for room at a provider's limit."""
     clamped_to: int | None = None
@@ -106,6 +131,8 @@ class Exchange(msgspec.Struct, kw_only=True):
     analysis: Analysis | None = None
     decision: Decision | None = None
     attempts: list[Attempt] = []
+    cost_nano_usd: NanoUsd | None = ZERO
+    """What all settled attempts cost together; None when one of them has no known price."""
     answered_by: Attempt | None = None
     cache_status: str = "bypass"
     """hit, miss, joined (to another's request under way), or bypass."""
@@ -132,16 +159,12 @@ class Exchange(msgspec.Struct, kw_only=True):
             return self.answered_by
         return self.attempts[-1] if self.attempts else None
 
-    @property
-    def cost_nano_usd(self) -> NanoUsd | None:
-        """What all settled attempts cost together; None when one of them has no known price."""
-        total = 0
-        for attempt in self.attempts:
-            if attempt.entry is not None:
-                if attempt.entry.cost_nano_usd is None:
-                    return None
-                total += attempt.entry.cost_nano_usd
-        return NanoUsd(total)
+    def pay(self, cost: NanoUsd | None) -> None:
+        """An attempt is settled: it cost so much, or nobody knows how much."""
+        total = self.cost_nano_usd
+        self.cost_nano_usd = (
+            None if total is None or cost is None else total + cost  # type: ignore[assignment]
+        )
 
     def end(self, now_s: float) -> None:
         """Mark the end. Ending twice is our own bug."""

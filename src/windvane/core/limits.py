@@ -10,11 +10,14 @@ back: a late refund of old tokens would allow a burst above the limit. What is g
 that was taken later nearer to its own leaking, so marks are counted with what was returned since.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from windvane.core.principal import Scope
 from windvane.core.terms import TermsTable
 
+US_PER_MS = 1_000
 TICKS_PER_UNIT = 60_000_000
 """Microseconds in a minute: what one unit is worth at one a minute."""
 
@@ -37,71 +40,12 @@ class RateTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
 
 
-class Gcra:
-    """One rate: `limit` units a minute, at most `burst` of them at once."""
-
-    __slots__ = ("_returned", "_tat", "burst", "limit")
-
-    def __init__(self, limit: int, burst: int | None = None) -> None:
-        self.limit = limit
-        self.burst = limit if burst is None else burst
-        self._tat = 0
-        self._returned = 0
-
-    def wait_us(self, units: int, now_us: int) -> int | None:
-        """How long until `units` would be admitted: 0 is now, None is never.
-
-        A request for more than the burst is admitted when the bucket is empty, and leaves a debt:
-        refused for ever, it could never be made smaller by waiting.
-        """
-        if self.limit <= 0:
-            return None
-        asked = min(units, self.burst) * TICKS_PER_UNIT
-        over = (
-            max(self._tat, now_us * self.limit)
-            + asked
-            - (now_us * self.limit + self.burst * TICKS_PER_UNIT)
-        )
-        return 0 if over <= 0 else -(-over // self.limit)
-
-    def take(self, units: int, now_us: int) -> int:
-        """Take units that `wait_us` has admitted. Returns the mark to `correct` them by."""
-        self._tat = max(self._tat, now_us * self.limit) + units * TICKS_PER_UNIT
-        return self._tat + self._returned
-
-    def correct(self, taken: int, used: int, end: int, now_us: int) -> None:
-        """`taken` units were `used` in truth; `end` is what `take` returned for them."""
-        if used >= taken:
-            self._tat = max(self._tat, now_us * self.limit) + (used - taken) * TICKS_PER_UNIT
-            return
-        unleaked = max(end - self._returned - now_us * self.limit, 0)
-        back = min(unleaked, (taken - used) * TICKS_PER_UNIT)
-        self._tat -= back
-        self._returned += back
-
-    def remaining(self, now_us: int) -> int:
-        """Units that would be admitted now, one by one."""
-        full = self.burst * TICKS_PER_UNIT
-        used = max(self._tat - now_us * self.limit, 0)
-        return max(full - used, 0) // TICKS_PER_UNIT
-
-    def reset_us(self, now_us: int) -> int:
-        """How long until the bucket is empty, and the whole burst is free."""
-        if self.limit <= 0:
-            return 0
-        return -(-max(self._tat - now_us * self.limit, 0) // self.limit)
-
-    def is_idle(self, now_us: int) -> bool:
-        """Whether it remembers nothing worth keeping."""
-        return self._tat <= now_us * self.limit
-
-
-class RateStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left of one rate, for headers. `reset_us` is when all of it is free again."""
+class RateStanding(msgspec.Struct, frozen=True):
+    """What is left of one rate, for headers. `reset_ms` is when all of it is free again."""
 
     limit: int
     remaining: int
-    reset_us: int
+    reset_ms: int
 
 
 class RateRefusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +58,96 @@ class RateRefusal(msgspec.Struct, frozen=True, kw_only=True):
     left: int = 0
 
 
+class Gcra:
+    """One rate: `limit` units a minute, at most `burst` of them at once.
+
+    Its *level* at a moment is what has been taken and has not leaked away: TAT less now, never below
+    zero.
+    """
+
+    __slots__ = ("_full", "_returned", "_tat", "_ticks_per_ms", "burst", "limit")
+
+    def __init__(self, limit: int, burst: int | None = None) -> None:
+        self._tat = 0
+        self._returned = 0
+        self._set(limit, burst)
+
+    def _set(self, limit: int, burst: int | None) -> None:
+        self.limit = limit
+        self.burst = limit if burst is None else burst
+        self._ticks_per_ms = limit * US_PER_MS
+        # Of no units a minute none is ever admitted: an empty bucket is full.
+        self._full = self.burst * TICKS_PER_UNIT if limit > 0 else -1
+
+    def take(self, units: int, now_us: int) -> int | None:
+        """Take units, and return the mark to `correct` them by; None, and nothing taken, when they
+        must wait.
+
+        A request for more than the burst is admitted when the bucket is empty, and leaves a debt:
+        refused for ever, it could never be made smaller by waiting.
+        """
+        ticks = now_us * self.limit
+        tat = self._tat
+        if tat <= ticks:
+            if self._full < 0:
+                return None
+            tat = ticks
+        elif tat - ticks + units * TICKS_PER_UNIT > self._full:
+            return None
+        self._tat = tat = tat + units * TICKS_PER_UNIT
+        return tat + self._returned
+
+    def untake(self, units: int) -> None:
+        """Undo a `take` of this very moment, after which nothing else has happened."""
+        self._tat -= units * TICKS_PER_UNIT
+
+    def wait_us(self, units: int, now_us: int) -> int | None:
+        """How long until `units` would be admitted: 0 is now, None is never."""
+        if self.limit <= 0:
+            return None
+        asked = min(units, self.burst) * TICKS_PER_UNIT
+        over = self._level(now_us) + asked - self._full
+        return 0 if over <= 0 else -(-over // self.limit)
+
+    def correct(self, taken: int, used: int, end: int, now_us: int) -> None:
+        """`taken` units were `used` in truth; `end` is what `take` returned for them."""
+        ticks = now_us * self.limit
+        if used >= taken:
+            self._tat = max(self._tat, ticks) + (used - taken) * TICKS_PER_UNIT
+            return
+        unleaked = end - self._returned - ticks
+        if unleaked > 0:
+            back = min(unleaked, (taken - used) * TICKS_PER_UNIT)
+            self._tat -= back
+            self._returned += back
+
+    def change(self, limit: int, burst: int | None, now_us: int) -> None:
+        """From now another limit. What has been taken and not leaked stays taken, unit for unit, and
+        marks stay good: a tick is worth as much of a unit as before, only more or fewer go by."""
+        level = self._level(now_us)
+        self._returned += now_us * (self.limit - limit)
+        self._tat = now_us * limit + level
+        self._set(limit, burst)
+
+    def standing(self, now_us: int) -> RateStanding:
+        """What is left now."""
+        limit, full = self.limit, self._full
+        level = self._tat - now_us * limit
+        if level <= 0:
+            return RateStanding(limit, self.burst if full > 0 else 0, 0)
+        reset_ms = -(-level // self._ticks_per_ms) if limit > 0 else 0
+        return RateStanding(
+            limit, (full - level) // TICKS_PER_UNIT if full > level else 0, reset_ms
+        )
+
+    def _level(self, now_us: int) -> int:
+        return max(self._tat - now_us * self.limit, 0)
+
+    def is_idle(self, now_us: int) -> bool:
+        """Whether it remembers nothing worth keeping."""
+        return self._level(now_us) == 0
+
+
 class Slots:
     """How many requests of a scope run."""
 
@@ -124,41 +158,62 @@ class Slots:
         self.running = 0
 
 
+Taken = Sequence[tuple[Gcra, int]]
+"""Rates of which something was taken, and the marks of what was."""
+
+
 class RateLease:
-    """What one request, or one attempt, has taken. It ends once, by `end`."""
+    """What one request, or one attempt, has taken. It ends once, by `end`.
 
-    __slots__ = ("_requests", "_slots", "_tokens")
+    Its beginnings are the class's, not set in an `__init__`: that would take as long as all it does.
+    """
 
-    def __init__(self) -> None:
-        self._slots: list[Slots] = []
-        self._requests: list[tuple[Gcra, int]] = []
-        self._tokens: list[tuple[Gcra, int, int]] = []
-
-    def hold_slot(self, slots: Slots) -> None:
-        slots.running += 1
-        self._slots.append(slots)
-
-    def took_request(self, bucket: Gcra, end: int) -> None:
-        self._requests.append((bucket, end))
-
-    def took_tokens(self, bucket: Gcra, units: int, end: int) -> None:
-        self._tokens.append((bucket, units, end))
+    slots: Sequence[Slots] = ()
+    """Where it is one of those that run."""
+    requests: Taken = ()
+    tokens: Taken = ()
+    units: int = 0
+    """How many tokens."""
 
     def end(self, used_tokens: int, now_us: int) -> None:
         """Give slots back, and correct reserved tokens by what was used."""
-        for slots in self._slots:
+        for slots in self.slots:
             slots.running -= 1
-        for bucket, taken, end in self._tokens:
-            bucket.correct(taken, used_tokens, end, now_us)
-        self._slots.clear()
-        self._tokens.clear()
-        self._requests.clear()
+        for bucket, mark in self.tokens:
+            bucket.correct(self.units, used_tokens, mark, now_us)
+        self.slots = self.tokens = self.requests = ()
 
     def give_back(self, now_us: int) -> None:
         """End without having been of use: nothing was taken."""
-        for bucket, end in self._requests:
-            bucket.correct(1, 0, end, now_us)
+        for bucket, mark in self.requests:
+            bucket.correct(1, 0, mark, now_us)
         self.end(0, now_us)
+
+    def standings(self, now_us: int) -> tuple[RateStanding | None, RateStanding | None]:
+        """What is left of the rates of requests and of tokens, each where it is least."""
+        return _least(self.requests, now_us), _least(self.tokens, now_us)
+
+
+def take_all(buckets: Sequence[Gcra], units: int, now_us: int) -> Taken | None:
+    """Take units of all rates, or of none: then None is returned."""
+    taken: list[tuple[Gcra, int]] = []
+    for bucket in buckets:
+        mark = bucket.take(units, now_us)
+        if mark is None:
+            for other, _ in taken:
+                other.untake(units)
+            return None
+        taken.append((bucket, mark))
+    return taken
+
+
+def _least(taken: Taken, now_us: int) -> RateStanding | None:
+    least = None
+    for bucket, _ in taken:
+        standing = bucket.standing(now_us)
+        if least is None or standing.remaining < least.remaining:
+            least = standing
+    return least
 
 
 class RateTable(TermsTable[RateTerms]):

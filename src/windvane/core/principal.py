@@ -14,7 +14,8 @@ SCOPE_KINDS = ("key", "team", "user", "tag", "model")
 
 
 def scope(kind: str, name: str) -> Scope:
-    return Scope(f"{kind}:{name}")
+    # To call a NewType costs more than to make the text.
+    return f"{kind}:{name}"  # type: ignore[return-value]
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     key_id: str
+    name: str | None = None
+    """What its owner calls it, where that is not its id."""
     is_admin: bool = False
     owner: str | None = None
     team: str | None = None
@@ -39,6 +42,12 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_max: int | None = None
     may_clamp: bool = True
     provider: str | None = None
+
+
+def told_as(name: Scope, principal: Principal | None) -> str:
+    """How a caller is told of a scope: of its own key by name too."""
+    is_own = principal is not None and name == scope("key", principal.key_id)
+    return f"{name} ({principal.name})" if principal and is_own and principal.name else name
 
 
 def allows(patterns: tuple[str, ...], name: str) -> bool:

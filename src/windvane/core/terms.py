@@ -36,11 +36,13 @@ class TermsTable(Generic[T]):
 
     def __init__(self, terms: dict[Scope, T]) -> None:
         self._terms = {name: said for name, said in terms.items() if not said.is_empty}
+        self._kinds = {
+            name.removesuffix(":*"): said
+            for name, said in self._terms.items()
+            if name.endswith(":*")
+        }
         self._found = {name: self._whole(name, said) for name, said in self._terms.items()}
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._terms
+        self.is_empty = not self._terms
 
     @property
     def terms(self) -> dict[Scope, T]:
@@ -48,11 +50,12 @@ class TermsTable(Generic[T]):
 
     def of(self, scope: Scope) -> T | None:
         """What applies to `scope`: what it says itself, and for the rest what its kind says."""
-        return self._found.get(scope) or self._of_kind(scope)
+        found = self._found.get(scope)
+        return self._of_kind(scope) if found is None and self._kinds else found
 
     def _of_kind(self, scope: Scope) -> T | None:
         kind, colon, _ = scope.partition(":")
-        return self._terms.get(Scope(f"{kind}:*")) if colon else None
+        return self._kinds.get(kind) if colon else None
 
     def _whole(self, name: Scope, said: T) -> T:
         near = cast(msgspec.Struct, said)

@@ -19,7 +19,7 @@ from windvane.core.faults import (
 )
 from windvane.core.keys import PREFIX
 from windvane.core.limits import RateLease, RateRefusal
-from windvane.core.principal import Principal, Scope, allows
+from windvane.core.principal import Principal, Scope, allows, told_as
 from windvane.core.usage import Certainty
 from windvane.engine.attribution import attribute
 from windvane.engine.keyring import Keyring
@@ -101,30 +101,37 @@ class Admission:
         attribute(exchange, principal)
         if self._limits.table.is_empty:
             return
-        lease, now_us = RateLease(), self.now_us()
+        # It came when it was received: the clock need not be asked again.
+        lease, now_us = RateLease(), int(exchange.received_s * US_PER_S)
         refusal = self._limits.take_request(exchange.scopes, lease, now_us)
         if refusal is not None:
-            raise rate_limited(refusal, self._clock.wall_us())
+            raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
         exchange.lease = lease
 
     def take_tokens(self, exchange: Exchange) -> None:
         """Take the tokens the exchange may use, by estimate, or raise."""
-        if exchange.lease is None:
+        lease = exchange.lease
+        if lease is None:
             return
         now_us = self.now_us()
-        refusal = self._limits.take_tokens(
-            exchange.scopes, tokens_expected(exchange), exchange.lease, now_us
-        )
+        tokens = tokens_expected(exchange)
+        refusal = self._limits.take_tokens(exchange.scopes, tokens, lease, now_us)
         if refusal is not None:
-            exchange.lease.give_back(now_us)
-            raise rate_limited(refusal, self._clock.wall_us())
-        exchange.rates = self._limits.standing(exchange.scopes, now_us)
+            lease.give_back(now_us)
+            raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
+        exchange.rates = lease.standings(now_us)
+
+    def take_tokens_unasked(self, exchange: Exchange) -> None:
+        """The same for an exchange that no caller has begun: it is no request, and takes no slot."""
+        if not self._limits.table.is_empty:
+            exchange.lease = RateLease()
+            self.take_tokens(exchange)
 
     def take_for_attempt(self, exchange: Exchange, model: Scope) -> RateLease | None:
         """What an attempt takes of its model's rates; None when it has none. Raises when full."""
-        scopes = (model,)
-        if self._limits.table.is_empty or self._limits.table.of(model) is None:
+        if self._limits.table.of(model) is None:
             return None
+        scopes = (model,)
         lease, now_us = RateLease(), self.now_us()
         refusal = self._limits.take_request(scopes, lease, now_us)
         if refusal is None:
@@ -132,22 +139,25 @@ class Admission:
             refusal = self._limits.take_tokens(scopes, tokens, lease, now_us)
         if refusal is not None:
             lease.give_back(now_us)
-            raise rate_limited(refusal, self._clock.wall_us())
+            raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
         return lease
 
     def end(self, exchange: Exchange) -> None:
         """The exchange is over: its slots are free, and its tokens are what was used."""
-        if exchange.lease is None:
+        lease = exchange.lease
+        if lease is None:
             return
         used, is_certain = 0, True
         for attempt in exchange.attempts:
-            if attempt.entry is not None and attempt.usage is not None:
-                used += attempt.usage.total_tokens
-                is_certain = is_certain and attempt.entry.certainty is Certainty.EXACT
+            entry, usage = attempt.entry, attempt.usage
+            if entry is not None and usage is not None:
+                used += usage.input_tokens + usage.output_tokens
+                is_certain = is_certain and entry.certainty is Certainty.EXACT
         if not is_certain:
             # What is not known for certain gives nothing back.
             used = max(used, tokens_expected(exchange))
-        exchange.lease.end(used, self.now_us())
+        ended_s = exchange.ended_s
+        lease.end(used, self.now_us() if ended_s is None else int(ended_s * US_PER_S))
 
 
 def tokens_expected(exchange: Exchange) -> int:
@@ -160,7 +170,7 @@ def tokens_expected(exchange: Exchange) -> int:
     return analysis.input_tokens + output * request.n
 
 
-def rate_limited(refusal: RateRefusal, wall_us: int) -> WindvaneError:
+def rate_limited(refusal: RateRefusal, caller: Principal | None, wall_us: int) -> WindvaneError:
     """The error that tells a caller which rate is used up, and when it is not. Of one model's rate,
     another model knows nothing: it may be asked."""
     if refusal.what == "concurrency":
@@ -174,7 +184,7 @@ def rate_limited(refusal: RateRefusal, wall_us: int) -> WindvaneError:
         Fault(
             kind=FaultKind.RATE_LIMITED,
             source=Source.CLIENT,
-            message=f"{refusal.scope}: {how}; try again in {retry_s:.3g} s",
+            message=f"{told_as(refusal.scope, caller)}: {how}; try again in {retry_s:.3g} s",
             status=429,
             code="rate_limited",
             retry=Retry.OTHER,

@@ -25,18 +25,21 @@ _NAME = re.compile(r"[^\x00-\x20\x7f,][^\x00-\x1f\x7f,]{0,127}")
 def attribute(exchange: Exchange, principal: Principal) -> None:
     """Fill in the exchange's user, tags, priority and scopes. Raises BadRequestError."""
     headers, body = exchange.headers, exchange.request.body
-    if shown := _text(headers.get(USER_HEADER)).strip():
-        exchange.user = _checked(shown, "user")
+    user, tags, priority = None, principal.tags, principal.priority
+    if USER_HEADER in headers and (shown := _text(headers[USER_HEADER]).strip()):
+        user = _checked(shown, "user")
     else:
-        user = body.get("safety_identifier") or body.get("user")
-        if isinstance(user, str) and user.strip():
-            exchange.user = _named(user.strip())
-    said = _tags(headers.get(TAGS_HEADER), body)
-    exchange.tags = tuple(dict.fromkeys((*principal.tags, *said)))
-    exchange.priority = principal.priority
+        said = body.get("safety_identifier") or body.get("user")
+        if isinstance(said, str) and (said := said.strip()):
+            user = _named(said)
+    if TAGS_HEADER in headers or "metadata" in body:
+        tags = (*tags, *_tags(headers.get(TAGS_HEADER), body))
+    if tags:
+        tags = tuple(dict.fromkeys(tags))
     if PRIORITY_HEADER in headers:
-        exchange.priority = _priority(headers[PRIORITY_HEADER], principal.priority)
-    exchange.scopes = _scopes(principal.key_id, principal.team, exchange.user, exchange.tags)
+        priority = _priority(headers[PRIORITY_HEADER], priority)
+    exchange.user, exchange.tags, exchange.priority = user, tags, priority
+    exchange.scopes = _scopes(principal.key_id, principal.team, user, tags)
 
 
 @lru_cache(maxsize=4_096)
@@ -53,10 +56,8 @@ def _scopes(
     return tuple(scopes)
 
 
-def _text(value: bytes | None) -> str:
+def _text(value: bytes) -> str:
     """A header's text: UTF-8 as modern clients send it, else Latin-1 as HTTP once had it."""
-    if value is None:
-        return ""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -1,9 +1,11 @@
 """The worst case of an attempt, and what may be asked for within a budget.
 
-Input is bounded by the bytes of the request (no vocabulary makes more tokens than bytes) and by the
-model's window; output by the limit that goes with the request. A request under a budget always has
-one: the caller's, the key's, or the model's own. When what is left does not cover the worst case, a
-lower limit is asked for, unless the key says not to.
+Input is bounded by the bytes of the request: no vocabulary makes more tokens than bytes. A document
+that is named by reference may be as long as the model's window. (For the rest, the window is no bound:
+it is what a catalog says of the provider, who may have widened it.) Output is bounded by the limit that
+goes with the request. A request under a budget always has one: the caller's, the key's, or the model's
+own. When what is left does not cover the worst case, a lower limit is asked for, unless the key says
+not to.
 """
 
 from collections.abc import Callable
@@ -13,8 +15,8 @@ import msgspec
 
 from windvane.core.analysis.tokens import tokens_upper_bound
 from windvane.core.budgets import Account, Period, tightest
-from windvane.core.catalog.prices import PERMILLE, Price, cost, worst_case
-from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment
+from windvane.core.catalog.prices import PERMILLE, Price, WorstCase, cost, worst_case
+from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment, keeps_for_an_hour
 from windvane.core.exchange import Exchange
 from windvane.core.faults import (
     Fault,
@@ -26,7 +28,7 @@ from windvane.core.faults import (
     error_of,
 )
 from windvane.core.money import NanoUsd, usd_text
-from windvane.core.principal import Scope, scope
+from windvane.core.principal import Principal, Scope, scope, told_as
 from windvane.core.usage import Usage
 from windvane.ports.stores import BudgetStore
 
@@ -44,17 +46,22 @@ FAIR_PARTS = 8
 HELD_RETRY_S = 1.0
 """When money held for a running request may be free again cannot be foretold."""
 US_PER_S = 1_000_000
+_PROMPTED = frozenset(("tools", "functions", "response_format"))
+"""Fields to which a provider may add a prompt of its own."""
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
     """What is held for an attempt, and the limit of output sent with it.
 
     `hold_nano_usd` is None for an unknown price (and no budget). `output_tokens_max` is None when the
-    request goes out as the caller wrote it. `scopes` are all the scopes it counts in.
+    request goes out as the caller wrote it. `scopes` are all the scopes it counts in; `at_us` is when,
+    and decides the period and the `price`.
     """
 
     hold_nano_usd: NanoUsd | None
     scopes: tuple[Scope, ...]
+    at_us: int
+    price: Price | None
     output_tokens_max: int | None = None
     is_clamped: bool = False
 
@@ -65,9 +72,15 @@ class Bounder:
     def __init__(self, budgets: BudgetStore, on_refused: Callable[[Account, int], None]) -> None:
         self._budgets = budgets
         self._on_refused = on_refused
+        self._distrusted: set[str] = set()
 
-    def scopes_of(self, exchange: Exchange, deployment: Deployment) -> tuple[Scope, ...]:
-        return (*exchange.scopes, scope("model", deployment.resolved_model))
+    def distrust(self, deployment: Deployment) -> None:
+        """An attempt at `deployment` cost more than its bound: from now, no budget pays for another.
+
+        The next one might cost more as well, and take a budget past its limit; a fallback is asked
+        instead. It ends with the process: an operator sets the price right, and starts it anew.
+        """
+        self._distrusted.add(deployment.id)
 
     def bound(
         self, exchange: Exchange, deployment: Deployment, price: Price | None, now_us: int
@@ -79,118 +92,81 @@ class Bounder:
         """
         principal, request = exchange.principal, exchange.request
         assert principal is not None
-        scopes = self.scopes_of(exchange, deployment)
+        scopes = (*exchange.scopes, scope("model", deployment.resolved_model))
         asked = request.output_tokens_max
         cap = principal.output_tokens_max
         capped = cap if cap is not None and (asked is None or asked > cap) else None
+        sent = capped or asked or None  # zero is no limit to some servers
         account = None
         if not self._budgets.table.is_empty:
             account = tightest(self._budgets.accounts(scopes, now_us))
         if account is None:
             amount = None
             if price is not None:
-                amount = _amount(exchange, deployment, price, capped or asked)
-            return Bound(hold_nano_usd=amount, scopes=scopes, output_tokens_max=capped)
+                longest = _output_max(deployment) if sent is None else sent
+                amount = _worst_case(exchange, deployment, price).of(longest)
+            return Bound(
+                hold_nano_usd=amount,
+                scopes=scopes,
+                at_us=now_us,
+                price=price,
+                output_tokens_max=capped,
+            )
         if price is None:
             raise unpriceable(exchange, deployment, f"the price of {deployment.resolved_model}")
+        if deployment.id in self._distrusted:
+            raise unpriceable(exchange, deployment, f"what {deployment.id} costs at most")
         assert exchange.analysis is not None
         part = deployment.unpriced_part(exchange.analysis, request.body)
         if part is not None:
             raise unpriceable(exchange, deployment, f"the price of {part} at {deployment.id}")
-        sent = capped or asked or None  # zero is no limit to some servers
+        worst = _worst_case(exchange, deployment, price)
         is_clamped = False
-        left = account.left or 0
+        left = max(account.free, 0)
         if sent is None:
             whole = sent = output_bound(exchange, deployment)
             if principal.may_clamp:
-                sent = _fair(exchange, deployment, price, whole, left)
+                sent = _fair(worst, whole, left)
             is_clamped = sent < whole
-        amount = _amount(exchange, deployment, price, sent)
+        amount = worst.of(sent)
         if amount > left:
-            return self._clamped(exchange, deployment, price, sent, account, scopes, now_us)
+            least = min(sent, OUTPUT_TOKENS_MIN)
+            if not principal.may_clamp:
+                raise self.refuse(account, amount, principal, now_us)
+            if (needed := worst.of(least)) > left:
+                raise self.refuse(account, needed, principal, now_us)
+            sent, is_clamped = worst.longest(left, least, sent), True
+            amount = worst.of(sent)
         return Bound(
             hold_nano_usd=amount,
             scopes=scopes,
+            at_us=now_us,
+            price=price,
             output_tokens_max=None if sent == asked else sent,
             is_clamped=is_clamped,
         )
 
-    def _clamped(
-        self,
-        exchange: Exchange,
-        deployment: Deployment,
-        price: Price,
-        asked: int,
-        account: Account,
-        scopes: tuple[Scope, ...],
-        now_us: int,
-    ) -> Bound:
-        """The longest answer that what is left covers."""
-        assert exchange.principal is not None
-        left = account.left or 0
-        least = min(asked, OUTPUT_TOKENS_MIN)
-        needed = _amount(exchange, deployment, price, least)
-        if needed > left or not exchange.principal.may_clamp:
-            if not exchange.principal.may_clamp:
-                needed = _amount(exchange, deployment, price, asked)
-            raise self.refuse(account, needed, now_us)
-        sent = _longest(exchange, deployment, price, least, asked, left)
-        amount = _amount(exchange, deployment, price, sent)
-        return Bound(hold_nano_usd=amount, scopes=scopes, output_tokens_max=sent, is_clamped=True)
-
-    def refuse(self, account: Account, needed: int, now_us: int) -> WindvaneError:
+    def refuse(
+        self, account: Account, needed: int, caller: Principal | None, now_us: int
+    ) -> WindvaneError:
         """The error of a budget that does not cover `needed`."""
         assert account.limit is not None
         if account.limit - account.spent < needed:
             self._on_refused(account, now_us)
-        return budget_exceeded(account, needed, now_us)
-
-    def used_permille(self, exchange: Exchange, now_us: int) -> int:
-        """How much of its tightest budget is used up; 0 when no budget applies.
-
-        Only accounts that every candidate shares are looked at: not the model's own.
-        """
-        if self._budgets.table.is_empty:
-            return 0
-        used = 0
-        for account in self._budgets.accounts(exchange.scopes, now_us):
-            if account.limit:
-                used = max(used, (account.spent + account.held) * 1000 // account.limit)
-            elif account.limit == 0:
-                used = 1000
-        return used
+        return budget_exceeded(account, needed, caller, now_us)
 
 
-def _longest(
-    exchange: Exchange, deployment: Deployment, price: Price, low: int, high: int, amount: int
-) -> int:
-    """The longest answer between `low` and `high` that `amount` covers; `low` when it covers none."""
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _amount(exchange, deployment, price, middle) <= amount:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _fair(exchange: Exchange, deployment: Deployment, price: Price, whole: int, left: int) -> int:
+def _fair(worst: WorstCase, whole: int, left: int) -> int:
     """How long an answer may be whose caller set no limit: as long as the model can, but for no more
     than a part of what is left, lest one request hold all of a budget that others need as well."""
-    share = left // FAIR_PARTS
-    if _amount(exchange, deployment, price, whole) <= share:
-        return whole
-    return _longest(exchange, deployment, price, min(whole, OUTPUT_TOKENS_DEFAULT), whole, share)
+    return worst.longest(left // FAIR_PARTS, min(whole, OUTPUT_TOKENS_DEFAULT), whole)
 
 
-def _amount(
-    exchange: Exchange, deployment: Deployment, price: Price, output_max: int | None
-) -> NanoUsd:
-    """The most that an attempt may cost whose answer has at most `output_max` tokens a choice."""
+def _worst_case(exchange: Exchange, deployment: Deployment, price: Price) -> WorstCase:
+    """The most that an attempt may cost, by the limit of its answer."""
     analysis, request = exchange.analysis, exchange.request
     assert analysis is not None
-    billing = deployment.billing
-    window = deployment.card.context_window_tokens if deployment.card else None
+    billing, body = deployment.billing, request.body
     input_max = tokens_upper_bound(
         exchange.body_bytes,
         analysis.messages,
@@ -198,17 +174,33 @@ def _amount(
         analysis.tools,
         billing.image_tokens_max,
     )
+    if billing.prompt_tokens_max and not _PROMPTED.isdisjoint(body):
+        input_max += billing.prompt_tokens_max
     if analysis.documents:
         # Named by reference, a document may be as long as fits.
-        input_max = max(input_max, window or TOKENS_UNBOUNDED)
-    if output_max is None:
-        output_max = window or TOKENS_UNBOUNDED
-    if request.body.get("prediction"):
+        input_max = max(input_max, _window(deployment) or TOKENS_UNBOUNDED)
+    factor = deployment.multiplier_permille
+    tier = billing.of_tier(body.get("service_tier"))
+    if tier != PERMILLE:
+        factor = -(-factor * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE) // PERMILLE)
+    return worst_case(
+        price,
+        input_max,
+        factor,
+        choices=request.n,
         # Foretold words that are rejected are billed as output, whatever the limit says.
-        output_max += exchange.body_bytes
-    tier = billing.of_tier(request.body.get("service_tier"))
-    factor = deployment.multiplier_permille * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE)
-    return worst_case(price, input_max, output_max * request.n, -(-factor // PERMILLE))
+        foretold_tokens_max=exchange.body_bytes if body.get("prediction") else 0,
+        keeps_for_an_hour=price.cache_write_1h is not None and keeps_for_an_hour(body),
+    )
+
+
+def _window(deployment: Deployment) -> int | None:
+    return deployment.card.context_window_tokens if deployment.card else None
+
+
+def _output_max(deployment: Deployment) -> int:
+    """How long an answer may be to a request that goes out without a limit."""
+    return deployment.billing.output_tokens_default or _window(deployment) or TOKENS_UNBOUNDED
 
 
 def amount_expected(exchange: Exchange, deployment: Deployment, price: Price) -> NanoUsd:
@@ -228,14 +220,15 @@ def output_bound(exchange: Exchange, deployment: Deployment) -> int:
     """The longest answer the model could give to this request: what a request without a limit of its
     own is sent with. It must leave room for the input, or the provider would refuse."""
     card, analysis = deployment.card, exchange.analysis
+    usual = deployment.billing.output_tokens_default
     assert analysis is not None
     if card is None or card.context_window_tokens is None:
-        return (card.output_tokens_max if card else None) or OUTPUT_TOKENS_DEFAULT
+        return (card.output_tokens_max if card else None) or usual or OUTPUT_TOKENS_DEFAULT
     window = card.context_window_tokens
     room = window - exchange.body_bytes
     if room < WINDOW_SLACK_TOKENS:
         room = max(window - analysis.input_tokens * 5 // 4, OUTPUT_TOKENS_MIN)
-    return min(room, card.output_tokens_max or room)
+    return min(room, card.output_tokens_max or usual or room)
 
 
 def unpriceable(exchange: Exchange, deployment: Deployment, what: str) -> WindvaneError:
@@ -253,7 +246,9 @@ def unpriceable(exchange: Exchange, deployment: Deployment, what: str) -> Windva
     )
 
 
-def budget_exceeded(account: Account, needed: int, now_us: int) -> WindvaneError:
+def budget_exceeded(
+    account: Account, needed: int, caller: Principal | None, now_us: int
+) -> WindvaneError:
     """What is left of a budget does not cover the request."""
     assert account.limit is not None
     left = account.left or 0
@@ -269,7 +264,7 @@ def budget_exceeded(account: Account, needed: int, now_us: int) -> WindvaneError
             kind=FaultKind.BUDGET_EXCEEDED,
             source=Source.CLIENT,
             message=(
-                f"the {period}budget of {account.scope} has ${usd_text(left)} left of"
+                f"the {period}budget of {told_as(account.scope, caller)} has ${usd_text(left)} left of"
                 f" ${usd_text(account.limit)}; this request may cost ${usd_text(needed)}; {when}"
             ),
             status=429,

@@ -164,7 +164,8 @@ class Dispatch:
                 if admission is not None:
                     plan.move_to(place)
                     return admission
-        deadline_s = self._clock.monotonic_s() + min(snapshot.wait_max_s, watchdog.remaining_s)
+        wait_max_s = min(snapshot.wait_max_s, watchdog.remaining_s) if exchange.may_wait else 0.0
+        deadline_s = self._clock.monotonic_s() + wait_max_s
         admission = await self._room.admit(
             key,
             here.id,
@@ -194,13 +195,14 @@ class Dispatch:
             raise
         attempt.admission = admission
         visitor = exchange.principal is not None and exchange.principal.provider is not None
+        own_key = exchange.credentials.bearer if visitor else None
         request = UpstreamRequest(
             url=upstream.chat_url,
             headers=upstream.bare_headers if visitor else upstream.headers,
             request_id=attempt.id,
             body=body,
             connect_timeout_s=upstream.timeouts.connect_s,
-            authorization=f"Bearer {exchange.credentials.bearer}" if visitor else None,
+            credential=None if own_key is None else upstream.provider.authorize(own_key),
         )
         self._health.sent(deployment, self._clock.monotonic_s())
         ask = self._asking.stream if exchange.request.stream else self._asking.complete

@@ -25,13 +25,14 @@ from windvane.core.cache.invalidation import ALL
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.events import ExchangeEnded
-from windvane.core.exchange import Credentials, Exchange
+from windvane.core.exchange import Credentials, Exchange, Reading
 from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
 from windvane.core.principal import Principal
 from windvane.core.routing.decide import Decider
 from windvane.core.routing.decision import Decision
 from windvane.core.routing.permits import meant, permitted
 from windvane.engine.admission import Admission, check_endpoint, identify
+from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.asking import Asking
 from windvane.engine.attribution import attribute
 from windvane.engine.dispatch import Dispatch
@@ -39,13 +40,14 @@ from windvane.engine.facts import Facts
 from windvane.engine.health import HealthBook
 from windvane.engine.keyring import KeyDesk, Keyring
 from windvane.engine.lookup import Lookup
+from windvane.engine.recall import Recall
 from windvane.engine.relay import CLIENT_CLOSED
 from windvane.engine.settlement import Settlement
 from windvane.engine.sharing import FAILED, Answer, Sharing
 from windvane.engine.snapshot import Snapshot
 from windvane.engine.waiting_room import WaitingRoom
 from windvane.ports.clock import Clock, Ids
-from windvane.ports.observer import Observer
+from windvane.ports.observer import Observer, hearing
 from windvane.ports.stores import (
     BudgetStore,
     FlightLeases,
@@ -54,12 +56,27 @@ from windvane.ports.stores import (
     LedgerStore,
     LimitStore,
     ResponseCache,
+    ToldBook,
 )
 from windvane.ports.transport import Transport
 
 CHAT = "chat"
 """The endpoint, as keys name it in what they may use."""
 ECONOMY = "budget nearly used up: the cheapest that can"
+
+
+def _decide_in_peace(decider: Decider, requested: str, exchange: Exchange) -> Decision:
+    """Decide while everyone is available: for the same bytes the same, unless rules ask who sends them,
+    or when."""
+    reading = exchange.reading
+    known = None if reading is None else reading.decided
+    if known is not None and known[0] is decider and known[1] == requested:
+        return known[2]
+    assert exchange.analysis is not None
+    decision = decider.decide(requested, exchange.analysis, Facts(exchange))
+    if reading is not None and not decider.asks_facts(requested):
+        reading.decided = decider, requested, decision
+    return decision
 
 
 class Closes(Protocol):
@@ -88,6 +105,7 @@ class Engine:
         cache: ResponseCache | None = None,
         invalidations: InvalidationStore | None = None,
         leases: FlightLeases | None = None,
+        told: ToldBook | None = None,
         observers: tuple[Observer, ...] = (),
         beside: tuple[Closes, ...] = (),
     ) -> None:
@@ -101,12 +119,11 @@ class Engine:
         self._transport = transport
         self._clock = clock
         self._ids = ids
-        self._observers = observers
+        self._observers = hearing(observers, ExchangeEnded)
         self.room = WaitingRoom(clock, snapshot.upstream_terms, waiting_max=snapshot.waiting_max)
         self._admission = Admission(limits, clock)
-        self._settlement = Settlement(
-            journal, budgets, self.room, clock, observers, snapshot.alert_at_permille
-        )
+        alerts = BudgetAlerts(observers, snapshot.alert_at_permille, told)
+        self._settlement = Settlement(journal, budgets, self.room, clock, observers, alerts)
         self._decider: Decider | None = None
         self._decider_of: Snapshot | None = None
         self._dispatch = Dispatch(
@@ -131,6 +148,7 @@ class Engine:
             on_end=self._end,
         )
         self.cache = cache
+        self.recall = Recall()
         self.cache_lookups: dict[str, int] = {}
         """Ended exchanges, by what the cache did for them."""
         self.invalidations = invalidations
@@ -144,6 +162,7 @@ class Engine:
         body_bytes: int,
         headers: dict[bytes, bytes] | None = None,
         client_request_id: str | None = None,
+        reading: Reading | None = None,
     ) -> Exchange:
         """Step 1: open the record of a decoded request. `body_bytes` is its size as JSON."""
         now_us = self._clock.wall_us()
@@ -157,6 +176,7 @@ class Engine:
             headers=headers or {},
             client_request_id=client_request_id,
             body_bytes=body_bytes,
+            reading=reading,
         )
 
     @property
@@ -169,6 +189,7 @@ class Engine:
         Returns how many there were, as far as known."""
         if self.cache is None:
             return 0
+        self.recall.forget()
         if self.invalidations is not None:
             await self.invalidations.invalidate(tag)
         return await self.cache.remove_tagged(tag)
@@ -176,6 +197,7 @@ class Engine:
     def clear_cache_now(self) -> int:
         """`invalidate` all, without waiting for those who share the cache."""
         assert self.cache is not None
+        self.recall.forget()
         count = self.cache.clear_now()
         try:
             loop = asyncio.get_running_loop()
@@ -197,7 +219,8 @@ class Engine:
         try:
             if exchange.principal is None:
                 exchange.principal = self.identify(exchange.credentials)
-            check_endpoint(exchange.principal, CHAT)
+            if exchange.principal.endpoints:
+                check_endpoint(exchange.principal, CHAT)
             self._admission.gate(exchange)
             exchange.analysis = self._analyze(exchange, snapshot)
             exchange.decision = self._decide(exchange, snapshot)
@@ -247,7 +270,12 @@ class Engine:
         return is_well and self.room.bar(deployment.id) is None
 
     def _analyze(self, exchange: Exchange, snapshot: Snapshot) -> Analysis:
-        analysis = analyze(exchange.request)
+        reading = exchange.reading
+        analysis = None if reading is None else reading.analysis
+        if analysis is None:
+            analysis = analyze(exchange.request)
+            if reading is not None:
+                reading.analysis = analysis
         limit = snapshot.input_tokens_max
         if limit is not None and analysis.input_tokens > limit:
             raise refuse(
@@ -268,16 +296,16 @@ class Engine:
         principal = exchange.principal
         assert principal is not None
         requested = meant(exchange.request.model, principal)
-        decision = decider.decide(
-            requested,
-            exchange.analysis,
-            Facts(exchange),
-            None if self.health.is_all_well and not self.room.has_bars else self.is_available,
-        )
+        if self.health.is_all_well and not self.room.has_bars:
+            decision = _decide_in_peace(decider, requested, exchange)
+        else:
+            decision = decider.decide(
+                requested, exchange.analysis, Facts(exchange), self.is_available
+            )
         decision = permitted(decision, requested, principal)
-        if decision.route is None or len(decision.candidates) == 1:
+        if decision.route is None or len(decision.candidates) == 1 or self.budgets.table.is_empty:
             return decision
-        if self._settlement.used_permille(exchange) < snapshot.economy_at_permille:
+        if not self._settlement.is_used(exchange, snapshot.economy_at_permille):
             return decision
         return self._economized(exchange, decision)
 
@@ -296,27 +324,27 @@ class Engine:
         exchange.fault = fault
         exchange.end(now_s)
         self._admission.end(exchange)
-        attempt = exchange.final_attempt
+        attempt, attempts = exchange.final_attempt, exchange.attempts
+        deployment = None if attempt is None else attempt.deployment
+        first_chunk_s = None if attempt is None else attempt.first_chunk_s
         decision, principal = exchange.decision, exchange.principal
         duration_s = now_s - exchange.received_s
         event = ExchangeEnded(
             request_id=exchange.id,
-            model=attempt.deployment.model if attempt else "",
-            provider=attempt.deployment.provider if attempt else "",
+            model=deployment.model if deployment else "",
+            provider=deployment.provider if deployment else "",
             route=decision.route if decision else None,
             status=status,
             reason=decision.reason if decision else "",
             key_id=principal.key_id if principal else None,
             requested_model=exchange.request.model,
-            attempts=len(exchange.attempts),
-            models_tried=tuple(each.deployment.model for each in exchange.attempts),
+            attempts=len(attempts),
+            models_tried=tuple([each.deployment.model for each in attempts]),
             is_stream=exchange.request.stream,
             cache_status=exchange.cache_status,
             duration_s=duration_s,
             overhead_s=max(duration_s - exchange.upstream_s - exchange.queued_s, 0.0),
-            first_chunk_s=attempt.first_chunk_s - exchange.received_s
-            if attempt and attempt.first_chunk_s is not None
-            else None,
+            first_chunk_s=None if first_chunk_s is None else first_chunk_s - exchange.received_s,
             cost_nano_usd=exchange.cost_nano_usd,
             fault=fault.kind.value if fault else None,
             at_us=exchange.received_at_us,

@@ -10,16 +10,18 @@ How an amount is known:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 
 import msgspec
 
+from windvane.core.analysis.tokens import estimate_tokens
+from windvane.core.budgets import US_PER_DAY, is_any_used
 from windvane.core.catalog.models import Capability
 from windvane.core.catalog.prices import PERMILLE, Price, cost
 from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
-from windvane.core.events import AttemptSettled
+from windvane.core.events import AttemptSettled, HoldExceeded
 from windvane.core.exchange import Attempt, AttemptState, Exchange
 from windvane.core.faults import Fault
 from windvane.core.ledger import OK, LedgerEntry
@@ -27,11 +29,11 @@ from windvane.core.limits import RateLease
 from windvane.core.money import ZERO, NanoUsd
 from windvane.core.routing.decision import Candidate
 from windvane.core.usage import NOTHING_USED, Certainty, Usage
-from windvane.engine.alerts import ALERT_AT_PERMILLE, BudgetAlerts
+from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.bounding import Bound, Bounder, amount_expected
 from windvane.engine.waiting_room import Admission, WaitingRoom
 from windvane.ports.clock import Clock
-from windvane.ports.observer import Observer
+from windvane.ports.observer import Observer, hearing
 from windvane.ports.stores import BudgetStore, Journal
 from windvane.wire.fold import Fold
 
@@ -59,26 +61,27 @@ class Settlement:
         room: WaitingRoom,
         clock: Clock,
         observers: tuple[Observer, ...],
-        alert_at_permille: tuple[int, ...] = ALERT_AT_PERMILLE,
+        alerts: BudgetAlerts,
     ) -> None:
         self._journal = journal
         self._budgets = budgets
         self._room = room
-        self._alerts = BudgetAlerts(observers, alert_at_permille)
-        self._bounder = Bounder(budgets, self._alerts.refused)
+        self._alerts = alerts
+        self._bounder = Bounder(budgets, alerts.refused)
         self._clock = clock
-        self._observers = observers
+        self._observers = hearing(observers, AttemptSettled)
+        self._alarmed = hearing(observers, HoldExceeded)
         self._input_ratio: dict[str, float] = {}
-        self._day_number = -1
         self._day = date.min
+        self._day_from_us = self._day_until_us = 0
         self._rates: dict[str, Price | None] = {}
 
     def day(self, at_us: int) -> date:
         """The UTC day of a moment; prices and aliases go by it."""
-        number = at_us // (86_400 * MICROSECONDS)
-        if number != self._day_number:
-            self._day_number = number
-            self._day = datetime.fromtimestamp(number * 86_400, UTC).date()
+        if not self._day_from_us <= at_us < self._day_until_us:
+            self._day_from_us = at_us - at_us % US_PER_DAY
+            self._day_until_us = self._day_from_us + US_PER_DAY
+            self._day = datetime.fromtimestamp(self._day_from_us // MICROSECONDS, UTC).date()
             self._rates = {}
         return self._day
 
@@ -100,32 +103,33 @@ class Settlement:
         """
         deployment = candidate.deployment
         number = len(exchange.attempts) + 1
-        now_us = self._clock.wall_us()
-        attempt_id = f"{exchange.id}-{number}"
-        # Also when nothing has a limit yet: a budget set while this runs must count it.
-        refusing = self._budgets.hold(attempt_id, bound.scopes, bound.hold_nano_usd or 0, now_us)
-        if refusing is not None:
-            raise self._bounder.refuse(refusing, bound.hold_nano_usd or 0, now_us)
+        amount, at_us = bound.hold_nano_usd, bound.at_us
         hold = _entry(
             exchange,
             deployment,
             number,
-            now_us,
+            at_us,
             certainty=Certainty.ASSUMED,
-            amount=bound.hold_nano_usd,
+            amount=amount,
             outcome="unknown",
         )
+        attempt_id = hold.attempt_id
+        # Also when nothing has a limit yet: a budget set while this runs must count it.
+        refusing = self._budgets.hold(attempt_id, bound.scopes, amount or 0, at_us)
+        if refusing is not None:
+            raise self._bounder.refuse(refusing, amount or 0, exchange.principal, at_us)
         try:
             self._journal.hold(hold)
         except BaseException:
             self._budgets.settle(attempt_id, 0)
             raise
         attempt = Attempt(
-            id=hold.attempt_id,
+            id=attempt_id,
             number=number,
             deployment=deployment,
             hold=hold,
             started_s=self._clock.monotonic_s(),
+            price=bound.price,
             lease=lease,
         )
         exchange.clamped_to = bound.output_tokens_max if bound.is_clamped else None
@@ -133,16 +137,21 @@ class Settlement:
         return attempt
 
     def _price(self, deployment: Deployment, at_us: int) -> Price | None:
-        day = self.day(at_us)
+        if not self._day_from_us <= at_us < self._day_until_us:
+            self.day(at_us)
         try:
             return self._rates[deployment.id]
         except KeyError:
-            price = self._rates[deployment.id] = deployment.price_on(day)
+            price = self._rates[deployment.id] = deployment.price_on(self._day)
             return price
 
-    def used_permille(self, exchange: Exchange) -> int:
-        """How much of its tightest budget is used up."""
-        return self._bounder.used_permille(exchange, self._clock.wall_us())
+    def is_used(self, exchange: Exchange, permille: int) -> bool:
+        """Whether so many thousandths of one of its budgets are used up."""
+        budgets = self._budgets
+        if budgets.table.is_empty:
+            return False
+        # A model's own budget is not looked at: each candidate has another.
+        return is_any_used(budgets.accounts(exchange.scopes, exchange.received_at_us), permille)
 
     def cheapest_first(
         self, exchange: Exchange, candidates: Sequence[Candidate]
@@ -173,12 +182,15 @@ class Settlement:
     def settle_delivered(
         self, exchange: Exchange, attempt: Attempt, fold: Fold, outcome: str = OK
     ) -> None:
-        """A stream that ended well: exact by its usage, else estimated from what came."""
-        if fold.usage is not None:
-            self._learn(exchange, attempt, fold.usage)
-            self._settle(exchange, attempt, fold.usage, Certainty.EXACT, outcome)
+        """A stream that ended well: exact by its usage, else estimated from what came, unless that
+        was only a part of what the model thought."""
+        if (usage := fold.final_usage) is not None:
+            self._learn(exchange, attempt, usage)
+            self._settle(exchange, attempt, usage, Certainty.EXACT, outcome)
+        elif fold.has_thought and attempt.deployment.billing.hides_reasoning:
+            self._settle(exchange, attempt, NOTHING_USED, Certainty.ASSUMED, outcome)
         else:
-            usage = self._estimate(exchange, attempt, fold.chunks, fold.output_chars)
+            usage = self._estimate_stream(exchange, attempt, fold, fold.chunks)
             self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
 
     def settle_failed(
@@ -207,18 +219,32 @@ class Settlement:
         assumed. Usage before the finish is a count so far, and what comes after it is not known."""
         if fold is None or not (fold.chunks or fold.usage) or _thinks_unseen(attempt, fold):
             self._settle(exchange, attempt, NOTHING_USED, Certainty.ASSUMED, outcome)
-        elif fold.usage is not None and fold.is_finished:
-            self._settle(exchange, attempt, fold.usage, Certainty.EXACT, outcome)
+        elif fold.final_usage is not None and fold.is_finished:
+            self._settle(exchange, attempt, fold.final_usage, Certainty.EXACT, outcome)
         else:
             pieces = fold.chunks + self._in_flight(attempt, fold)
-            usage = self._estimate(exchange, attempt, pieces, fold.output_chars)
-            if fold.usage is not None:
-                output_tokens = max(usage.output_tokens, fold.usage.output_tokens)
-                tier = fold.usage.service_tier or usage.service_tier
-                usage = msgspec.structs.replace(
-                    fold.usage, output_tokens=output_tokens, service_tier=tier
-                )
+            usage = self._estimate_stream(exchange, attempt, fold, pieces)
             self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+
+    def _estimate_stream(
+        self, exchange: Exchange, attempt: Attempt, fold: Fold, pieces: int
+    ) -> Usage:
+        """What a stream used that did not say so in the end; its input, if it said so before."""
+        if (permille := attempt.deployment.billing.tokens_permille) != PERMILLE:
+            # Its pieces are no tokens, and its tokens are not ours.
+            texts = "".join(_texts_of(fold.completion()))
+            pieces = max(
+                pieces, math.ceil(estimate_tokens(texts) * ESTIMATE_MARGIN * permille / PERMILLE)
+            )
+        usage = self._estimate(exchange, attempt, pieces, fold.output_chars)
+        if fold.usage is None:
+            return usage
+        return msgspec.structs.replace(
+            fold.usage,
+            output_tokens=max(usage.output_tokens, fold.usage.output_tokens),
+            service_tier=fold.usage.service_tier or usage.service_tier,
+            is_so_far=False,
+        )
 
     def _in_flight(self, attempt: Attempt, fold: Fold) -> int:
         """About how many more pieces the provider had made when it learned of the end."""
@@ -230,7 +256,8 @@ class Settlement:
     def _estimate(self, exchange: Exchange, attempt: Attempt, pieces: int, chars: int) -> Usage:
         analysis = exchange.analysis
         assert analysis is not None
-        ratio = self._input_ratio.get(attempt.deployment.resolved_model, 1.0)
+        usual = attempt.deployment.billing.tokens_permille / PERMILLE
+        ratio = self._input_ratio.get(attempt.deployment.resolved_model, usual)
         tier = exchange.request.body.get("service_tier")
         return Usage(
             input_tokens=int(analysis.input_tokens * ratio * ESTIMATE_MARGIN) + 1,
@@ -244,8 +271,8 @@ class Settlement:
         analysis = exchange.analysis
         if analysis is None or not usage.input_tokens:
             return
-        seen = usage.input_tokens / max(analysis.input_tokens, 1)
-        model = attempt.deployment.resolved_model
+        seen = usage.input_tokens / (analysis.input_tokens or 1)
+        model = attempt.hold.resolved_model
         known = self._input_ratio.get(model, seen)
         self._input_ratio[model] = known + _LEARNING_RATE * (seen - known)
 
@@ -280,9 +307,24 @@ class Settlement:
         attempt.usage = usage
         attempt.entry = entry
         self._release(attempt, entry, usage)
+        cost, held = entry.cost_nano_usd, entry.hold_nano_usd
+        exchange.pay(cost)
+        if cost is not None and held is not None and cost > held:
+            self._breach(exchange, attempt.deployment, entry)
         exchange.upstream_s += now_s - attempt.started_s
         event = AttemptSettled(entry=entry)
         for observer in self._observers:
+            observer.on(event)
+
+    def _breach(self, exchange: Exchange, deployment: Deployment, entry: LedgerEntry) -> None:
+        """A provider billed more than the worst case: it is told, and unless the request asked for what
+        no budget pays for, the deployment's bound is not believed any more."""
+        assert exchange.analysis is not None
+        part = deployment.unpriced_part(exchange.analysis, exchange.request.body)
+        if part is None:
+            self._bounder.distrust(deployment)
+        event = HoldExceeded(entry=entry, is_distrusted=part is None)
+        for observer in self._alarmed:
             observer.on(event)
 
     def record_free(
@@ -318,31 +360,35 @@ class Settlement:
     def _release(self, attempt: Attempt, entry: LedgerEntry, usage: Usage) -> None:
         """End what the attempt held of budgets and of rates. What is not known for certain gives
         nothing back."""
-        if attempt.lease is not None or attempt.admission is not None:
-            used = usage.total_tokens
+        lease, admission = attempt.lease, attempt.admission
+        if lease is not None or admission is not None:
+            used = usage.input_tokens + usage.output_tokens
             if entry.certainty is not Certainty.EXACT:
                 used = max(used, attempt.tokens_expected)
-            if attempt.lease is not None:
-                attempt.lease.end(used, int(self._clock.monotonic_s() * MICROSECONDS))
-            if attempt.admission is not None:
-                assert isinstance(attempt.admission, Admission)
-                self._room.correct(attempt.admission, used)
-        accounts = self._budgets.settle(entry.attempt_id, entry.cost_nano_usd or 0)
-        self._alerts.look(accounts, entry)
+            if lease is not None:
+                lease.end(used, int(self._clock.monotonic_s() * MICROSECONDS))
+            if admission is not None:
+                assert isinstance(admission, Admission)
+                self._room.correct(admission, used)
+        marked = self._budgets.settle(entry.attempt_id, entry.cost_nano_usd or 0)
+        if marked:
+            self._alerts.look(marked, entry.started_at_us)
 
     def _cost(self, attempt: Attempt, usage: Usage, certainty: Certainty) -> NanoUsd | None:
         held = attempt.hold.hold_nano_usd
         if usage is NOTHING_USED and certainty is Certainty.EXACT:
             return ZERO
-        price = self._price(attempt.deployment, attempt.hold.started_at_us)
+        price = attempt.price
         if price is None or certainty is Certainty.ASSUMED:
             return held
-        tier = attempt.deployment.billing.of_tier(usage.service_tier)
-        if tier is None:
-            # Served in a tier whose price nobody told us: the hold was made for that.
-            return held
         factor = attempt.deployment.multiplier_permille
-        if tier != PERMILLE:
+        if usage.service_tier is not None:
+            billing = attempt.deployment.billing
+            known = billing.as_served if certainty is Certainty.EXACT else billing.of_tier
+            tier = known(usage.service_tier)
+            if tier is None:
+                # Served in a tier whose price nobody told us: the hold was made for that.
+                return held
             factor = -(-factor * tier // PERMILLE)
         amount = cost(price, usage, factor)
         if certainty is Certainty.ESTIMATED and held is not None:
@@ -364,26 +410,28 @@ def _entry(
     """What the ledger says of an attempt as it begins, or of an answer that needed none."""
     principal, decision = exchange.principal, exchange.decision
     assert principal is not None and decision is not None
+    request_id = exchange.id
+    # By place, in the order of the journal's format: by name, it would take six times as long.
     return LedgerEntry(
-        attempt_id=f"{exchange.id}-{number}",
-        request_id=exchange.id,
-        number=number,
-        started_at_us=now_us,
-        key_id=principal.key_id,
-        team=principal.team,
-        tags=exchange.tags,
-        route=decision.route,
-        requested_model=exchange.request.model,
-        provider=deployment.provider,
-        model=deployment.model,
-        resolved_model=deployment.resolved_model,
-        reason=decision.reason,
-        dialect=exchange.dialect,
-        is_stream=exchange.request.stream,
-        certainty=certainty,
-        cost_nano_usd=amount,
-        hold_nano_usd=amount,
-        outcome=outcome,
+        f"{request_id}-{number}",
+        request_id,
+        number,
+        now_us,
+        principal.key_id,
+        principal.team,
+        exchange.tags,
+        decision.route,
+        exchange.request.model,
+        deployment.provider,
+        deployment.model,
+        deployment.resolved_model,
+        decision.reason,
+        exchange.dialect,
+        exchange.request.stream,
+        certainty,
+        amount,  # what it cost, as far as is known
+        amount,  # what is held
+        outcome,
         client_request_id=exchange.client_request_id,
         user=exchange.user,
         saved_nano_usd=saved,
@@ -391,20 +439,24 @@ def _entry(
 
 
 def _chars_of(answer: Completion) -> int:
-    total = 0
+    return sum(len(text) for text in _texts_of(answer))
+
+
+def _texts_of(answer: Completion) -> Iterator[str]:
+    """All that the model wrote, one text after another."""
     for choice in answer.choices:
         message = choice.message
-        total += len(message.content or "") + len(message.reasoning or "")
-        total += sum(len(str(call.function.arguments)) for call in message.tool_calls)
-    return total
+        yield message.content or ""
+        yield message.reasoning or ""
+        for call in message.tool_calls:
+            yield str(call.function.arguments)
 
 
 def _thinks_unseen(attempt: Attempt, fold: Fold) -> bool:
     """Whether thinking that was never shown may be on the bill: then what came tells too little."""
+    if not attempt.deployment.billing.hides_reasoning or fold.final_usage is not None:
+        return False
+    if fold.usage is not None and fold.chunks:
+        return fold.has_thought  # a provider that counts from the start tells when it thinks
     card = attempt.deployment.card
-    return (
-        fold.usage is None
-        and attempt.deployment.billing.hides_reasoning
-        and card is not None
-        and Capability.REASONING in card.capabilities
-    )
+    return card is not None and Capability.REASONING in card.capabilities

@@ -2,7 +2,8 @@
 
 A stream has a deadline for every token; setting and cancelling a timer for each would cost more than
 relaying it. So one timer stands behind all exchanges of an engine. It is set for the earliest deadline
-there was; when it fires, whoever is still waiting and overdue is cancelled, and it is set again.
+there was, and left alone when that is met; when it fires, whoever is still waiting and overdue is
+cancelled, and it is set again if anybody waits.
 """
 
 import asyncio
@@ -37,9 +38,6 @@ class Watch:
 
     def forget(self, dog: "Watchdog") -> None:
         self._dogs.pop(dog, None)
-        if not self._dogs and self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._due_s = None, math.inf
 
     def be_there(self, due_s: float) -> None:
         """Make sure that the timer fires at `due_s` or before."""

@@ -94,7 +94,10 @@ class HttpCaller:
     # what the data plane calls
 
     def whole_body(self) -> bytes | None:
-        return None if self.more_body else self._take()
+        if self.more_body:
+            return None
+        pieces = self._pieces
+        return pieces.pop() if len(pieces) == 1 else self._take()
 
     async def receive(self) -> Message:
         connection = self._connection

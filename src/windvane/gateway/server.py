@@ -150,6 +150,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._idle_since_s = 0.0
         self._waiting: deque[_Cycle | HttpCaller] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._next: HttpCaller | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._rest: asyncio.Future[None] | None = None
 
     # what the loop calls
 
@@ -195,8 +198,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if exc is None:
             self.transport.close()
         self.parser = None  # type: ignore[assignment]  # as uvicorn does: it refers to us
-        if self._running is not None and not self._running.done():
-            self._running.cancel()
+        for task in (self._running, self._worker):
+            if task is not None and not task.done():
+                task.cancel()
 
     def _feed(self, data: bytes) -> None:
         """As uvicorn's own, but an offer to upgrade (`h2c`, from Java's HttpClient) is declined and
@@ -293,8 +297,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
-        # A large body may have paused reading; from now, reading is how a caller's end is noticed.
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            # By a large body; from now, reading is how a caller's end is noticed.
+            self.flow.resume_reading()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.end_body()
@@ -343,15 +348,36 @@ class GuardedProtocol(HttpToolsProtocol):
         )
 
     def _start(self, cycle: _Cycle | HttpCaller) -> None:
-        serving = (
-            self.application.serve(cycle)
-            if isinstance(cycle, HttpCaller)
-            else cycle.run_asgi(self.application)
-        )
-        task = self.loop.create_task(serving)
+        if isinstance(cycle, HttpCaller):
+            self._next = cycle
+            rest = self._rest
+            if self._worker is None or self._worker.done():
+                self._worker = self.loop.create_task(self._work())
+            elif rest is not None and not rest.done():
+                rest.set_result(None)
+            return
+        task = self._running = self.loop.create_task(cycle.run_asgi(self.application))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
-        self._running = task
+
+    async def _work(self) -> None:
+        """Serve the data plane's requests of this connection, one after another, until it is lost.
+
+        One task for all of them: a task for each would cost more than reading its head.
+        """
+        worker = self._worker
+        assert worker is not None
+        try:
+            while True:
+                while (caller := self._next) is not None:
+                    self._next = None
+                    self.tasks.add(worker)
+                    await self.application.serve(caller)
+                self.tasks.discard(worker)
+                self._rest = self.loop.create_future()
+                await self._rest
+        finally:
+            self.tasks.discard(worker)
 
     # what a request calls
 
@@ -367,7 +393,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self._waiting:
             self._start(self._waiting.popleft())
             return

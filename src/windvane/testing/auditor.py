@@ -16,6 +16,9 @@ works. What it holds the engine to:
    something is held; the moment of admission decides the period. What is limited has a price.
 10. In no window of any length are there more requests than the burst and the window's share; never
     do more run at once than may.
+11. None is let in while those that came and went in a window, of any length up to then, have used more
+    tokens than a minute's and the window's share. What they reserved is the engine's own guess, and
+    what still runs is not known: so this is the least that it must have counted.
 """
 
 from collections import defaultdict
@@ -27,6 +30,7 @@ from windvane.core.ledger import FREE, LedgerEntry
 from windvane.core.limits import RateTable, RateTerms
 from windvane.core.principal import GLOBAL, Scope, scope
 from windvane.core.usage import Certainty
+from windvane.ports.observer import EVERYTHING
 from windvane.ports.stores import Journal
 from windvane.testing.upstream import Call
 
@@ -48,12 +52,25 @@ def places_of(entry: LedgerEntry) -> Iterator[Place]:
             yield name, period, bounds(period, entry.started_at_us)[0]
 
 
+class Stay:
+    """One that came in under a rate of tokens: when, and when it went. `turn` and `ended` tell what
+    happened first of what happened in one moment."""
+
+    def __init__(self, turn: int, at_s: float) -> None:
+        self.turn = turn
+        self.at_s = at_s
+        self.used = 0
+        self.ended: int | None = None
+
+
 def _zero() -> float:
     return 0.0
 
 
 class Auditor:
     """Implements `Journal`, over the one it is given, and `Observer`. `now_s` is monotonic."""
+
+    hears = EVERYTHING
 
     def __init__(
         self,
@@ -69,7 +86,10 @@ class Auditor:
         self._now_s = now_s
         self.spent: defaultdict[Place, int] = defaultdict(int)
         self.held: defaultdict[Place, int] = defaultdict(int)
-        self._began_s: dict[str, float] = {}
+        self._began: dict[str, tuple[int, float]] = {}
+        self._turns = 0
+        self._stays: dict[str, Stay] = {}
+        self._guests: dict[Scope, list[Stay]] = {}
         self._admitted: dict[Scope, list[float]] = {}
         self._running: dict[Scope, set[str]] = {}
         self.problems: list[str] = []
@@ -112,12 +132,19 @@ class Auditor:
     def _check_rates(self, entry: LedgerEntry) -> None:
         """Rule 10. A request counts from its beginning, in its scopes; an attempt in its model's."""
         model = scope("model", entry.resolved_model)
-        self._admit(model, entry.attempt_id, self._now_s())
+        stay = self._stays[entry.attempt_id] = Stay(self._turn(), self._now_s())
+        self._admit(model, entry.attempt_id, stay)
         if entry.number == 1:
+            stay = Stay(*self._began.get(entry.request_id, (0, 0.0)))
+            self._stays[entry.request_id] = stay
             for name in {*scopes_of(entry)} - {model}:
-                self._admit(name, entry.request_id, self._began_s.get(entry.request_id, 0.0))
+                self._admit(name, entry.request_id, stay)
 
-    def _admit(self, name: Scope, who: str, at_s: float) -> None:
+    def _turn(self) -> int:
+        self._turns += 1
+        return self._turns
+
+    def _admit(self, name: Scope, who: str, stay: Stay) -> None:
         terms = self._rates.of(name)
         if terms is None:
             return
@@ -126,7 +153,8 @@ class Auditor:
         if terms.concurrency is not None:
             count = len(running)
             self._check(count <= terms.concurrency, f"{who}: {count} run at once in {name}")
-        self._admitted.setdefault(name, []).append(at_s)
+        self._admitted.setdefault(name, []).append(stay.at_s)
+        self._guests.setdefault(name, []).append(stay)
 
     def _check_windows(self, name: Scope, terms: RateTerms) -> None:
         """Every window that begins and ends with a request."""
@@ -141,6 +169,23 @@ class Auditor:
                 self._check(
                     count <= burst + share + 1e-6,
                     f"{name}: {count} requests in {until_s - times[first]:.3f} s: above its rate",
+                )
+
+    def _check_tokens(self, name: Scope, terms: RateTerms) -> None:
+        """Rule 11: every window that begins with one's coming and ends with another's."""
+        limit = terms.tokens_per_minute
+        if limit is None:
+            return
+        stays = sorted(self._guests.get(name, ()), key=lambda stay: stay.turn)
+        for place, last in enumerate(stays):
+            used = 0
+            for first in reversed(stays[:place]):
+                if first.ended is not None and first.ended < last.turn:
+                    used += first.used
+                window_s = last.at_s - first.at_s
+                self._check(
+                    used <= limit * (1 + window_s / 60) + 1e-6,
+                    f"{name}: {used} tokens in {window_s:.3f} s: above its rate",
                 )
 
     def settle(self, entry: LedgerEntry) -> None:
@@ -158,6 +203,12 @@ class Auditor:
             self.held[place] -= entry.hold_nano_usd or 0
             self.spent[place] += entry.cost_nano_usd or 0
         self._running.get(scope("model", entry.resolved_model), set()).discard(name)
+        tokens = entry.input_tokens + entry.output_tokens
+        for who in (name, entry.request_id):
+            if (stay := self._stays.get(who)) is not None:
+                stay.used += tokens
+        if (mine := self._stays.get(name)) is not None:
+            mine.ended = self._turn()
 
     def _check_amount(self, entry: LedgerEntry) -> None:
         held, cost, name = entry.hold_nano_usd, entry.cost_nano_usd, entry.attempt_id
@@ -189,6 +240,8 @@ class Auditor:
                 self._check(not open_holds, f"{name} ended before {open_holds} were settled")
                 self._check(event.attempts == len(mine), f"{name} says {event.attempts} attempts")
                 self.ended[name] = event
+                if name in self._stays:
+                    self._stays[name].ended = self._turn()
                 for running in self._running.values():
                     running.discard(name)
 
@@ -208,7 +261,7 @@ class Auditor:
 
     def begun(self, request_id: str) -> None:
         self._begun[request_id] = None
-        self._began_s[request_id] = self._now_s()
+        self._began[request_id] = self._turn(), self._now_s()
 
     def delivered(self, request_id: str) -> None:
         """The caller was given its first chunk."""
@@ -231,6 +284,7 @@ class Auditor:
         for scope_name in self._admitted:
             if (terms := self._rates.of(scope_name)) is not None:
                 self._check_windows(scope_name, terms)
+                self._check_tokens(scope_name, terms)
         total = sum(entry.cost_nano_usd or 0 for entry in self.settlements.values())
         self._check(total == ledger_nano_usd, f"settled {total}, the ledger has {ledger_nano_usd}")
         assert not self.problems, "\n".join(self.problems)

@@ -30,6 +30,7 @@ from windvane.core.chat import Completion
 from windvane.core.events import AttemptSettled, BudgetReached, Event, HoldExceeded
 from windvane.core.exchange import Exchange
 from windvane.core.faults import WindvaneError
+from windvane.ports.observer import EVERYTHING
 from windvane.testing import answers
 from windvane.testing.answers import Part
 from windvane.testing.loop import Deadlock, run_virtual
@@ -120,6 +121,8 @@ class Happening(msgspec.Struct, frozen=True):
 
 class Play:
     """One run of a playbook: the stage, the callers, and the facts as they come."""
+
+    hears = EVERYTHING
 
     def __init__(self, config: Config | None) -> None:
         self.stage = Stage(config, on_sent=self._sent, on_closed=self._closed, observers=(self,))

@@ -31,6 +31,7 @@ from windvane.core.limits import RateTable
 from windvane.core.routing.table import Route
 from windvane.engine.sharing import AnswerStream
 from windvane.engine.snapshot import Timeouts
+from windvane.ports.observer import EVERYTHING
 from windvane.ports.stores import Journal
 from windvane.stores.memory import MemoryBudgets, MemoryLimits
 from windvane.testing.loop import run_virtual
@@ -73,7 +74,7 @@ def three_providers() -> Config:
         },
         rates={
             "key:poor": RateConfig(requests_per_minute=4, burst_requests=2),
-            "team:red": RateConfig(concurrency=4, tokens_per_minute=20_000),
+            "team:red": RateConfig(concurrency=4, tokens_per_minute=2_000),
             "user:*": RateConfig(requests_per_minute=5, concurrency=2),
             "model:mistral-large-2512": RateConfig(concurrency=3, requests_per_minute=12),
         },
@@ -154,6 +155,8 @@ class FaultyJournal:
 
 class World:
     """One seeded world. `stage` and `trace` are there to look at once it has run."""
+
+    hears = EVERYTHING
 
     stage: Stage
 

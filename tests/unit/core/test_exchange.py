@@ -35,9 +35,7 @@ def entry(cost: int | None) -> LedgerEntry:
     )
 
 
-def attempt(
-    cost: int | None = 0, state: AttemptState = HELD, *, is_settled: bool = True
-) -> Attempt:
+def attempt(cost: int | None = 0, state: AttemptState = HELD) -> Attempt:
     return Attempt(
         id="a",
         number=1,
@@ -45,7 +43,7 @@ def attempt(
         hold=entry(9),
         started_s=0.0,
         state=state,
-        entry=entry(cost) if is_settled else None,
+        entry=entry(cost),
     )
 
 
@@ -82,9 +80,11 @@ def test_an_exchange_ends_once() -> None:
 
 
 def test_the_cost_is_the_sum_of_settled_attempts_and_unknown_if_one_is() -> None:
-    assert exchange().cost_nano_usd == 0
-    assert exchange(attempt(3), attempt(4), attempt(99, is_settled=False)).cost_nano_usd == 7
-    assert exchange(attempt(3), attempt(None)).cost_nano_usd is None
+    one = exchange()
+    assert one.cost_nano_usd == 0
+    for cost, total in ((3, 3), (4, 7), (None, None), (5, None)):
+        one.pay(cost)
+        assert one.cost_nano_usd == total
 
 
 def test_the_final_attempt_is_the_one_that_answered_else_the_last() -> None:

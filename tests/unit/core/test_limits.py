@@ -2,12 +2,35 @@
 
 import pytest
 
-from windvane.core.limits import Gcra, RateLease, RateTable, RateTerms, Slots
+from windvane.core.limits import (
+    Gcra,
+    RateLease,
+    RateStanding,
+    RateTable,
+    RateTerms,
+    Slots,
+    Taken,
+    take_all,
+)
 from windvane.core.principal import Scope
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
 NOW_US = 7 * MINUTE_US
+
+
+def taken(bucket: Gcra, units: int, now_us: int) -> int:
+    """The mark of units that are there to take."""
+    mark = bucket.take(units, now_us)
+    assert mark is not None
+    return mark
+
+
+def all_of(buckets: tuple[Gcra, ...], units: int) -> Taken:
+    """Units of all of them, which are there to take."""
+    found = take_all(buckets, units, NOW_US)
+    assert found is not None
+    return found
 
 
 def test_a_burst_goes_at_once_and_the_next_waits_for_its_share() -> None:
@@ -42,7 +65,8 @@ def test_a_minute_of_asking_gets_the_burst_and_the_limit() -> None:
 
 def test_no_limit_is_never() -> None:
     assert Gcra(0).wait_us(1, NOW_US) is None
-    assert Gcra(0).reset_us(NOW_US) == 0
+    assert Gcra(0).take(1, NOW_US) is None
+    assert Gcra(0).standing(NOW_US) == RateStanding(0, 0, 0)
 
 
 def test_more_than_the_burst_goes_alone_and_leaves_a_debt() -> None:
@@ -50,23 +74,23 @@ def test_more_than_the_burst_goes_alone_and_leaves_a_debt() -> None:
     bucket.take(1, NOW_US)
     assert bucket.wait_us(50, NOW_US) == SECOND_US
     bucket.take(50, NOW_US + SECOND_US)
-    assert bucket.remaining(NOW_US + SECOND_US) == 0
+    assert bucket.standing(NOW_US + SECOND_US).remaining == 0
     assert bucket.wait_us(1, NOW_US + SECOND_US) == 41 * SECOND_US
 
 
 def test_what_was_not_used_comes_back() -> None:
     bucket = Gcra(60, 10)
-    mark = bucket.take(10, NOW_US)
+    mark = taken(bucket, 10, NOW_US)
     bucket.correct(10, 4, mark, NOW_US)
-    assert bucket.remaining(NOW_US) == 6
+    assert bucket.standing(NOW_US).remaining == 6
 
 
 def test_what_has_leaked_does_not_come_back() -> None:
     bucket = Gcra(60, 10)
-    mark = bucket.take(10, NOW_US)
+    mark = taken(bucket, 10, NOW_US)
     later_us = NOW_US + 8 * SECOND_US
     bucket.correct(10, 0, mark, later_us)
-    assert bucket.remaining(later_us) == 10
+    assert bucket.standing(later_us).remaining == 10
     bucket.take(10, later_us)
     assert bucket.wait_us(1, later_us) == SECOND_US
 
@@ -75,23 +99,23 @@ def test_a_second_refund_does_not_give_back_what_the_first_already_moved() -> No
     """Two reservations, the first given back at once; by the time the second is, it has leaked, and
     the burst that was taken since must not be given back in its stead."""
     bucket = Gcra(60, 100)
-    first, second = bucket.take(50, NOW_US), bucket.take(50, NOW_US)
+    first, second = taken(bucket, 50, NOW_US), taken(bucket, 50, NOW_US)
     bucket.correct(50, 0, first, NOW_US)
     later_us = NOW_US + 50 * SECOND_US
     assert bucket.wait_us(100, later_us) == 0
     bucket.take(100, later_us)
     bucket.correct(50, 0, second, later_us)
-    assert bucket.remaining(later_us) == 0
+    assert bucket.standing(later_us).remaining == 0
     assert bucket.wait_us(1, later_us) == SECOND_US
 
 
 def test_overuse_is_a_debt() -> None:
     bucket = Gcra(60, 10)
-    mark = bucket.take(1, NOW_US)
+    mark = taken(bucket, 1, NOW_US)
     bucket.correct(1, 15, mark, NOW_US)
-    assert bucket.remaining(NOW_US) == 0
+    assert bucket.standing(NOW_US).remaining == 0
     assert bucket.wait_us(1, NOW_US) == 6 * SECOND_US
-    assert bucket.reset_us(NOW_US) == 15 * SECOND_US
+    assert bucket.standing(NOW_US).reset_ms == 15_000
 
 
 def test_a_bucket_that_is_empty_again_is_idle() -> None:
@@ -104,25 +128,62 @@ def test_a_bucket_that_is_empty_again_is_idle() -> None:
 def test_a_lease_gives_its_slot_back_and_corrects_its_tokens_once() -> None:
     slots, tokens, requests = Slots(3), Gcra(600, 100), Gcra(60, 10)
     lease = RateLease()
-    lease.hold_slot(slots)
-    lease.took_request(requests, requests.take(1, NOW_US))
-    lease.took_tokens(tokens, 80, tokens.take(80, NOW_US))
+    lease.requests = all_of((requests,), 1)
+    lease.slots, slots.running = (slots,), 1
+    lease.tokens, lease.units = all_of((tokens,), 80), 80
     assert slots.running == 1
     lease.end(30, NOW_US)
     lease.end(30, NOW_US)
     assert slots.running == 0
-    assert tokens.remaining(NOW_US) == 70
-    assert requests.remaining(NOW_US) == 9
+    assert tokens.standing(NOW_US).remaining == 70
+    assert requests.standing(NOW_US).remaining == 9
 
 
 def test_a_lease_of_no_use_took_nothing() -> None:
     slots, tokens, requests = Slots(3), Gcra(600, 100), Gcra(60, 10)
     lease = RateLease()
-    lease.hold_slot(slots)
-    lease.took_request(requests, requests.take(1, NOW_US))
-    lease.took_tokens(tokens, 80, tokens.take(80, NOW_US))
+    lease.requests = all_of((requests,), 1)
+    lease.slots, slots.running = (slots,), 1
+    lease.tokens, lease.units = all_of((tokens,), 80), 80
     lease.give_back(NOW_US)
-    assert (slots.running, tokens.remaining(NOW_US), requests.remaining(NOW_US)) == (0, 100, 10)
+    assert slots.running == 0
+    assert tokens.standing(NOW_US).remaining == 100
+    assert requests.standing(NOW_US).remaining == 10
+
+
+def test_all_rates_are_taken_or_none() -> None:
+    wide, narrow = Gcra(600, 100), Gcra(60, 10)
+    lease = RateLease()
+    lease.tokens, lease.units = all_of((wide, narrow), 8), 8
+    assert take_all((wide, narrow), 8, NOW_US) is None
+    assert wide.standing(NOW_US).remaining == 92
+    assert lease.standings(NOW_US) == (None, narrow.standing(NOW_US))
+    lease.end(3, NOW_US)
+    assert (wide.standing(NOW_US).remaining, narrow.standing(NOW_US).remaining) == (97, 7)
+
+
+def test_a_changed_limit_keeps_what_was_taken() -> None:
+    bucket = Gcra(60, 10)
+    taken(bucket, 8, NOW_US)
+    bucket.change(600, 100, NOW_US + 2 * SECOND_US)
+    assert bucket.standing(NOW_US + 2 * SECOND_US) == RateStanding(600, 94, 600)
+    bucket.change(6, 5, NOW_US + 2 * SECOND_US)
+    assert bucket.standing(NOW_US + 2 * SECOND_US).remaining == 0
+    assert bucket.wait_us(1, NOW_US + 2 * SECOND_US) == 20 * SECOND_US
+    bucket.change(0, None, NOW_US + 2 * SECOND_US)
+    assert bucket.wait_us(1, NOW_US + 90 * SECOND_US) is None
+    bucket.change(60, None, NOW_US + 90 * SECOND_US)
+    assert bucket.standing(NOW_US + 90 * SECOND_US).remaining == 54
+
+
+@pytest.mark.parametrize("limit", [6, 60, 61, 6_000])
+def test_what_was_not_used_comes_back_after_a_change_too(limit: int) -> None:
+    bucket = Gcra(60, 100)
+    first, second = taken(bucket, 10, NOW_US), taken(bucket, 20, NOW_US)
+    bucket.correct(10, 5, first, NOW_US)
+    bucket.change(limit, 100, NOW_US)
+    bucket.correct(20, 1, second, NOW_US)
+    assert bucket.standing(NOW_US).remaining == 94
 
 
 def test_a_scope_has_its_own_terms_and_for_the_rest_those_of_its_kind() -> None:

@@ -179,3 +179,4 @@ def _meanings() -> dict[bytes, int]:
 
 MEANINGS = _meanings()
 """Every word of every table, with all it may mean: a text's words are looked up once."""
+WORDS = frozenset(MEANINGS)

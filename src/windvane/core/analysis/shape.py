@@ -41,7 +41,7 @@ def shape_of(text: str) -> Shape:
     is_ascii = text.isascii()
     encoded = (text if is_ascii else text.lower()).encode(errors="replace").translate(_WORDS_ONLY)
     words = encoded.split()
-    meanings = [lexicon.MEANINGS[word] for word in lexicon.MEANINGS.keys() & set(words)]
+    meanings = [lexicon.MEANINGS[word] for word in lexicon.WORDS.intersection(words)]
     opening = lexicon.MEANINGS.get(words[0], 0) if words else 0
     seen = 0
     for meaning in meanings:

@@ -62,6 +62,10 @@ class Decider:
             self._plain[requested, rule] = (_smallest_window(decision), decision)
         return decision
 
+    def asks_facts(self, requested: str) -> bool:
+        """Whether the decision may depend on more than the request itself."""
+        return requested in self._routes.asking_facts
+
     def _work_out(
         self,
         requested: str,

@@ -17,6 +17,7 @@ for counts), a list (one of), or a mapping of `gt, gte, lt, lte, in, not, contai
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from operator import not_, truth
 from typing import Protocol
 
 import msgspec
@@ -69,8 +70,7 @@ class CompiledRule(msgspec.Struct, frozen=True):
 
     def matches(self, analysis: Analysis, facts: Facts) -> bool:
         for field, is_fact, test in self.tests:
-            value = facts.get(field) if is_fact else getattr(analysis, field)
-            if not test(value):
+            if not test(facts.get(field) if is_fact else getattr(analysis, field)):
                 return False
         return True
 
@@ -97,7 +97,7 @@ def _unknown_field(field: str) -> str:
 
 def _test(wanted: object) -> _Test:
     if isinstance(wanted, bool):
-        return lambda value: bool(value) is wanted
+        return truth if wanted else not_
     if isinstance(wanted, list | tuple):
         allowed = tuple(wanted)
         return lambda value: _one_of(value, allowed)
@@ -138,22 +138,21 @@ def _comparison(name: str, limit: object) -> _Test:
     return _ORDERINGS[name](limit)
 
 
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) else None
-
-
+_NUMBERS = (int, float)
 _ORDERINGS: dict[str, Callable[[float], _Test]] = {
-    "gt": lambda limit: lambda value: (n := _number(value)) is not None and n > limit,
-    "gte": lambda limit: lambda value: (n := _number(value)) is not None and n >= limit,
-    "lt": lambda limit: lambda value: (n := _number(value)) is not None and n < limit,
-    "lte": lambda limit: lambda value: (n := _number(value)) is not None and n <= limit,
+    "gt": lambda limit: lambda value: isinstance(value, _NUMBERS) and value > limit,
+    "gte": lambda limit: lambda value: isinstance(value, _NUMBERS) and value >= limit,
+    "lt": lambda limit: lambda value: isinstance(value, _NUMBERS) and value < limit,
+    "lte": lambda limit: lambda value: isinstance(value, _NUMBERS) and value <= limit,
 }
 
 
 class RouteTable(msgspec.Struct, frozen=True):
-    """All routes of one moment, ready to match."""
+    """All routes of one moment, ready to match. `asking_facts` are those with rules that ask about
+    more than the request."""
 
     routes: dict[str, tuple[Route, tuple[CompiledRule, ...]]]
+    asking_facts: frozenset[str] = frozenset()
 
     def __contains__(self, name: str) -> bool:
         return name in self.routes
@@ -170,4 +169,9 @@ class RouteTable(msgspec.Struct, frozen=True):
                 except ValueError as error:
                     raise ValueError(f"routes.{name}.rules[{place}].when.{error}") from error
             compiled[name] = (route, tuple(rules))
-        return cls(compiled)
+        asking = [
+            name
+            for name, (_, rules) in compiled.items()
+            if any(is_fact for rule in rules for _, is_fact, _ in rule.tests)
+        ]
+        return cls(compiled, frozenset(asking))

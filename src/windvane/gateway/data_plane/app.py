@@ -50,12 +50,13 @@ class DataPlane:
         door = Door(self._engine, self._clock, caller)
         try:
             method, endpoint = _endpoint_of(caller)
-            door.incoming.check_is_no_loop()
+            incoming = door.incoming
+            incoming.check_is_no_loop()
             body = b""
             if method == "POST":
-                door.incoming.check_is_json()
+                incoming.check_is_json()
                 # A stranger is refused before its body is held in memory, and told nothing else.
-                door.principal = self._engine.identify(door.incoming.credentials())
+                door.principal = self._engine.identify(incoming.credentials())
                 body = caller.whole_body() or await self._read_body(door)
                 if len(body) > self._body_bytes_max:
                     raise too_large(self._body_bytes_max)

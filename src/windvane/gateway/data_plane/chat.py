@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: OpenAI's and Mistral's dialects on one path, whole or streamed."""
 
 from windvane.core.chat import Completion
-from windvane.core.exchange import Exchange
+from windvane.core.exchange import Exchange, Reading
 from windvane.core.faults import Fault, WindvaneError
 from windvane.core.usage import Usage
 from windvane.engine.sharing import AnswerStream
@@ -21,19 +21,25 @@ NO_METADATA = b"off"
 
 async def chat_completions(door: Door, body: bytes) -> None:
     """Serve one chat request. Raises WindvaneError before anything has been sent."""
-    fields = read_object(body)
-    incoming = door.incoming
+    incoming, recall = door.incoming, door.engine.recall
+    reading = recall.find(body)
+    fields = read_object(body) if reading is None else reading.request.body
     door.dialect = dialect_of(fields, incoming.user_agent)
+    if reading is None:
+        reading = Reading(chat_request_of(fields))
     exchange = door.exchange = door.engine.accept(
-        chat_request_of(fields),
+        reading.request,
         dialect=str(door.dialect),
         credentials=incoming.credentials(),
         body_bytes=len(body),
         headers=incoming.headers,
         client_request_id=incoming.request_id,
+        reading=reading,
     )
     exchange.principal = door.principal
     answer = await door.engine.handle(exchange)
+    if exchange.cache_status == "hit":
+        recall.keep(body, reading)
     has_metadata = (
         door.engine.snapshot.has_metadata
         and incoming.headers.get(b"x-router-metadata") != NO_METADATA

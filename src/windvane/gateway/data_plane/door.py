@@ -21,7 +21,7 @@ class Door:
         self.engine = engine
         self.clock = clock
         self.caller = caller
-        self.incoming = Incoming({"headers": caller.headers})
+        self.incoming = Incoming(caller.headers)
         self.dialect: Dialect | None = None
         self.exchange: Exchange | None = None
         self.principal: Principal | None = None

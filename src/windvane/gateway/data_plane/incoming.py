@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import cast
 
 from windvane.core.exchange import Credentials
 from windvane.core.faults import FaultKind, WindvaneError, refuse
@@ -14,6 +12,7 @@ from windvane.wire.dialect import Dialect
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _OWN_VIA = b"windvane"
 _CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
+_OTHER_CREDENTIALS = frozenset(_CREDENTIALS[1:])
 _LOOPBACK_NAMES = (b"127.0.0.1", b"localhost", b"[::1]")
 
 
@@ -27,12 +26,12 @@ class ClientGoneError(Exception):
 
 
 class Incoming:
-    """What the head of a request says. `scope` is ASGI's, of which the headers are read."""
+    """What the head of a request says. The names of `headers` are in lower case."""
 
     __slots__ = ("_credentials", "_said", "headers")
 
-    def __init__(self, scope: Mapping[str, object]) -> None:
-        self._said = cast(HeaderList, scope["headers"])
+    def __init__(self, headers: HeaderList) -> None:
+        self._said = headers
         # Later headers of one name win, as in no other place: what must be unique is checked below.
         self.headers: dict[bytes, bytes] = dict(self._said)
         self._credentials: Credentials | None = None
@@ -64,6 +63,9 @@ class Incoming:
 
     def _bearer(self) -> str | None:
         headers = self.headers
+        if len(headers) == len(self._said) and headers.keys().isdisjoint(_OTHER_CREDENTIALS):
+            said_once = headers.get(b"authorization")
+            return None if said_once is None else _secret_in(b"authorization", said_once) or None
         if len(headers) == len(self._said):
             said = [(name, headers[name]) for name in _CREDENTIALS if name in headers]
         else:  # some name came twice
@@ -131,9 +133,12 @@ def _secret_in(name: bytes, value: bytes) -> str:
     scheme, _, token = said.partition(" ")
     secret = token.strip()
     if scheme.lower() != "bearer" or not secret:
+        is_empty = scheme.lower() == "bearer"
         raise refuse(
             FaultKind.UNAUTHENTICATED,
-            "the Authorization header must be `Bearer <key>`",
+            "the Authorization header has no key behind `Bearer`: is a variable empty?"
+            if is_empty
+            else "the Authorization header must be `Bearer <key>`",
             status=401,
         )
     return secret

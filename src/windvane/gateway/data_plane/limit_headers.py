@@ -3,41 +3,68 @@
 `x-ratelimit-*` come in OpenAI's spelling and in Mistral's: each SDK's users look for their own.
 """
 
+from functools import lru_cache
+from math import ceil
+
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault
 from windvane.core.limits import RateStanding
 from windvane.gateway.data_plane.asgi import HeaderList
 
-US_PER_MS = 1_000
 MS_PER_S = 1_000
 S_PER_MINUTE = 60
+FORMS_MAX = 1_024
+"""Limits whose headers are kept written out but for what is left: one for each pair of limits."""
+DURATIONS_MAX = 65_536
+"""Those up to a minute, by the millisecond."""
 
 
-def _form(unit: bytes, mistral_unit: bytes) -> bytes:
-    names = [
-        b"x-ratelimit-limit-" + unit,
-        b"x-ratelimit-remaining-" + unit,
-        b"x-ratelimit-reset-" + unit,
-        b"x-ratelimit-limit-" + mistral_unit,
-        b"x-ratelimit-remaining-" + mistral_unit,
-    ]
-    return b"".join(name + b": %b\r\n" for name in names)
+def _form_of(unit: str, mistral_unit: str, limit: int) -> str:
+    """The headers of a rate, but for what is left, when all is free again, and what is left."""
+    return (
+        f"x-ratelimit-limit-{unit}: {limit}\r\n"
+        f"x-ratelimit-limit-{mistral_unit}: {limit}\r\n"
+        f"x-ratelimit-remaining-{unit}: %b\r\n"
+        f"x-ratelimit-reset-{unit}: %b\r\n"
+        f"x-ratelimit-remaining-{mistral_unit}: %b\r\n"
+    )
 
 
-_REQUESTS = _form(b"requests", b"req-minute")
-_TOKENS = _form(b"tokens", b"tokens-minute")
-"""Forms of the headers of a rate: written in one go, for each answer under one has them."""
+@lru_cache(FORMS_MAX)
+def _form(requests: int | None, tokens: int | None) -> bytes:
+    """The form of the headers of one rate, or of both: written in one go, for each answer has them."""
+    form = ""
+    if requests is not None:
+        form = _form_of("requests", "req-minute", requests)
+    if tokens is not None:
+        form += _form_of("tokens", "tokens-minute", tokens)
+    return form.encode()
+
+
+def _rate_lines(requests: RateStanding | None, tokens: RateStanding | None) -> bytes:
+    if requests is None or tokens is None:
+        one = tokens if requests is None else requests
+        if one is None:
+            return b""
+        form = _form(None, one.limit) if requests is None else _form(one.limit, None)
+        left = b"%d" % one.remaining
+        return form % (left, duration(one.reset_ms), left)
+    left, tokens_left = b"%d" % requests.remaining, b"%d" % tokens.remaining
+    resets, tokens_reset = duration(requests.reset_ms), duration(tokens.reset_ms)
+    return _form(requests.limit, tokens.limit) % (
+        left,
+        resets,
+        left,
+        tokens_left,
+        tokens_reset,
+        tokens_left,
+    )
 
 
 def limit_lines(exchange: Exchange) -> bytes:
     """What this exchange tells of limits, as it goes over the wire; nothing for most."""
-    lines = b""
-    if exchange.rates is not None:
-        requests, tokens = exchange.rates
-        if requests is not None:
-            lines = _filled(_REQUESTS, requests)
-        if tokens is not None:
-            lines += _filled(_TOKENS, tokens)
+    rates = exchange.rates
+    lines = b"" if rates is None else _rate_lines(*rates)
     if exchange.queued_s:
         lines += b"x-windvane-queued-ms: %.1f\r\n" % (exchange.queued_s * MS_PER_S)
     if exchange.clamped_to is not None:
@@ -45,20 +72,13 @@ def limit_lines(exchange: Exchange) -> bytes:
     return lines
 
 
-def _filled(form: bytes, standing: RateStanding) -> bytes:
-    limit, remaining = b"%d" % standing.limit, b"%d" % standing.remaining
-    return form % (limit, remaining, duration(standing.reset_us), limit, remaining)
-
-
-def duration(us: int) -> bytes:
+@lru_cache(DURATIONS_MAX)
+def duration(ms: int) -> bytes:
     """A duration as OpenAI writes it: `20ms`, `1s`, `6m0s`; rounded up."""
-    ms = -(-us // US_PER_MS)
     if ms < MS_PER_S:
         return b"%dms" % ms
     seconds = -(-ms // MS_PER_S)
-    if seconds < S_PER_MINUTE:
-        return b"%ds" % seconds
-    return b"%dm%ds" % divmod(seconds, S_PER_MINUTE)
+    return b"%ds" % seconds if seconds < S_PER_MINUTE else b"%dm%ds" % divmod(seconds, S_PER_MINUTE)
 
 
 def refused_rate_headers(fault: Fault) -> HeaderList:
@@ -66,12 +86,10 @@ def refused_rate_headers(fault: Fault) -> HeaderList:
     limit = fault.limit
     if limit is None or limit.what not in ("requests", "tokens"):
         return []
-    standing = RateStanding(
-        limit=limit.limit,
-        remaining=limit.left,
-        reset_us=int((fault.retry_after_s or 0) * MS_PER_S * US_PER_MS),
-    )
-    lines = _filled(_REQUESTS if limit.what == "requests" else _TOKENS, standing)
+    reset_ms = ceil((fault.retry_after_s or 0) * MS_PER_S)
+    standing = RateStanding(limit.limit, limit.left, reset_ms)
+    is_of_requests = limit.what == "requests"
+    lines = _rate_lines(standing, None) if is_of_requests else _rate_lines(None, standing)
     return [
         (name, value) for name, _, value in (line.partition(b": ") for line in lines.splitlines())
     ]

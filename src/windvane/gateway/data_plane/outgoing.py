@@ -85,7 +85,7 @@ def whole_lines(exchange: Exchange, now_s: float) -> bytes:
     attempt, cost = exchange.final_attempt, exchange.cost_nano_usd
     assert attempt is not None
     upstream_ms = exchange.upstream_s * 1000
-    shown = b"unknown" if cost is None else usd_text(cost).encode()
+    shown = b"unknown" if cost is None else usd_text(cost).encode() if cost else b"0"
     lines = _WHOLE % (*_facts(exchange, attempt, now_s, upstream_ms), shown)
     return lines + _rare_lines(exchange, attempt.deployment.card)
 
