@@ -245,8 +245,10 @@ async def test_what_is_told_of_a_tier(opened: Open) -> None:
     async with opened() as (tier, _advance):
         await tier.put(b"a", b"x" * 100, tags=(), keep_s=10, worth=1)
         await tier.put(b"b", b"x" * 100, tags=(), keep_s=10, worth=1)
-        await tier.get(b"a")
-        await tier.get(b"c")
+        for key in (b"a", b"c"):
+            # All of them as one are asked in the engine's manner: a miss is one miss.
+            if not (isinstance(tier, TieredCache) and tier.get_now(key)):
+                await tier.get(key)
         if hasattr(tier, "written"):
             await tier.written()
         stats = await tier.stats()

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.engine.scene import HEAD_S, Scene
 
-from windvane.config.schema import Config, ProviderConfig
+from windvane.config.schema import Config, ModelConfig, ProviderConfig
 from windvane.core.ledger import LedgerEntry
 from windvane.core.usage import Certainty
 from windvane.testing import Call, run_virtual
@@ -124,3 +124,25 @@ def test_what_is_to_be_kept_for_an_hour_is_held_at_that_price() -> None:
     assert hour is not None and short is not None
     output = 500 * 10_000
     assert (hour - output) * 2_500 == (short - output) * 4_000
+
+
+@pytest.mark.parametrize(("longest", "sent"), [(None, 20_000), (4_096, 4_096), (64_000, 20_000)])
+@pytest.mark.parametrize("said", [{}, {"max_tokens": 0}])
+def test_a_model_is_asked_for_no_more_than_it_can_say(
+    longest: int | None, sent: int, said: dict[str, int]
+) -> None:
+    """Anthropic must be told a limit, and refuses one above the model's own."""
+
+    async def main() -> None:
+        models = {"brief": ModelConfig(card=MODEL, output_tokens_max=longest)}
+        claude = ProviderConfig(
+            kind="anthropic", api_base="http://one.test/v1", api_key="k", models=models
+        )
+        scene = Scene(config=Config(providers={"one": claude}, routes={}))
+        scene.scripts = [lambda _: [(HEAD_S, event_head()), (0.1, Ends())]]
+        await scene.ask("why", "brief", stream=True, **said)
+        (call,) = scene.calls
+        assert call.body["max_tokens"] == sent
+        await scene.engine.aclose()
+
+    run_virtual(main())

@@ -21,7 +21,8 @@ from windvane.core.routing.table import Route
 from windvane.core.usage import Certainty
 from windvane.simulator import SimulatorConfig
 
-KEY, POOR, OWN = "sk-plain-key", "sk-poor-key", "sk-ant-of-the-caller"
+KEY, POOR, TERSE = "sk-plain-key", "sk-poor-key", "sk-terse-key"
+OWN = "sk-ant-of-the-caller"
 NEW, OLD, BETWEEN = "claude-sonnet-5-5", "claude-haiku-4-5", "claude-sonnet-4-6"
 TOOL = {
     "type": "function",
@@ -43,6 +44,7 @@ def served() -> Iterator[Served]:
     keys = (
         KeyConfig(key=KEY, name="plain"),
         KeyConfig(key=POOR, name="poor", budget=BudgetConfig(total=Decimal("0.05"))),
+        KeyConfig(key=TERSE, name="terse", output_tokens_max=7),
     )
     with serving(
         SimulatorConfig(),
@@ -204,6 +206,34 @@ def test_callers_of_mistrals_dialect(served: Served, stream: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_have_mistrals_ids_for_callers_of_mistrals_dialect(
+    served: Served, stream: bool
+) -> None:
+    """Its own libraries refuse any other; what comes back with them is the same conversation."""
+    http = httpx2.Client()
+    with http, Mistral(server_url=served.url, api_key=KEY, client=http) as mistral:
+        asked: Any = {"model": NEW, "tools": [TOOL]}
+        if stream:
+            with mistral.chat.stream(messages=[QUESTION], tool_choice="any", **asked) as events:
+                deltas = [event.data.choices[0].delta for event in events if event.data.choices]
+            calls = [call for delta in deltas for call in delta.tool_calls or ()]
+        else:
+            said = mistral.chat.complete(messages=[QUESTION], tool_choice="any", **asked)
+            calls = said.choices[0].message.tool_calls
+        (call,) = calls
+        assert len(call.id) == 9 and call.id.isalnum()
+        talk: Any = [
+            QUESTION,
+            {"role": "assistant", "content": "", "tool_calls": [call.model_dump()]},
+            {"role": "tool", "tool_call_id": call.id, "content": "32 knots"},
+        ]
+        told = mistral.chat.complete(messages=talk, **asked)
+    assert "32 knots" in told.choices[0].message.content
+    assert last_sent(served)["messages"][1]["content"][0]["id"] == call.id
+    check_against_the_bill(served, 2)
+
+
 def marked(text: str, ttl: str | None, question: str = "Which way does it blow?") -> Any:
     control = {"type": "ephemeral"} | ({"ttl": ttl} if ttl else {})
     parts = [{"type": "text", "text": text, "cache_control": control}]
@@ -347,6 +377,16 @@ def test_under_a_budget_every_request_is_held_for_what_it_could_cost_at_most(
     assert refused.status == 200, "what was held is free again"
     reply = served.ask(chat("x", model=NEW, service_tier="auto"), **poor)
     assert (reply.status, reply.json["error"]["code"]) == (403, "unpriceable")
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(None, 7), (0, 7), (5, 5), (8, 7), (900_000, 7)])
+def test_a_key_says_how_long_an_answer_may_be(served: Served, asked: int | None, sent: int) -> None:
+    """Zero tokens are no way around it: they mean no limit."""
+    more = {} if asked is None else {"max_tokens": asked}
+    body = chat("Say wind.", model=NEW, **more)
+    assert served.ask(body, authorization=f"Bearer {TERSE}").status == 200
+    assert last_sent(served)["max_tokens"] == sent
+    check_against_the_bill(served)
 
 
 def test_a_callers_own_key_goes_where_anthropic_looks_for_it(served: Served) -> None:

@@ -84,10 +84,11 @@ class Reading:
     """What was worked out of a request's bytes: the same whoever sends them, and when.
 
     `decided`, `asked` and `kept` are notes of who worked on it last: what was decided, and by what; what
-    the cache was asked, and for whom; and the entry that was last unpacked.
+    the cache was asked, and for whom; and the entry that was last unpacked. `size` is what it takes in
+    memory, about, with the entry it was `sized` with.
     """
 
-    __slots__ = ("analysis", "asked", "decided", "kept", "request")
+    __slots__ = ("analysis", "asked", "decided", "kept", "request", "size", "sized")
 
     def __init__(self, request: ChatRequest) -> None:
         self.request = request
@@ -95,6 +96,8 @@ class Reading:
         self.decided: tuple[object, str, Decision] | None = None
         self.asked: object = None
         self.kept: tuple[bytes, CacheEntry] | None = None
+        self.size = 0
+        self.sized: tuple[bytes, CacheEntry] | None = None
 
 
 class Exchange(msgspec.Struct, kw_only=True):

@@ -93,10 +93,9 @@ class Bounder:
         principal, request = exchange.principal, exchange.request
         assert principal is not None
         scopes = (*exchange.scopes, scope("model", deployment.resolved_model))
-        asked = request.output_tokens_max
-        cap = principal.output_tokens_max
-        capped = cap if cap is not None and (asked is None or asked > cap) else None
-        sent = capped or asked or None  # zero is no limit to some servers
+        asked = request.output_tokens_max or None  # zero is no limit to some servers
+        capped = _capped(asked, principal.output_tokens_max, deployment)
+        sent = capped or asked
         account = None
         if not self._budgets.table.is_empty:
             account = tightest(self._budgets.accounts(scopes, now_us))
@@ -154,6 +153,16 @@ class Bounder:
         if account.limit - account.spent < needed:
             self._on_refused(account, now_us)
         return budget_exceeded(account, needed, caller, now_us)
+
+
+def _capped(asked: int | None, cap: int | None, deployment: Deployment) -> int | None:
+    """The limit that is sent instead of the caller's: the key's; and the model's own to a provider that
+    must be told one, where the usual one is more than the model takes."""
+    if asked is None and (usual := deployment.billing.output_tokens_default) is not None:
+        longest = deployment.card.output_tokens_max if deployment.card else None
+        if longest is not None and longest < min(usual, cap or usual):
+            return longest
+    return cap if cap is not None and (asked is None or asked > cap) else None
 
 
 def _fair(worst: WorstCase, whole: int, left: int) -> int:

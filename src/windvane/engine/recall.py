@@ -6,12 +6,22 @@ the bytes themselves, the latest of them and within bounds. What depends on anyt
 headers say, what is allowed today) is worked out anew, or checked.
 """
 
+import msgspec
+
 from windvane.core.exchange import Reading
 
 BODY_BYTES_MAX = 32 * 1024
 """Longer bodies are not remembered: to tell them apart would cost what is saved."""
-BYTES_MAX = 2 * 1024 * 1024
-"""All bodies together. What is made of a body takes about four times as much."""
+BYTES_MAX = 24 * 1024 * 1024
+"""All readings together, with the entries unpacked for them."""
+READING_BYTES = ENTRY_BYTES = 3_500
+"""What the smallest takes."""
+PER_BYTE, PER_OBJECT, PER_ITEM = 4, 512, 64
+"""What more a reading takes for each byte, brace and comma of its body, and an entry for each byte of its
+JSON. A body of braces is twenty times as large once it is read, an entry may be packed to a fiftieth;
+`tests/engine/test_recall.py` measures that this is enough."""
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Recall:
@@ -33,15 +43,26 @@ class Recall:
         """Remember a reading, or that it was used; the longest unused make room."""
         if len(body) > BODY_BYTES_MAX:
             return
-        if self._readings.pop(body, None) is None:
-            self._bytes += len(body)
+        before = self._readings.pop(body, None)
+        if before is not reading or reading.sized is not reading.kept:
+            self._bytes -= 0 if before is None else before.size
+            reading.size, reading.sized = _size_of(body, reading), reading.kept
+            self._bytes += reading.size
         self._readings[body] = reading
         while self._bytes > BYTES_MAX:
-            oldest = next(iter(self._readings))
-            del self._readings[oldest]
-            self._bytes -= len(oldest)
+            self._bytes -= self._readings.pop(next(iter(self._readings))).size
 
     def forget(self) -> None:
         """Forget all of it."""
         self._readings.clear()
         self._bytes = 0
+
+
+def _size_of(body: bytes, reading: Reading) -> int:
+    """The bytes it takes in memory, at most."""
+    size = READING_BYTES + PER_BYTE * len(body)
+    size += PER_OBJECT * body.count(b"{") + PER_ITEM * body.count(b",")
+    if reading.kept is not None:
+        data, entry = reading.kept
+        size += ENTRY_BYTES + len(data) + PER_BYTE * len(_encode(entry))
+    return size

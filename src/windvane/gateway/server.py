@@ -40,6 +40,8 @@ KEEP_ALIVE_S = 75
 """Longer than a load balancer's 60 s, so that the balancer closes first and no request is lost."""
 GRACEFUL_S = 30
 BACKLOG = 2_048
+PIPELINED_MAX = 64
+"""Requests that may wait behind another of their connection: they are held in memory."""
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,15 +175,13 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(
                     431, f"the head is larger than {HEAD_BYTES_MAX} bytes", "head_too_large"
                 )
-            elif self._head_timer is None:
+            else:
                 self._arm()
-        elif cycle is None or cycle.response_complete:
-            # Bytes that begin no request do not keep a connection.
-            if self._head_timer is None:
-                self._arm()
-        elif cycle.more_body and self._body_timer is None and not cycle.response_started:
-            within_s = self.limits.body_timeout_s
-            self._body_timer = self.loop.call_later(within_s, self._on_slow_body)
+        elif cycle is not None and cycle.more_body:
+            self._mind_body()
+        elif self._is_packet_fresh and (cycle is None or cycle.response_complete):
+            # Bytes that neither begin nor end a request do not keep a connection.
+            self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
@@ -244,7 +244,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The data plane's requests go to it; of all others uvicorn's cycle is made. An upgrade is
         never taken: nothing here is a web socket."""
-        if self._is_priming:
+        if self._is_priming or self.transport.is_closing():
             return
         self._is_in_head = False
         parser = self.parser
@@ -274,13 +274,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self.cycle = made
         if running is None or running.response_complete:
             self._start(made)
-        else:
+        elif len(self._waiting) < PIPELINED_MAX:
             self.flow.pause_reading()
             self._waiting.append(made)
+        else:
+            self.transport.abort()
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
-        if cycle is None:
+        if cycle is None or self.transport.is_closing():
             return
         if not cycle.response_complete:
             cycle.feed(body)
@@ -300,9 +302,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.flow.read_paused:
             # By a large body; from now, reading is how a caller's end is noticed.
             self.flow.resume_reading()
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.end_body()
+        if self.cycle is not None:
+            self.cycle.end_body()
 
     def _body_framing(self) -> bytes:
         for name, value in self.headers:
@@ -351,7 +352,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if isinstance(cycle, HttpCaller):
             self._next = cycle
             rest = self._rest
-            if self._worker is None or self._worker.done():
+            if self._worker is None:
                 self._worker = self.loop.create_task(self._work())
             elif rest is not None and not rest.done():
                 rest.set_result(None)
@@ -363,12 +364,13 @@ class GuardedProtocol(HttpToolsProtocol):
     async def _work(self) -> None:
         """Serve the data plane's requests of this connection, one after another, until it is lost.
 
-        One task for all of them: a task for each would cost more than reading its head.
+        One task for all of them: a task for each would cost more than reading its head. The connection
+        ends with it: nobody would serve what comes after.
         """
         worker = self._worker
         assert worker is not None
         try:
-            while True:
+            while not self.transport.is_closing():
                 while (caller := self._next) is not None:
                     self._next = None
                     self.tasks.add(worker)
@@ -378,6 +380,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 await self._rest
         finally:
             self.tasks.discard(worker)
+            self.transport.close()
 
     # what a request calls
 
@@ -397,6 +400,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
         if self._waiting:
             self._start(self._waiting.popleft())
+            self._mind_body()
             return
         self._idle_since_s = self.loop.time()
         if self.timeout_keep_alive_task is None:
@@ -408,12 +412,20 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refuse(400, f"this is not an HTTP request ({msg})", "malformed_http")
 
     def _arm(self) -> None:
-        self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._on_slow_head)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._on_slow_head)
 
     def _on_slow_head(self) -> None:
         self._head_timer = None
         within = f"{self.limits.head_timeout_s:g} s"
         self._refuse(408, f"the request's head did not arrive within {within}", "request_timeout")
+
+    def _mind_body(self) -> None:
+        """A body that is still to come has its time, from when it is its request's turn."""
+        cycle = self.cycle
+        if cycle.more_body and not (cycle.response_started or self._waiting or self._body_timer):
+            within_s = self.limits.body_timeout_s
+            self._body_timer = self.loop.call_later(within_s, self._on_slow_body)
 
     def _on_slow_body(self) -> None:
         self._body_timer = None
@@ -437,11 +449,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Answer without a request, and close; in the midst of an answer, close alone."""
+        """Answer without a request, and close; before or in the midst of another's answer, close alone."""
         if self.transport.is_closing():
             return
         cycle = self.cycle
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
+        is_midway = cycle is not None and cycle.response_started and not cycle.response_complete
+        if is_midway or self._waiting:
             self.transport.close()
             return
         fault = Fault(

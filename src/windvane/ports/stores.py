@@ -261,7 +261,9 @@ class ResponseCache(Protocol):
         """What this process has in memory, without waiting."""
         ...
 
-    async def get(self, key: bytes) -> bytes | None: ...
+    async def get(self, key: bytes) -> bytes | None:
+        """What any tier has, after `get_now` had nothing."""
+        ...
 
     async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
         """What lies behind the memory, if it is wanted; it takes the place of what memory has."""

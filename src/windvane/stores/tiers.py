@@ -42,8 +42,8 @@ class TieredCache:
         self.get_now: Callable[[bytes], bytes | None] = memory.get_now
 
     async def get(self, key: bytes) -> bytes | None:
-        data = self._memory.get_now(key)
-        if data is not None or not self._lower:
+        """What any tier has. Who asks has asked `get_now` first: memory counts that miss, not another."""
+        if self._memory.holds(key) and (data := self._memory.get_now(key)) is not None:
             return data
         removals = self._removals
         for queue in self._queues:

@@ -346,12 +346,17 @@ class _ToolCallIds:
 
     def of(self, said: str) -> str:
         if said not in self._told:
-            told = said if _TOOL_CALL_ID.fullmatch(said) else nine_characters(said)
+            told = tool_call_id(said)
             while told in self._taken:
                 told = nine_characters(f"{said}/{told}")
             self._told[said] = told
             self._taken.add(told)
         return self._told[said]
+
+
+def tool_call_id(said: str) -> str:
+    """The id, if Mistral would take it; else the nine characters that stand for it."""
+    return said if _TOOL_CALL_ID.fullmatch(said) else nine_characters(said)
 
 
 def nine_characters(text: str) -> str:

@@ -19,6 +19,7 @@ from windvane.core.chat import (
 from windvane.core.faults import FaultKind, refuse
 from windvane.core.usage import Usage
 from windvane.wire.dialect import Dialect
+from windvane.wire.mistral_chat import tool_call_id
 
 _RENAMED = {"random_seed": "seed"}
 _NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
@@ -185,7 +186,7 @@ def encode_completion(
     are an answer by themselves; otherwise the answer is written anew.
     """
     raw = completion.raw
-    if raw is not None and not (dialect is Dialect.MISTRAL and _has_reasoning(completion)):
+    if raw is not None and not (dialect is Dialect.MISTRAL and _is_foreign(completion)):
         if metadata is None:
             return raw
         whole = raw.rstrip()
@@ -210,8 +211,15 @@ def encode_completion(
     return msgspec.json.encode(written)
 
 
-def _has_reasoning(completion: Completion) -> bool:
-    return any(choice.message.reasoning for choice in completion.choices)
+def _is_foreign(completion: Completion) -> bool:
+    """Whether Mistral would say some of it otherwise: thinking, and ids of tool calls."""
+    for choice in completion.choices:
+        if choice.message.reasoning:
+            return True
+        for call in choice.message.tool_calls:
+            if call.id is not None and tool_call_id(call.id) != call.id:
+                return True
+    return False
 
 
 def message_object(message: ReplyMessage, dialect: Dialect) -> JsonObject:
@@ -229,7 +237,7 @@ def message_object(message: ReplyMessage, dialect: Dialect) -> JsonObject:
     if message.refusal:
         written["refusal"] = message.refusal
     if message.tool_calls:
-        written["tool_calls"] = [tool_call_object(call) for call in message.tool_calls]
+        written["tool_calls"] = [tool_call_object(call, dialect) for call in message.tool_calls]
     return written
 
 
@@ -243,10 +251,14 @@ def _thinking_parts(reasoning: str | None, content: str | None) -> list[JsonObje
     return parts
 
 
-def tool_call_object(call: ToolCall) -> JsonObject:
-    """A tool call, whole: the only form that no client of either SDK trips over."""
+def tool_call_object(call: ToolCall, dialect: Dialect) -> JsonObject:
+    """A tool call, whole: the only form that no client of either SDK trips over. Mistral's clients check
+    that its id is nine letters or digits."""
+    call_id = call.id
+    if call_id is not None and dialect is Dialect.MISTRAL:
+        call_id = tool_call_id(call_id)
     return {
-        "id": call.id,
+        "id": call_id,
         "type": "function",
         "index": call.index or 0,
         "function": {"name": call.function.name, "arguments": call.function.arguments},
@@ -281,7 +293,7 @@ def chunk_choice_object(piece: ChunkChoice, dialect: Dialect, calls: list[ToolCa
     if piece.refusal:
         delta["refusal"] = piece.refusal
     if calls:
-        delta["tool_calls"] = [tool_call_object(call) for call in calls]
+        delta["tool_calls"] = [tool_call_object(call, dialect) for call in calls]
     if not delta:
         delta["content"] = ""
     return {"index": piece.index, "delta": delta, "finish_reason": piece.finish_reason}

@@ -1,6 +1,7 @@
 """What may be in the cache's file: a key that is there is never taken for one that is not."""
 
 import os
+import sqlite3
 from pathlib import Path
 from random import Random
 
@@ -39,11 +40,11 @@ def test_it_is_full_when_it_could_not_tell_keys_apart_any_more() -> None:
     assert presence.is_full
 
 
-def opened(folder: Path) -> SqliteCache:
+def opened(folder: Path, now_us: int = 1) -> SqliteCache:
     return SqliteCache(
         folder / "cache.db",
         bytes_max=ROOM,
-        wall_us=lambda: 1,
+        wall_us=lambda: now_us,
         monotonic_s=lambda: 1.0,
         read_deadline_s=5.0,
     )
@@ -54,6 +55,7 @@ async def test_no_entry_is_lost_while_it_is_made_anew_and_over_restarts(tmp_path
     dice = Random(1)
     count = 3 * SLOTS_MIN // SLOTS_PER_KEY
     cache = opened(tmp_path)
+    await cache.written()  # the thread has opened the file, and knows what is in it
     first = cache._presence
     for number in range(count):
         await cache.put(b"%d" % number, b"%d" % number, tags=(), keep_s=100.0, worth=1.0)
@@ -90,4 +92,53 @@ async def test_the_thread_is_not_asked_for_what_is_not_there(
     assert len(questions) == 1
     stats = await cache.stats()
     assert (stats.hits, stats.misses) == (1, 100)
+    await cache.aclose()
+
+
+async def test_a_file_whose_keys_cannot_be_read_is_begun_anew(tmp_path: Path) -> None:
+    """Opening it looks at another page: the damage shows when the keys are learnt."""
+    cache = opened(tmp_path)
+    for number in range(2_000):
+        await cache.put(b"%d" % number, b"data", tags=(), keep_s=100.0, worth=1.0)
+    await cache.invalidations.invalidate("news")
+    await cache.aclose()
+    file = sqlite3.connect(tmp_path / "cache.db")
+    (page,) = file.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_entry_1'"
+    ).fetchone()
+    file.close()
+    with (tmp_path / "cache.db").open("r+b") as raw:
+        raw.seek((page - 1) * 4_096)
+        raw.write(b"\xff" * 4_096)
+    cache = opened(tmp_path)
+    await cache.written()
+    await cache.put(b"new", b"data", tags=(), keep_s=100.0, worth=1.0)
+    await cache.written()
+    assert (await cache.stats()).is_up
+    assert await cache.get(b"new") == b"data"
+    assert await cache.get(b"1") is None
+    assert cache.invalidations.known.by_tag == {"news": 1}
+    await cache.aclose()
+
+
+async def test_what_is_over_or_removed_or_another_process_has_is_a_miss(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    await cache.put(b"removed", b"data", tags=(), keep_s=100.0, worth=1.0)
+    await cache.put(b"short", b"data", tags=(), keep_s=1.0, worth=1.0)
+    await cache.put(b"long", b"data", tags=(), keep_s=100.0, worth=1.0)
+    await cache.remove(b"removed")
+    other = opened(tmp_path)
+    assert await other.get(b"long") is None  # the file is the first one's
+    await other.put(b"long", b"other", tags=(), keep_s=100.0, worth=1.0)
+    await other.written()
+    assert await other.get(b"long") is None
+    await other.aclose()
+    assert await cache.get(b"long") == b"data"
+    await cache.aclose()
+    cache = opened(tmp_path, now_us=2_000_000)
+    found = [await cache.get(key) for key in (b"removed", b"short", b"long")]
+    assert found == [None, None, b"data"]
+    await cache.put(b"removed", b"again", tags=(), keep_s=100.0, worth=1.0)
+    await cache.written()
+    assert await cache.get(b"removed") == b"again"
     await cache.aclose()

@@ -18,6 +18,7 @@ from windvane.core.faults import BadRequestError
 from windvane.core.usage import Usage
 from windvane.wire.chat_request import chat_request_of
 from windvane.wire.dialect import Dialect
+from windvane.wire.mistral_chat import nine_characters
 from windvane.wire.openai_chat import (
     encode_chat,
     encode_chat_for_openai,
@@ -280,9 +281,9 @@ def test_an_answer_has_all_that_the_stricter_client_demands(dialect: Dialect) ->
     }
 
 
-CALL_VALUE = ToolCall(id="i", index=0, function=FunctionCall(name="f", arguments="{}"))
+CALL_VALUE = ToolCall(id="a1B2c3D4e", index=0, function=FunctionCall(name="f", arguments="{}"))
 CALL_OBJECT = {
-    "id": "i",
+    "id": "a1B2c3D4e",
     "type": "function",
     "index": 0,
     "function": {"name": "f", "arguments": "{}"},
@@ -361,3 +362,28 @@ def test_guardrails_are_not_dropped_in_silence():
     with pytest.raises(BadRequestError, match="guardrails") as refused:
         encode_chat(chat_request_of(body), "gpt-4o")
     assert refused.value.fault.param == "guardrails"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [("call_123", nine_characters("call_123")), ("a1B2c3D4e", "a1B2c3D4e"), (None, None)],
+)
+@pytest.mark.parametrize("raw", [None, b'{"id":"a-1"}'])
+def test_mistrals_clients_get_ids_of_calls_as_mistral_makes_them(
+    said: str | None, shown: str | None, raw: bytes | None
+) -> None:
+    call = ToolCall(id=said, function=FunctionCall(name="f", arguments="{}"))
+    message = ReplyMessage(tool_calls=[call])
+    choice = Choice(index=0, message=message, finish_reason=FinishReason.TOOL_CALLS)
+    answer = Completion(id="a-1", model="m", created=7, choices=[choice], raw=raw)
+    mistral = encode_completion(answer, USAGE, Dialect.MISTRAL, None)
+    if raw is not None and said == shown:
+        assert mistral == raw
+    else:
+        written = msgspec.json.decode(mistral)["choices"][0]["message"]["tool_calls"]
+        assert [each["id"] for each in written] == [shown]
+    if raw is not None:
+        assert encode_completion(answer, USAGE, Dialect.OPENAI, None) == raw
+    else:
+        openai = msgspec.json.decode(encode_completion(answer, USAGE, Dialect.OPENAI, None))
+        assert openai["choices"][0]["message"]["tool_calls"][0]["id"] == said

@@ -358,8 +358,12 @@ class _Thread:
             file = self._open_file()
             try:
                 self._on_open(file)
-            except BaseException:
-                file.abandon()
+            except BaseException as error:
+                if isinstance(error, sqlite3.Error) and is_damage(error):
+                    file.discard()
+                    self._tried_at_s = float("-inf")
+                else:
+                    file.abandon()
                 raise
         except FAULTS as error:
             self.faults += 1
