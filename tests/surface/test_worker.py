@@ -306,4 +306,6 @@ async def test_connections_leave_nothing_behind() -> None:
         callers = [each for each in gc.get_objects() if isinstance(each, HttpCaller)]
         # Other tests of this process may have gateways of their own.
         assert not [each for each in protocols if each.server_state is state]
-        assert not [each for each in callers if getattr(each._connection, "server_state", None) is state]
+        assert not [
+            each for each in callers if getattr(each._connection, "server_state", None) is state
+        ]
