@@ -21,11 +21,12 @@ from windvane.core.chat import (
     ToolCall,
     ToolCallDelta,
 )
-from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
 from windvane.core.usage import Usage
 from windvane.wire.chat_reply import TOKENS_MAX, stream_fault
+from windvane.wire.chunk_reader import ChunkReader
 from windvane.wire.errors import read_error
-from windvane.wire.sse import Event, EventReader
+from windvane.wire.sse import Event
 
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "end_turn": FinishReason.STOP,
@@ -227,43 +228,16 @@ class _OpenBlock:
         self.thinking: list[str] = []
 
 
-class MessageStreamReader:
-    """A provider's event stream in, chunks out."""
+class MessageStreamReader(ChunkReader):
+    """Anthropic's event stream: a message that begins, its blocks, and its end."""
 
     def __init__(self, now_s: int) -> None:
-        self._events = EventReader()
-        self._now_s = now_s
+        super().__init__(now_s)
         self._id = ""
         self._model = ""
         self._usage: bytes | msgspec.Raw = _ABSENT
         self._open: dict[int, _OpenBlock] = {}
         self._calls = 0
-        self.is_done = False
-        """Whether the end-of-stream event has come."""
-        self.failure: WindvaneError | None = None
-        """What is wrong behind the chunks that `feed` returned last: the stream ends with them."""
-
-    def feed(self, piece: bytes) -> list[Chunk]:
-        """Take the next bytes; return the chunks they complete.
-
-        Raises the provider's own error when it says one mid-stream, and APIConnectionError when an
-        event cannot be read. What came before it in the same bytes is returned first, and the error
-        left in `failure`.
-        """
-        chunks: list[Chunk] = []
-        for event in self._events.feed(piece):
-            if self.is_done:
-                break
-            try:
-                chunk = self._chunk(event)
-            except WindvaneError as error:
-                if not chunks:
-                    raise
-                self.failure = error
-                break
-            if chunk is not None:
-                chunks.append(chunk)
-        return chunks
 
     def _chunk(self, event: Event) -> Chunk | None:
         try:

@@ -19,10 +19,11 @@ from windvane.core.chat import (
     ToolCall,
     ToolCallDelta,
 )
-from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
 from windvane.core.usage import Usage
+from windvane.wire.chunk_reader import ChunkReader
 from windvane.wire.errors import read_error
-from windvane.wire.sse import DONE, Event, EventReader
+from windvane.wire.sse import DONE, Event
 
 TOKENS_MAX = 1_000_000_000
 """A count above this is a broken upstream's, not a bill."""
@@ -242,41 +243,13 @@ def _thinking_text(thinking: object) -> str:
     return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 
 
-class ChatStreamReader:
-    """A provider's event stream in, chunks out."""
+class ChatStreamReader(ChunkReader):
+    """OpenAI's and Mistral's event stream: chunks, then a marker."""
 
-    def __init__(self, now_s: int) -> None:
-        self._events = EventReader()
-        self._now_s = now_s
-        self.is_done = False
-        """Whether the end-of-stream marker has come."""
-        self.failure: WindvaneError | None = None
-        """What is wrong behind the chunks that `feed` returned last: the stream ends with them."""
-
-    def feed(self, piece: bytes) -> list[Chunk]:
-        """Take the next bytes; return the chunks they complete.
-
-        Raises the provider's own error when it says one mid-stream, and APIConnectionError when an
-        event cannot be read. What came before it in the same bytes is returned first, and the error
-        left in `failure`.
-        """
-        chunks: list[Chunk] = []
-        for event in self._events.feed(piece):
-            if self.is_done:
-                break
-            if event.data == DONE:
-                self.is_done = True
-            else:
-                try:
-                    chunks.append(self._chunk(event))
-                except WindvaneError as error:
-                    if not chunks:
-                        raise
-                    self.failure = error
-                    break
-        return chunks
-
-    def _chunk(self, event: Event) -> Chunk:
+    def _chunk(self, event: Event) -> Chunk | None:
+        if event.data == DONE:
+            self.is_done = True
+            return None
         try:
             reply = _reply_decoder.decode(event.data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
