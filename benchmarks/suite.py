@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks import contenders, layout, payloads, sampling, store_size
+from benchmarks import accounting, contenders, layout, payloads, sampling, store_size
 from benchmarks.children import clean_environment, on_core
 from benchmarks.contenders import PEERS, CannotTakePartError
 from benchmarks.peers import PeerNotInstalledError
@@ -201,18 +201,7 @@ def _take_turns(
             else:
                 samples[target.name] += [sample] if turn else []
     for target in targets:
-        cell = as_cell(group, workload, target, samples[target.name], broken.get(target.name))
-        if target.name == "windvane-limits" and not cell.refused and samples.get("windvane"):
-            added = _differences(samples[target.name], samples["windvane"])
-            cell = replace(cell, figures={**cell.figures, "added_cpu_us": added})
-        yield cell
-
-
-def _differences(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Figure:
-    """What one costs beyond the other, by the samples of the same rounds: noise that both share is in
-    no difference."""
-    rounds = zip(ours, theirs, strict=False)
-    return Figure.of([one.cpu_us_per_unit - other.cpu_us_per_unit for one, other in rounds])
+        yield as_cell(group, workload, target, samples[target.name], broken.get(target.name))
 
 
 def _warm_up_s(target: Target, pace: Pace) -> float:
@@ -296,6 +285,18 @@ def _store(plan: Plan, stage: Stage) -> Iterator[Cell]:
             "counted_bytes": Figure.of([run.counted_bytes for run in runs]),
         }
         yield Cell("store", f"memory store, {shape.name}", "windvane", figures=figures)
+
+
+def _accounting(plan: Plan, stage: Stage) -> Iterator[Cell]:
+    """What auth, limits, holds, journal and settling add to a request."""
+    plan.say("accounting, in process")
+    with on_core(stage.cores.proxy):
+        runs = [accounting.measure() for _ in range(plan.pace.repeats)]
+    figures = {
+        "whole_us": Figure.of([run.whole_us for run in runs]),
+        "added_us": Figure.of([run.added_us for run in runs]),
+    }
+    yield Cell("accounting", "1 KB JSON in process", "windvane-limits", figures=figures)
 
 
 def _cold(plan: Plan, stage: Stage) -> Iterator[Cell]:
@@ -411,6 +412,7 @@ def _import_once() -> _Import:
 
 OTHER_GROUPS: Mapping[str, Callable[[Plan, Stage], Iterator[Cell]]] = {
     "joined": _joined,
+    "accounting": _accounting,
     "store": _store,
     "cold": _cold,
     "memory": _memory,

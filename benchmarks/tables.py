@@ -40,7 +40,7 @@ def _under_load(report: Report, earlier: dict[str, Cell]) -> Table:
         "Rate is requests/s or chunks/s on one core. For streams p50 and p99 are the time to the "
         "first chunk. windvane-limits is windvane with the key under a daily and a monthly budget of "
         "its own, of its team's and of the gateway's, and under rates of requests, tokens and "
-        "concurrency; what they add is the median difference to windvane in the same rounds. "
+        "concurrency. "
         "What is asked again comes from the cache, and joiners share one call; a plain "
         "proxy asks the upstream each time. (±) is (max - min) / median over the runs. Change is that "
         "of CPU, or of p50 where no proxy is measured, against the previous run.",
@@ -73,7 +73,7 @@ def _load_row(cell: Cell, cells: Sequence[Cell], before: Cell | None) -> tuple[s
         _number(figures["p99_ms"].median),
         _percent(figures.get("proxy_core_busy")),
         _change(cell, before, compared),
-        "; ".join((*_added_cpu(cell), *_added_latency(cell, cells), *cell.notes)),
+        "; ".join((*_added_latency(cell, cells), *cell.notes)),
     )
 
 
@@ -94,7 +94,9 @@ def _start_and_size(report: Report, earlier: dict[str, Cell]) -> Table:
         "Start and size",
         "Cold start is from the spawn to the first 200, byte code warm. Memory is resident "
         "(VmRSS), summed over the process tree of a fresh process. What an entry costs is the slope "
-        "between half as many and all of them.",
+        "between half as many and all of them. Accounting is measured without a network, in one process "
+        "that has the gateway twice: whole, and without auth, limits, holds, journal and settling. Both "
+        "answer the same calls in turn, and what they differ by, each at its best, is what that adds.",
         ("what", "of", "value", "change", "notes"),
         tuple(rows),
     )
@@ -109,6 +111,8 @@ FIGURES = {
     "stream_mib": "under live streams, MiB",
     "cpu_ms": "CPU ms",
     "modules": "modules loaded",
+    "whole_us": "CPU µs of a request",
+    "added_us": "of that auth, limits, hold, journal and settling, µs",
     "entry_bytes": "bytes of an entry beyond its own",
     "counted_bytes": "bytes counted for that",
 }
@@ -139,11 +143,6 @@ def _times_plain(cell: Cell, cells: Sequence[Cell]) -> str:
     if cell is plain or not ours or not theirs:
         return ""
     return f"{ours / theirs:,.1f} x"
-
-
-def _added_cpu(cell: Cell) -> list[str]:
-    added = cell.figures.get("added_cpu_us")
-    return [f"limits add {_spread(added)} µs"] if added else []
 
 
 def _added_latency(cell: Cell, cells: Sequence[Cell]) -> list[str]:
