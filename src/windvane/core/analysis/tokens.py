@@ -11,13 +11,25 @@ The bound is not fitted: byte-level vocabularies never make more tokens than the
 SAMPLE_CHARS = 2_048
 """A longer text is judged by its beginning, middle and end: cost must not grow with the prompt."""
 
-_DIGITS = b"0123456789"
-_LETTERS = bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B))
-_SPACES = b" \t\r\n"
-_LETTERS_AND_SPACES = _LETTERS + _SPACES
-_CONTINUATION = bytes(range(0x80, 0xC0))
-_CJK_LEAD = bytes(range(0xE3, 0xEE))
-_ASCII = bytes(range(0x80))
+_CONTINUATION = range(0x80, 0xC0)
+_LETTERS_AND_SPACES = bytes(
+    code for code in range(0x80) if chr(code).isalpha() or chr(code) in " \t\r\n"
+)
+_NOT_COUNTED = _LETTERS_AND_SPACES + bytes(_CONTINUATION)
+"""Letters and spaces are what the rest leaves; a continuation byte is part of the character before it."""
+_DIGIT, _CJK, _OTHER, _PUNCTUATION = b"0", b"c", b"o", b"."
+
+
+def _kind(code: int) -> bytes:
+    if code in range(0xE3, 0xEE):
+        return _CJK
+    if code >= 0x80:
+        return _OTHER
+    return _DIGIT if chr(code).isdigit() else _PUNCTUATION
+
+
+_KINDS = b"".join(map(_kind, range(256)))
+"""Each byte that is counted, as the kind it is counted with."""
 
 _PER_LETTER = 0.2
 _PER_PUNCTUATION = 0.5
@@ -43,25 +55,16 @@ def estimate_tokens(text: str) -> float:
 
 
 def _weigh(text: str) -> float:
+    counted = text.encode(errors="replace").translate(_KINDS, _NOT_COUNTED)
+    digits = counted.count(_DIGIT)
+    letters = len(text) - len(counted)
     if text.isascii():
-        return _weigh_ascii(text.encode())
-    encoded = text.encode(errors="replace")
-    wide = encoded.translate(None, _ASCII + _CONTINUATION)
-    other = len(wide.translate(None, _CJK_LEAD))
-    cjk = len(wide) - other
-    return _weigh_ascii(encoded.translate(None, bytes(range(0x80, 0x100)))) + (
+        punctuation = len(counted) - digits
+        return letters * _PER_LETTER + punctuation * _PER_PUNCTUATION + digits * _PER_DIGIT
+    cjk, other = counted.count(_CJK), counted.count(_OTHER)
+    punctuation = len(counted) - digits - cjk - other
+    return (letters * _PER_LETTER + punctuation * _PER_PUNCTUATION + digits * _PER_DIGIT) + (
         cjk * _PER_CJK + other * _PER_OTHER
-    )
-
-
-def _weigh_ascii(encoded: bytes) -> float:
-    rest = encoded.translate(None, _LETTERS_AND_SPACES)
-    punctuation = len(rest.translate(None, _DIGITS))
-    digits = len(rest) - punctuation
-    return (
-        (len(encoded) - len(rest)) * _PER_LETTER
-        + punctuation * _PER_PUNCTUATION
-        + digits * _PER_DIGIT
     )
 
 
