@@ -67,10 +67,11 @@ class Analysis(msgspec.Struct, frozen=True):
 def analyze(request: ChatRequest) -> Analysis:
     """Read a request; pure, linear in its size, and cheap for the usual one."""
     texts: list[str] = []
-    tokens = float(REPLY_OVERHEAD_TOKENS + MESSAGE_OVERHEAD_TOKENS * len(request.messages))
+    messages = request.messages
+    tokens: float = REPLY_OVERHEAD_TOKENS + MESSAGE_OVERHEAD_TOKENS * len(messages)
     turns = images = audio = documents = 0
     asked: Message | None = None
-    for message in request.messages:
+    for message in messages:
         content = message.content
         if type(content) is str:
             texts.append(content)
@@ -100,9 +101,9 @@ def analyze(request: ChatRequest) -> Analysis:
     return Analysis(
         int(tokens) + 1,
         len(question),
-        len(everything) - max(len(texts) - 1, 0),
+        len(everything) - len(texts) + 1 if texts else 0,
         turns,
-        len(request.messages),
+        len(messages),
         tools,
         images,
         audio,
@@ -115,7 +116,7 @@ def analyze(request: ChatRequest) -> Analysis:
         shape.is_question,
         shape.language,
         shape.script,
-        bool(request.messages[-1].prefix),
+        messages[-1].prefix is True,
         request.stream,
         request.output_tokens_max,
         difficulty_of(shape, len(question), turns, tools),
@@ -138,7 +139,7 @@ def difficulty_of(shape: Shape, chars: int, turns: int, tools: int) -> float:
         score += 0.35
     if shape.has_code:
         score += 0.15
-    return round(min(score, 1.0), 3)
+    return round(score, 3) if score < 1.0 else 1.0
 
 
 def _asked_text(message: Message | None) -> str:

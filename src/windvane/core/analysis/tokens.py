@@ -46,26 +46,22 @@ IMAGE_TOKENS_MAX = 3_100
 
 def estimate_tokens(text: str) -> float:
     """About how many tokens `text` is."""
-    if len(text) <= SAMPLE_CHARS:
-        return _weigh(text)
-    third = SAMPLE_CHARS // 3
-    middle = (len(text) - third) // 2
-    sample = text[:third] + text[middle : middle + third] + text[-third:]
-    return _weigh(sample) * (len(text) / len(sample))
-
-
-def _weigh(text: str) -> float:
-    counted = text.encode(errors="replace").translate(_KINDS, _NOT_COUNTED)
+    if len(text) > SAMPLE_CHARS:
+        third = SAMPLE_CHARS // 3
+        middle = (len(text) - third) // 2
+        sample = text[:third] + text[middle : middle + third] + text[-third:]
+        return estimate_tokens(sample) * (len(text) / len(sample))
+    is_ascii = text.isascii()
+    encoded = text.encode() if is_ascii else text.encode(errors="replace")
+    counted = encoded.translate(_KINDS, _NOT_COUNTED)
     digits = counted.count(_DIGIT)
-    letters = len(text) - len(counted)
-    if text.isascii():
-        punctuation = len(counted) - digits
-        return letters * _PER_LETTER + punctuation * _PER_PUNCTUATION + digits * _PER_DIGIT
-    cjk, other = counted.count(_CJK), counted.count(_OTHER)
-    punctuation = len(counted) - digits - cjk - other
-    return (letters * _PER_LETTER + punctuation * _PER_PUNCTUATION + digits * _PER_DIGIT) + (
-        cjk * _PER_CJK + other * _PER_OTHER
-    )
+    letters, punctuation = len(text) - len(counted), len(counted) - digits
+    wide = 0.0
+    if not is_ascii:
+        cjk, other = counted.count(_CJK), counted.count(_OTHER)
+        punctuation -= cjk + other
+        wide = cjk * _PER_CJK + other * _PER_OTHER
+    return letters * _PER_LETTER + punctuation * _PER_PUNCTUATION + digits * _PER_DIGIT + wide
 
 
 def tokens_upper_bound(
