@@ -10,7 +10,14 @@ from windvane.core.catalog.models import Capability, Catalog, ModelCard, Status
 from windvane.core.deployment import Deployment
 from windvane.core.faults import NoRouteError
 from windvane.core.routing.decide import decide
-from windvane.core.routing.table import ANALYSIS_FIELDS, FACT_FIELDS, Route, RouteTable, Rule
+from windvane.core.routing.table import (
+    ANALYSIS_FIELDS,
+    FACT_FIELDS,
+    Route,
+    RouteTable,
+    Rule,
+    first_match,
+)
 
 DAY = date(2026, 11, 20)
 NAMES = ["a", "b", "c", "d", "nobody"]
@@ -42,7 +49,7 @@ def test_junk_is_refused_by_its_place_or_can_be_asked(rules: list[Rule], fact: o
         return
     for compiled in table.routes["auto"][1]:
         for analysis in (Analysis(), Analysis(language="fr", tools=3, output_tokens_max=9)):
-            assert compiled.matches(analysis, facts) in (True, False)
+            assert first_match((compiled,), analysis, facts) in (compiled.place, None)
 
 
 def deployment(name: str, provider: str, *, chats: bool) -> Deployment:

@@ -31,6 +31,7 @@ from windvane.core.principal import Principal
 from windvane.core.routing.decide import Decider
 from windvane.core.routing.decision import Decision
 from windvane.core.routing.permits import meant, permitted
+from windvane.core.routing.table import NO_FACTS
 from windvane.engine.admission import Admission, check_endpoint, identify
 from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.asking import Asking
@@ -65,17 +66,21 @@ CHAT = "chat"
 ECONOMY = "budget nearly used up: the cheapest that can"
 
 
-def _decide_in_peace(decider: Decider, requested: str, exchange: Exchange) -> Decision:
+def _decide_in_peace(
+    decider: Decider, requested: str, exchange: Exchange, analysis: Analysis
+) -> Decision:
     """Decide while everyone is available: for the same bytes the same, unless rules ask who sends them,
     or when."""
+    if decider.asks_facts(requested):
+        return decider.decide(requested, analysis, Facts(exchange))
     reading = exchange.reading
-    known = None if reading is None else reading.decided
+    if reading is None:
+        return decider.decide(requested, analysis, NO_FACTS)
+    known = reading.decided
     if known is not None and known[0] is decider and known[1] == requested:
         return known[2]
-    assert exchange.analysis is not None
-    decision = decider.decide(requested, exchange.analysis, Facts(exchange))
-    if reading is not None and not decider.asks_facts(requested):
-        reading.decided = decider, requested, decision
+    decision = decider.decide(requested, analysis, NO_FACTS)
+    reading.decided = decider, requested, decision
     return decision
 
 
@@ -287,21 +292,18 @@ class Engine:
         return analysis
 
     def _decide(self, exchange: Exchange, snapshot: Snapshot) -> Decision:
-        assert exchange.analysis is not None
+        analysis, principal = exchange.analysis, exchange.principal
+        assert analysis is not None and principal is not None
         day = self._settlement.day(exchange.received_at_us)
         decider = self._decider
         if decider is None or decider.day != day or self._decider_of is not snapshot:
             decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
             self._decider, self._decider_of = decider, snapshot
-        principal = exchange.principal
-        assert principal is not None
         requested = meant(exchange.request.model, principal)
         if self.health.is_all_well and not self.room.has_bars:
-            decision = _decide_in_peace(decider, requested, exchange)
+            decision = _decide_in_peace(decider, requested, exchange, analysis)
         else:
-            decision = decider.decide(
-                requested, exchange.analysis, Facts(exchange), self.is_available
-            )
+            decision = decider.decide(requested, analysis, Facts(exchange), self.is_available)
         decision = permitted(decision, requested, principal)
         if decision.route is None or len(decision.candidates) == 1 or self.budgets.table.is_empty:
             return decision

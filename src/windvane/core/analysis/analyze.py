@@ -19,6 +19,7 @@ from windvane.core.chat import (
     DocumentPart,
     FilePart,
     ImagePart,
+    JsonObject,
     Message,
     Role,
     TextPart,
@@ -28,11 +29,12 @@ LONG_CHARS = 2_000
 MANY_TURNS = 10
 MANY_TOOLS = 8
 
+_USER = Role.USER  # a member of an enum is slow to get at, and here it is asked for a message
 _SCHEMAS = ("tools", "functions", "response_format")
 """Fields that the model reads beside the messages."""
 
 
-class Analysis(msgspec.Struct, frozen=True, kw_only=True):
+class Analysis(msgspec.Struct, frozen=True):
     """What is known of a request without asking anyone.
 
     `chars` counts the last user message, `input_chars` the whole conversation; `input_tokens` is an
@@ -65,10 +67,11 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
 def analyze(request: ChatRequest) -> Analysis:
     """Read a request; pure, linear in its size, and cheap for the usual one."""
     texts: list[str] = []
-    tokens = float(REPLY_OVERHEAD_TOKENS + MESSAGE_OVERHEAD_TOKENS * len(request.messages))
+    messages = request.messages
+    tokens: float = REPLY_OVERHEAD_TOKENS + MESSAGE_OVERHEAD_TOKENS * len(messages)
     turns = images = audio = documents = 0
     asked: Message | None = None
-    for message in request.messages:
+    for message in messages:
         content = message.content
         if type(content) is str:
             texts.append(content)
@@ -82,7 +85,7 @@ def analyze(request: ChatRequest) -> Analysis:
                     audio += 1
                 elif isinstance(part, DocumentPart | FilePart):
                     documents += 1
-        if message.role is Role.USER:
+        if message.role is _USER:
             turns += 1
             asked = message
         elif message.tool_calls:
@@ -90,35 +93,33 @@ def analyze(request: ChatRequest) -> Analysis:
     everything = "\n".join(texts)
     tokens += estimate_tokens(everything)
     tokens += images * IMAGE_TOKENS
-    if not request.body.keys().isdisjoint(_SCHEMAS):
-        tokens += _schema_tokens(request)
+    tokens += _schema_tokens(request.body)
     question = _asked_text(asked)
     shape = shape_of(question)
-    wants_schema = request.response_format is not None and (
-        request.response_format.type == "json_schema"
-    )
+    tools, form = len(request.tools), request.response_format
+    # In the order of the fields: to name so many would cost more than to look at the text for code.
     return Analysis(
-        input_tokens=int(tokens) + 1,
-        chars=len(question),
-        input_chars=len(everything) - max(len(texts) - 1, 0),
-        turns=turns,
-        messages=len(request.messages),
-        tools=len(request.tools),
-        images=images,
-        audio=audio,
-        documents=documents,
-        json_schema=wants_schema,
-        json=request.response_format is not None and request.response_format.is_json,
-        code=shape.has_code,
-        math=shape.has_math,
-        reasoning_words=shape.reasoning_words,
-        question=shape.is_question,
-        language=shape.language,
-        script=shape.script,
-        prefix=bool(request.messages[-1].prefix),
-        stream=request.stream,
-        output_tokens_max=request.output_tokens_max,
-        difficulty=difficulty_of(shape, len(question), turns, len(request.tools)),
+        int(tokens) + 1,
+        len(question),
+        len(everything) - len(texts) + 1 if texts else 0,
+        turns,
+        len(messages),
+        tools,
+        images,
+        audio,
+        documents,
+        form is not None and form.type == "json_schema",
+        form is not None and form.is_json,
+        shape.has_code,
+        shape.has_math,
+        shape.reasoning_words,
+        shape.is_question,
+        shape.language,
+        shape.script,
+        messages[-1].prefix is True,
+        request.stream,
+        request.output_tokens_max,
+        difficulty_of(shape, len(question), turns, tools),
     )
 
 
@@ -138,15 +139,14 @@ def difficulty_of(shape: Shape, chars: int, turns: int, tools: int) -> float:
         score += 0.35
     if shape.has_code:
         score += 0.15
-    return round(min(score, 1.0), 3)
+    return round(score, 3) if score < 1.0 else 1.0
 
 
 def _asked_text(message: Message | None) -> str:
     if message is None:
         return ""
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(message.texts())
+    content = message.content
+    return content if type(content) is str else "\n".join(message.texts())
 
 
 def _tool_call_tokens(message: Message) -> float:
@@ -159,10 +159,9 @@ def _tool_call_tokens(message: Message) -> float:
     return total
 
 
-def _schema_tokens(request: ChatRequest) -> float:
+def _schema_tokens(body: JsonObject) -> float:
     total = 0.0
     for field in _SCHEMAS:
-        value = request.body.get(field)
-        if value:
+        if field in body and (value := body[field]):
             total += estimate_tokens(msgspec.json.encode(value).decode())
     return total

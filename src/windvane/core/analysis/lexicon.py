@@ -48,7 +48,10 @@ MATH_WORDS = frozenset(
     """.split()
 )
 
-MATH_SIGNS = ("\\frac", "\\int", "\\sum", "$$", "∑", "∫", "√", "≤", "≥", "∂", "^2", "x^")
+MATH_SIGNS = ("\\frac", "\\int", "\\sum", "$$", "^2", "x^")
+"""Each with a backslash, a dollar or a caret."""
+
+MATH_CHARACTERS = "∑∫√≤≥∂"
 
 CODE_WORDS = frozenset(
     """
@@ -67,21 +70,16 @@ CODE_WORDS_STRONG = frozenset(
     """.split()
 )
 
-CODE_SIGNS = (
-    "#include",
-    "();",
-    ") {",
-    "):",
-    "){",
-    "=> ",
-    "</",
-    "console.log(",
-    "print(",
-    "#!/",
-    "::",
-    "<<",
+CODE_SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("{", (") {", "){")),
+    (";", ("();",)),
+    (":", ("):", "::")),
+    ("<", ("</", "<<")),
+    ("=", ("=> ",)),
+    ("#", ("#include", "#!/")),
+    ("(", ("console.log(", "print(")),
 )
-"""Signs that stand as they are, each beside a bracket, an angle or a hash."""
+"""Signs that stand as they are, under a character that they have and prose seldom has."""
 
 CODE_SIGN_WORDS = frozenset(
     "def class import return select fn const func void elif printf struct".split()
@@ -89,7 +87,8 @@ CODE_SIGN_WORDS = frozenset(
 """Words that code is made of: two of them, or one with another sign, make code."""
 
 QUESTION_WORDS = frozenset(
-    """
+    word.encode()
+    for word in """
     what who when where which how why is are can could does do should
     quoi qui quand où quel quelle comment combien est-ce
     was wer wann wo welche wie
@@ -98,6 +97,7 @@ QUESTION_WORDS = frozenset(
     que quem onde qual
     """.split()
 )
+"""Words that open a question."""
 
 LANGUAGE_WORDS: tuple[tuple[str, frozenset[str]], ...] = (
     (
@@ -139,44 +139,41 @@ LANGUAGE_WORDS: tuple[tuple[str, frozenset[str]], ...] = (
 """Common short words, by ISO 639-1 code; the language with the most hits wins."""
 
 
-class Meaning:
-    """What a word may mean; a word may mean several things. Plain bits: flags of `enum` are slow."""
+REASONING, PHRASE, MATH, CODE, CODE_STRONG, CODE_SIGN, LANGUAGE = range(7)
+"""The place of each table in a text's `counts`; those of the languages are the last, from `LANGUAGE` on."""
 
-    REASONING = 1
-    PHRASE = 2
-    MATH = 4
-    CODE = 8
-    CODE_STRONG = 16
-    CODE_SIGN = 32
-    QUESTION = 64
+LANGUAGES = tuple(language for language, _ in LANGUAGE_WORDS)
 
-
-_LANGUAGES_FROM = 128
-LANGUAGE_BITS = tuple(
-    (language, _LANGUAGES_FROM << place) for place, (language, _) in enumerate(LANGUAGE_WORDS)
+TABLES = (
+    REASONING_WORDS,
+    PHRASE_WORDS,
+    MATH_WORDS,
+    CODE_WORDS,
+    CODE_WORDS_STRONG,
+    CODE_SIGN_WORDS,
+    *(words for _, words in LANGUAGE_WORDS),
 )
-"""Each language's own bit in a word's meaning."""
+"""By place. No table has more words than a byte can count."""
 
 
 def _meanings() -> dict[bytes, int]:
-    tables: list[tuple[frozenset[str], int]] = [
-        (REASONING_WORDS, Meaning.REASONING),
-        (PHRASE_WORDS, Meaning.PHRASE),
-        (MATH_WORDS, Meaning.MATH),
-        (CODE_WORDS, Meaning.CODE),
-        (CODE_WORDS_STRONG, Meaning.CODE_STRONG),
-        (CODE_SIGN_WORDS, Meaning.CODE_SIGN),
-        (QUESTION_WORDS, Meaning.QUESTION),
-    ]
-    for (_, words), (_, bit) in zip(LANGUAGE_WORDS, LANGUAGE_BITS, strict=True):
-        tables.append((words, bit))
     meanings: dict[bytes, int] = {}
-    for words, bit in tables:
-        for word in words:
-            meanings[word.encode()] = meanings.get(word.encode(), 0) | bit
+    for place, table in enumerate(TABLES):
+        for word in table:
+            known = meanings.get(word.encode(), 0)
+            meanings[word.encode()] = known + (1 << 8 * place)
     return meanings
 
 
-MEANINGS = _meanings()
-"""Every word of every table, with all it may mean: a text's words are looked up once."""
-WORDS = frozenset(MEANINGS)
+_MEANINGS = _meanings()
+"""Each word of each table: a number whose bytes are 1 in the places of the tables it stands in."""
+_WORDS = frozenset(_MEANINGS)
+
+
+def counts(words: list[bytes]) -> bytes:
+    """How many words of each table are among `words`, by the table's place; each counts once.
+
+    The meanings of the words that were found are added up: so all tables are counted at once.
+    """
+    found = _WORDS.intersection(words)
+    return sum(map(_MEANINGS.__getitem__, found)).to_bytes(len(TABLES), "little")

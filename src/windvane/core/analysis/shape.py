@@ -1,28 +1,40 @@
 """The text of one message, looked at for code, mathematics, reasoning and language.
 
-No regular expression runs over the prompt. Its words are looked up once, against all tables together,
-and each table is then counted over the few words that were found; signs that only make sense beside
-certain characters are looked for only when those are there. So the cost is a few microseconds a
-kilobyte, and linear.
+No regular expression runs over the prompt. Its words are looked up once, in all tables together; a sign
+is looked for only when a character is there that it has and prose seldom has. So the cost is a few
+microseconds a kilobyte, and linear.
 """
+
+import sys
 
 import msgspec
 
 from windvane.core.analysis import lexicon
-from windvane.core.analysis.lexicon import Meaning
 
 EXAMINED_CHARS = 8_000
 """Only the beginning and the end of a longer text are looked at: what is asked stands there."""
 
 _SEPARATORS = b".,;:!?()[]{}\"'`*<>/\\|=\n\t\r"
-_WORDS_ONLY = bytes(
-    ord(" ") if code in _SEPARATORS else ord(chr(code).lower()) if code < 128 else code
-    for code in range(256)
-)
-"""Each byte as it stands in a word: lower case, and a space for what separates words."""
+_ACCENTED_CAPITALS = range(0x80, 0x9F)
+"""The second bytes of À to Þ in UTF-8; those of à to þ are 0x20 more, after the same first byte."""
+_KELVIN_SIGN = "\u212a"
+"""The one letter besides whose lower case, a plain k, is in a word of the tables."""
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
+def _in_words(code: int) -> int:
+    if code in _SEPARATORS:
+        return ord(" ")
+    if code in _ACCENTED_CAPITALS:
+        return code + 0x20
+    return ord(chr(code).lower()) if code < 128 else code
+
+
+_WORDS_ONLY = bytes(map(_in_words, range(256)))
+"""Each byte as it stands in a word: lower case, and a space for what separates words. This holds for
+the letters that words of the tables are made of; others stay unlike them."""
+
+
+class Shape(msgspec.Struct, frozen=True):
     """What one text looks like. Scores count distinct signs, so repetition does not inflate them."""
 
     has_code: bool = False
@@ -38,70 +50,71 @@ def shape_of(text: str) -> Shape:
     if len(text) > EXAMINED_CHARS:
         half = EXAMINED_CHARS // 2
         text = f"{text[:half]}\n{text[-half:]}"
-    is_ascii = text.isascii()
-    encoded = (text if is_ascii else text.lower()).encode(errors="replace").translate(_WORDS_ONLY)
+    if text.isascii():
+        script, encoded = "latin", text.encode()
+    else:
+        script = _script(text[:SCRIPT_SAMPLE_CHARS])
+        encoded = text.replace(_KELVIN_SIGN, "k").encode(errors="replace")
+    encoded = encoded.translate(_WORDS_ONLY)
     words = encoded.split()
-    meanings = [lexicon.MEANINGS[word] for word in lexicon.WORDS.intersection(words)]
-    opening = lexicon.MEANINGS.get(words[0], 0) if words else 0
-    seen = 0
-    for meaning in meanings:
-        seen |= meaning
-    script = "latin" if is_ascii else _script(text)
+    counts = lexicon.counts(words)
     return Shape(
-        has_code=_has_code(text, meanings, seen),
-        has_math=_has_math(text, meanings, seen),
-        reasoning_words=_reasoning_words(encoded, meanings, seen),
-        is_question=bool(opening & Meaning.QUESTION) or "?" in text or "\uff1f" in text,
-        language=_language(meanings, seen) if script == "latin" else script,
-        script=script,
+        _has_code(text, counts),
+        _has_math(text, counts),
+        _reasoning_words(encoded, counts),
+        "?" in text or "\uff1f" in text or (bool(words) and words[0] in lexicon.QUESTION_WORDS),
+        _language(counts) if script == "latin" else script,
+        script,
     )
 
 
-def _count(meanings: list[int], wanted: int) -> int:
-    return sum([1 for meaning in meanings if meaning & wanted])
-
-
-def _has_code(text: str, meanings: list[int], seen: int) -> bool:
+def _has_code(text: str, counts: bytes) -> bool:
     """Two different signs make code, and so does a fence, SQL, a strong word with a sign or another
     word of the field, or such a word beside something in back quotes. Words that code is made of
     (`class`, `import`) stand in prose too: all together they are one sign."""
-    if "```" in text or ("SELECT " in text and "FROM " in text):
+    has_back_quotes = "`" in text
+    if (has_back_quotes and "```" in text) or ("SELECT " in text and "FROM " in text):
         return True
-    signs = 1 if seen & Meaning.CODE_SIGN else 0
-    if "(" in text or "<" in text or "#" in text or "=>" in text:
-        signs += sum([sign in text for sign in lexicon.CODE_SIGNS])
-    is_strong = bool(seen & Meaning.CODE_STRONG)
-    if signs >= 2 or (signs and is_strong):
+    signs = 1 if counts[lexicon.CODE_SIGN] else 0
+    if "(" in text or "<" in text or "#" in text or ("=" in text and "=>" in text):
+        for character, having_it in lexicon.CODE_SIGNS:
+            if character in text:
+                for sign in having_it:
+                    signs += sign in text
+    words, strong_words = counts[lexicon.CODE], counts[lexicon.CODE_STRONG]
+    if signs >= 2 or (signs and strong_words):
         return True
-    if not seen & Meaning.CODE:
+    if not words:
         return False
-    return (is_strong and _count(meanings, Meaning.CODE) >= 2) or text.count("`") >= 2
+    return (words >= 2 and strong_words > 0) or (has_back_quotes and text.count("`") >= 2)
 
 
-def _has_math(text: str, meanings: list[int], seen: int) -> bool:
-    if "\\" in text or "^" in text or "$$" in text or not text.isascii():
+def _has_math(text: str, counts: bytes) -> bool:
+    if counts[lexicon.MATH] >= 2:
+        return True
+    if "\\" in text or "^" in text or "$" in text:
         for sign in lexicon.MATH_SIGNS:
             if sign in text:
                 return True
-    return bool(seen & Meaning.MATH) and _count(meanings, Meaning.MATH) >= 2
+    if not text.isascii():
+        for character in lexicon.MATH_CHARACTERS:
+            if character in text:
+                return True
+    return False
 
 
-def _reasoning_words(encoded: bytes, meanings: list[int], seen: int) -> int:
-    found = _count(meanings, Meaning.REASONING) if seen & Meaning.REASONING else 0
-    if seen & Meaning.PHRASE:
+def _reasoning_words(encoded: bytes, counts: bytes) -> int:
+    found = counts[lexicon.REASONING]
+    if counts[lexicon.PHRASE]:
         found += sum([phrase in encoded for phrase in lexicon.REASONING_PHRASES])
     return found
 
 
-def _language(meanings: list[int], seen: int) -> str | None:
+def _language(counts: bytes) -> str | None:
     """The language with the most common words, when there are two at least."""
-    best, most = None, 1
-    for language, bit in lexicon.LANGUAGE_BITS:
-        if seen & bit:
-            hits = _count(meanings, bit)
-            if hits > most:
-                best, most = language, hits
-    return best
+    hits = counts[lexicon.LANGUAGE :]
+    most = max(hits)
+    return lexicon.LANGUAGES[hits.index(most)] if most >= 2 else None
 
 
 _SCRIPTS: tuple[tuple[int, int, str], ...] = (
@@ -115,31 +128,45 @@ _SCRIPTS: tuple[tuple[int, int, str], ...] = (
     (0x4E00, 0x9FFF, "han"),
     (0xAC00, 0xD7AF, "hangul"),
 )
-SCRIPT_SAMPLE_CHARS = 256
+_LATIN, _FOREIGN = 1, 2
+"""Kinds of character: a Latin letter; and a letter of the first of `_SCRIPTS`, then of the others."""
+_LATIN_UNTIL = 0x0370
 
+
+def _kinds() -> bytes:
+    kinds = bytearray(1 << 16)
+    for point in range(_LATIN_UNTIL):
+        kinds[point] = _LATIN if chr(point).isalpha() else 0
+    for kind, (first, last, _) in enumerate(_SCRIPTS, start=_FOREIGN):
+        kinds[first : last + 1] = bytes([kind]) * (last + 1 - first)
+    return bytes(kinds)
+
+
+_KINDS = _kinds()
+"""By UTF-16 unit; 0 for what tells of no script."""
+_UTF_16 = "utf-16-le" if sys.byteorder == "little" else "utf-16-be"
+
+_LEADS = bytes(range(0xCD, 0xE2)) + bytes(range(0xE3, 0xEE))
+"""The first bytes, in UTF-8, of what is of another script; that of dashes and curly quotes is not here."""
+_NO_LEADS = bytes(set(range(256)).difference(_LEADS))
+
+SCRIPT_SAMPLE_CHARS = 256
 
 LATIN_SHARE = 4
 """A text is of another script when its letters of it are at least a fourth of its Latin ones: more
 than a Greek letter in a formula, and less than Chinese around names of functions."""
 
 
-def _script(text: str) -> str:
-    sample = text[:SCRIPT_SAMPLE_CHARS]
-    if max(sample) < "\u0370":
+def _script(sample: str) -> str:
+    if not sample.encode(errors="replace").translate(None, _NO_LEADS):
         return "latin"
+    units = memoryview(sample.encode(_UTF_16, "surrogatepass")).cast("H")
+    kinds = bytes([_KINDS[unit] for unit in units])
     counts: dict[str, int] = {}
-    latin = 0
-    for character in sample:
-        point = ord(character)
-        if point < 0x0370:
-            latin += character.isalpha()
-            continue
-        for first, last, name in _SCRIPTS:
-            if first <= point <= last:
-                counts[name] = counts.get(name, 0) + 1
-                break
-    if sum(counts.values()) * LATIN_SHARE < max(latin, 1):
+    for kind in sorted(set(kinds).difference((0, _LATIN)), key=kinds.index):
+        counts[_SCRIPTS[kind - _FOREIGN][2]] = kinds.count(kind)
+    if sum(counts.values()) * LATIN_SHARE < max(kinds.count(_LATIN), 1):
         return "latin"
     if "japanese" in counts:
         return "japanese"
-    return max(counts, key=lambda name: counts[name])
+    return max(counts, key=lambda script: counts[script])

@@ -11,13 +11,25 @@ The bound is not fitted: byte-level vocabularies never make more tokens than the
 SAMPLE_CHARS = 2_048
 """A longer text is judged by its beginning, middle and end: cost must not grow with the prompt."""
 
-_DIGITS = b"0123456789"
-_LETTERS = bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B))
-_SPACES = b" \t\r\n"
-_LETTERS_AND_SPACES = _LETTERS + _SPACES
-_CONTINUATION = bytes(range(0x80, 0xC0))
-_CJK_LEAD = bytes(range(0xE3, 0xEE))
-_ASCII = bytes(range(0x80))
+_CONTINUATION = range(0x80, 0xC0)
+_LETTERS_AND_SPACES = bytes(
+    code for code in range(0x80) if chr(code).isalpha() or chr(code) in " \t\r\n"
+)
+_NOT_COUNTED = _LETTERS_AND_SPACES + bytes(_CONTINUATION)
+"""Letters and spaces are what the rest leaves; a continuation byte is part of the character before it."""
+_DIGIT, _CJK, _OTHER, _PUNCTUATION = b"0", b"c", b"o", b"."
+
+
+def _kind(code: int) -> bytes:
+    if code in range(0xE3, 0xEE):
+        return _CJK
+    if code >= 0x80:
+        return _OTHER
+    return _DIGIT if chr(code).isdigit() else _PUNCTUATION
+
+
+_KINDS = b"".join(map(_kind, range(256)))
+"""Each byte that is counted, as the kind it is counted with."""
 
 _PER_LETTER = 0.2
 _PER_PUNCTUATION = 0.5
@@ -34,35 +46,22 @@ IMAGE_TOKENS_MAX = 3_100
 
 def estimate_tokens(text: str) -> float:
     """About how many tokens `text` is."""
-    if len(text) <= SAMPLE_CHARS:
-        return _weigh(text)
-    third = SAMPLE_CHARS // 3
-    middle = (len(text) - third) // 2
-    sample = text[:third] + text[middle : middle + third] + text[-third:]
-    return _weigh(sample) * (len(text) / len(sample))
-
-
-def _weigh(text: str) -> float:
-    if text.isascii():
-        return _weigh_ascii(text.encode())
-    encoded = text.encode(errors="replace")
-    wide = encoded.translate(None, _ASCII + _CONTINUATION)
-    other = len(wide.translate(None, _CJK_LEAD))
-    cjk = len(wide) - other
-    return _weigh_ascii(encoded.translate(None, bytes(range(0x80, 0x100)))) + (
-        cjk * _PER_CJK + other * _PER_OTHER
-    )
-
-
-def _weigh_ascii(encoded: bytes) -> float:
-    rest = encoded.translate(None, _LETTERS_AND_SPACES)
-    punctuation = len(rest.translate(None, _DIGITS))
-    digits = len(rest) - punctuation
-    return (
-        (len(encoded) - len(rest)) * _PER_LETTER
-        + punctuation * _PER_PUNCTUATION
-        + digits * _PER_DIGIT
-    )
+    if len(text) > SAMPLE_CHARS:
+        third = SAMPLE_CHARS // 3
+        middle = (len(text) - third) // 2
+        sample = text[:third] + text[middle : middle + third] + text[-third:]
+        return estimate_tokens(sample) * (len(text) / len(sample))
+    is_ascii = text.isascii()
+    encoded = text.encode() if is_ascii else text.encode(errors="replace")
+    counted = encoded.translate(_KINDS, _NOT_COUNTED)
+    digits = counted.count(_DIGIT)
+    letters, punctuation = len(text) - len(counted), len(counted) - digits
+    wide = 0.0
+    if not is_ascii:
+        cjk, other = counted.count(_CJK), counted.count(_OTHER)
+        punctuation -= cjk + other
+        wide = cjk * _PER_CJK + other * _PER_OTHER
+    return letters * _PER_LETTER + punctuation * _PER_PUNCTUATION + digits * _PER_DIGIT + wide
 
 
 def tokens_upper_bound(

@@ -12,7 +12,7 @@ from windvane.core.catalog.models import Catalog
 from windvane.core.deployment import TOO_LONG, Deployment
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.routing.decision import Candidate, Decision, RuledOut
-from windvane.core.routing.table import Facts, RouteTable
+from windvane.core.routing.table import Facts, RouteTable, first_match
 
 Deployments = Mapping[str, tuple[Deployment, ...]]
 """Public model name -> the deployments that serve it, in order of preference."""
@@ -48,15 +48,16 @@ class Decider:
         for a name that is neither route nor model, and NoRouteError, saying what ruled out what,
         when no candidate is left.
         """
-        route: str | None = None
-        rule: int | None = None
-        if requested in self._routes:
-            route = requested
-            rule = matching_rule(requested, analysis, self._routes, facts)
-        needed = analysis.input_tokens + (analysis.output_tokens_max or 0)
-        is_plain = is_available is None and _asks_for_nothing_special(analysis)
-        if is_plain and (known := self._plain.get((requested, rule))) and needed < known[0]:
-            return known[1]
+        known = self._routes.routes.get(requested)
+        rule = None if known is None else first_match(known[1], analysis, facts)
+        is_plain = is_available is None and not (
+            analysis.tools or analysis.images or analysis.audio or analysis.json_schema
+        )
+        if is_plain and (plain := self._plain.get((requested, rule))) is not None:
+            window, decision = plain
+            if analysis.input_tokens + (analysis.output_tokens_max or 0) < window:
+                return decision
+        route = None if known is None else requested
         decision = self._work_out(requested, route, rule, analysis, is_available)
         if is_plain and not any(item.why.startswith(TOO_LONG) for item in decision.ruled_out):
             self._plain[requested, rule] = (_smallest_window(decision), decision)
@@ -137,10 +138,6 @@ def decide(
     )
 
 
-def _asks_for_nothing_special(analysis: Analysis) -> bool:
-    return not (analysis.tools or analysis.images or analysis.audio or analysis.json_schema)
-
-
 def _smallest_window(decision: Decision) -> int:
     windows = [
         candidate.deployment.card.context_window_tokens
@@ -148,16 +145,6 @@ def _smallest_window(decision: Decision) -> int:
         if candidate.deployment.card is not None
     ]
     return min((window for window in windows if window is not None), default=1 << 62)
-
-
-def matching_rule(
-    requested: str, analysis: Analysis, routes: RouteTable, facts: Facts
-) -> int | None:
-    """The first rule of the route that matches, counted from 1; None for the route's default."""
-    for number, compiled in enumerate(routes.routes[requested][1], start=1):
-        if compiled.matches(analysis, facts):
-            return number
-    return None
 
 
 def unknown_model(

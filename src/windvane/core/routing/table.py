@@ -17,7 +17,8 @@ for counts), a list (one of), or a mapping of `gt, gte, lt, lte, in, not, contai
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from operator import not_, truth
+from functools import partial
+from operator import ge, gt, le, lt, not_, truth
 from typing import Protocol
 
 import msgspec
@@ -25,6 +26,10 @@ import msgspec
 from windvane.core.analysis import Analysis
 
 ANALYSIS_FIELDS = tuple(field.name for field in msgspec.structs.fields(Analysis))
+_NUMBER_FIELDS = frozenset(
+    field.name for field in msgspec.structs.fields(Analysis) if field.type in (int, float, bool)
+)
+"""Those that are always a number (a truth value is one): they compare without being asked what they are."""
 FACT_FIELDS = ("key", "team", "tag", "hour", "weekday", "requested_model")
 HEADER_PREFIX = "header."
 
@@ -35,6 +40,9 @@ class Facts(Protocol):
 
     def get(self, name: str, /) -> object: ...
 
+
+NO_FACTS: Facts = {}
+"""For rules that ask about nothing besides the analysis."""
 
 _Test = Callable[[object], bool]
 
@@ -63,19 +71,25 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class CompiledRule(msgspec.Struct, frozen=True):
-    """A rule whose conditions are functions."""
+    """A rule whose conditions are functions, and its place in its route, counted from 1."""
 
     rule: Rule
     tests: tuple[tuple[str, bool, _Test], ...]
+    place: int = 1
 
-    def matches(self, analysis: Analysis, facts: Facts) -> bool:
-        for field, is_fact, test in self.tests:
+
+def first_match(rules: tuple[CompiledRule, ...], analysis: Analysis, facts: Facts) -> int | None:
+    """The place of the first rule whose every condition holds; None when none does."""
+    for rule in rules:
+        for field, is_fact, test in rule.tests:
             if not test(facts.get(field) if is_fact else getattr(analysis, field)):
-                return False
-        return True
+                break
+        else:
+            return rule.place
+    return None
 
 
-def compile_rule(rule: Rule) -> CompiledRule:
+def compile_rule(rule: Rule, place: int = 1) -> CompiledRule:
     """Make the rule's conditions callable. Raises ValueError naming the condition at fault."""
     tests = []
     for field, wanted in rule.when.items():
@@ -83,10 +97,10 @@ def compile_rule(rule: Rule) -> CompiledRule:
         if not is_fact and field not in ANALYSIS_FIELDS:
             raise ValueError(f"{field}: {_unknown_field(field)}")
         try:
-            tests.append((field, is_fact, _test(wanted)))
+            tests.append((field, is_fact, _test(wanted, field in _NUMBER_FIELDS)))
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
-    return CompiledRule(rule, tuple(tests))
+    return CompiledRule(rule, tuple(tests), place)
 
 
 def _unknown_field(field: str) -> str:
@@ -95,14 +109,15 @@ def _unknown_field(field: str) -> str:
     return f"no such field of a request{hint}"
 
 
-def _test(wanted: object) -> _Test:
+def _test(wanted: object, is_number: bool) -> _Test:
+    """What `wanted` asks of a value; of one that is known to be a number, without making sure."""
     if isinstance(wanted, bool):
         return truth if wanted else not_
     if isinstance(wanted, list | tuple):
         allowed = tuple(wanted)
         return lambda value: _one_of(value, allowed)
     if isinstance(wanted, dict):
-        return _all_of([_comparison(name, limit) for name, limit in wanted.items()])
+        return _all_of([_comparison(name, limit, is_number) for name, limit in wanted.items()])
     return lambda value: _one_of(value, (wanted,))
 
 
@@ -120,14 +135,14 @@ def _all_of(tests: list[_Test]) -> _Test:
     return lambda value: all(test(value) for test in tests)
 
 
-def _comparison(name: str, limit: object) -> _Test:
+def _comparison(name: str, limit: object, is_number: bool) -> _Test:
     if name == "not":
-        test = _test(limit)
-        return lambda value: not test(value)
+        denied = _test(limit, is_number)
+        return lambda value: not denied(value)
     if name == "in":
         if not isinstance(limit, list | tuple):
             raise ValueError("`in` needs a list")
-        return _test(limit)
+        return _test(limit, is_number)
     if name == "contains":
         return lambda value: str(limit) in str(value or "")
     if name not in _ORDERINGS:
@@ -135,16 +150,13 @@ def _comparison(name: str, limit: object) -> _Test:
         raise ValueError(f"unknown comparison {name!r}; one of {known}")
     if isinstance(limit, bool) or not isinstance(limit, int | float):
         raise ValueError(f"`{name}` needs a number, not {limit!r}")
-    return _ORDERINGS[name](limit)
+    test: _Test = partial(_ORDERINGS[name], limit)
+    return test if is_number else lambda value: isinstance(value, _NUMBERS) and test(value)
 
 
 _NUMBERS = (int, float)
-_ORDERINGS: dict[str, Callable[[float], _Test]] = {
-    "gt": lambda limit: lambda value: isinstance(value, _NUMBERS) and value > limit,
-    "gte": lambda limit: lambda value: isinstance(value, _NUMBERS) and value >= limit,
-    "lt": lambda limit: lambda value: isinstance(value, _NUMBERS) and value < limit,
-    "lte": lambda limit: lambda value: isinstance(value, _NUMBERS) and value <= limit,
-}
+_ORDERINGS: dict[str, Callable[[float, float], bool]] = {"gt": lt, "gte": le, "lt": gt, "lte": ge}
+"""How the limit must compare with the value: greater than a limit is what the limit is less than."""
 
 
 class RouteTable(msgspec.Struct, frozen=True):
@@ -163,11 +175,11 @@ class RouteTable(msgspec.Struct, frozen=True):
         compiled = {}
         for name, route in routes.items():
             rules = []
-            for place, rule in enumerate(route.rules):
+            for place, rule in enumerate(route.rules, start=1):
                 try:
-                    rules.append(compile_rule(rule))
+                    rules.append(compile_rule(rule, place))
                 except ValueError as error:
-                    raise ValueError(f"routes.{name}.rules[{place}].when.{error}") from error
+                    raise ValueError(f"routes.{name}.rules[{place - 1}].when.{error}") from error
             compiled[name] = (route, tuple(rules))
         asking = [
             name

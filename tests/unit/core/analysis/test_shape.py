@@ -2,6 +2,7 @@
 
 import pytest
 
+from windvane.core.analysis import lexicon
 from windvane.core.analysis.shape import shape_of
 
 CODE = [
@@ -169,3 +170,10 @@ def test_a_question(text: str) -> None:
 )
 def test_not_a_question(text: str) -> None:
     assert not shape_of(text).is_question
+
+
+def test_the_tables_are_as_they_are_looked_up() -> None:
+    assert all(len(table) < 256 for table in lexicon.TABLES)
+    for character, signs in lexicon.CODE_SIGNS:
+        assert all(character in sign for sign in signs)
+    assert all(set(sign) & set("\\$^") for sign in lexicon.MATH_SIGNS)

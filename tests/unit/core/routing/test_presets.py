@@ -6,7 +6,7 @@ import pytest
 
 from windvane.core.analysis import Analysis, analyze
 from windvane.core.routing.presets import CODE, LARGE, MEDIUM, PRESETS, SMALL
-from windvane.core.routing.table import RouteTable
+from windvane.core.routing.table import NO_FACTS, RouteTable, first_match
 from windvane.wire.chat_request import chat_request_of
 
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -98,8 +98,8 @@ CASES = [
 @pytest.mark.parametrize(("preset", "prompt", "models"), CASES)
 def test_what_a_preset_decides(preset: str, prompt: str, models: tuple[str, ...] | str) -> None:
     route, rules = RouteTable.of({"auto": PRESETS[preset]()}).routes["auto"]  # type: ignore[call-arg]
-    matching = (one.rule.models for one in rules if one.matches(PROMPTS[prompt], {}))
-    chosen = next(matching, route.default_models)
+    place = first_match(rules, PROMPTS[prompt], NO_FACTS)
+    chosen = route.default_models if place is None else rules[place - 1].rule.models
     assert chosen == ((models,) if isinstance(models, str) else models)
 
 
@@ -111,6 +111,7 @@ def test_every_preset_is_here() -> None:
 def test_the_length_threshold_is_a_setting(preset: str) -> None:
     table = RouteTable.of({"auto": PRESETS[preset](10)})
     rules = table.routes["auto"][1]
-    assert [one.rule.reason for one in rules if one.matches(PROMPTS["110 characters"], {})] == [
+    asked = PROMPTS["110 characters"]
+    assert [one.rule.reason for one in rules if first_match((one,), asked, NO_FACTS)] == [
         "longer than 10 characters"
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from windvane.core.analysis import Analysis
-from windvane.core.routing.table import Route, RouteTable, Rule, compile_rule
+from windvane.core.routing.table import Route, RouteTable, Rule, compile_rule, first_match
 
 ASKED = Analysis(
     chars=150,
@@ -74,7 +74,8 @@ CASES: list[tuple[dict[str, object], bool]] = [
 
 @pytest.mark.parametrize(("when", "matches"), CASES, ids=[str(case[0]) for case in CASES])
 def test_a_rule_matches_when_each_condition_holds(when: dict[str, object], matches: bool) -> None:
-    assert compile_rule(Rule(use="m", when=when)).matches(ASKED, FACTS) is matches
+    rule = compile_rule(Rule(use="m", when=when))
+    assert first_match((rule,), ASKED, FACTS) == (1 if matches else None)
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
