@@ -89,7 +89,7 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         if attempt.first_chunk_s is not None:
             first_chunk_s = attempt.first_chunk_s - exchange.received_s
     duration_s = now_s - exchange.received_s
-    overhead_s = duration_s - exchange.upstream_s - exchange.queued_s
+    waited_s = exchange.upstream_s + exchange.queued_s
     attempts, fault = exchange.attempts, exchange.fault
     return ExchangeEnded(
         exchange.id,
@@ -105,7 +105,7 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         exchange.request.stream,
         exchange.cache_status,
         duration_s,
-        max(overhead_s, 0.0),
+        duration_s - waited_s if waited_s < duration_s else 0.0,
         first_chunk_s,
         exchange.cost_nano_usd,
         None if fault is None else fault.kind.value,

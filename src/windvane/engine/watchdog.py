@@ -20,10 +20,11 @@ LATENESS_MAX_S = 0.02
 class Watch:
     """The one timer behind the watchdogs of an engine."""
 
-    __slots__ = ("_dogs", "_loop", "_timer", "due_s")
+    __slots__ = ("_loop", "_timer", "dogs", "due_s")
 
     def __init__(self) -> None:
-        self._dogs: dict[Watchdog, None] = {}
+        self.dogs: dict[Watchdog, None] = {}
+        """Those that have not been stopped, the oldest first."""
         self.due_s = math.inf
         """When the timer fires; never, when it is not set."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -34,13 +35,10 @@ class Watch:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Another loop than before (a client used from a second `asyncio.run`): start afresh.
-            self._loop, self._timer, self.due_s, self._dogs = loop, None, math.inf, {}
+            self._loop, self._timer, self.due_s, self.dogs = loop, None, math.inf, {}
         dog = Watchdog(self, loop, loop.time() + total_s)
-        self._dogs[dog] = None
+        self.dogs[dog] = None
         return dog
-
-    def forget(self, dog: "Watchdog") -> None:
-        self._dogs.pop(dog, None)
 
     def be_there(self, due_s: float) -> None:
         """Let the timer fire at `due_s`, which is before it would have."""
@@ -58,7 +56,7 @@ class Watch:
         self._timer, self.due_s = None, math.inf
         now_s = self._loop.time()
         next_s = math.inf
-        for dog in list(self._dogs):
+        for dog in list(self.dogs):
             if dog.due_s <= now_s:
                 dog.bite()
             elif dog.due_s < next_s:
@@ -104,8 +102,9 @@ class Watchdog(msgspec.Struct, eq=False):
         self.due_s = math.inf
 
     def stop(self) -> None:
+        """Nothing will be waited for any more."""
         self.due_s = math.inf
-        self._watch.forget(self)
+        self._watch.dogs.pop(self, None)
 
     def bite(self) -> None:
         """The deadline has passed: cancel the waiting task."""

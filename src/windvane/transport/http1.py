@@ -42,8 +42,8 @@ FINISH_S = 0.05
 IDLE_CONNECTIONS_MAX = 1_024
 """Kept open per origin; beyond it, a connection is closed after its answer."""
 
-HEADS_MAX = 1_024
-"""Request heads kept ready; they differ by address and credential alone."""
+WAYS_MAX = 1_024
+"""Ways whose request heads are kept ready; they differ by address and credential alone."""
 
 Origin = tuple[str, str, int]
 """Scheme, host and port. A kept connection serves its own origin alone."""
@@ -155,11 +155,17 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.has_head:
             return  # a trailer: RFC 9110, 6.5.1 forbids to take it for a header
+        try:
+            key = self._names[name]
+        except KeyError:
+            key = self._name_of(name)
         headers = self.headers
-        key = self._names.get(name) or self._name_of(name)
         if key in headers:
             value = b"%b, %b" % (headers[key], value)
-        elif len(headers) >= HEADERS_MAX:
+            is_too_much = len(value) > HEAD_BYTES_MAX
+        else:
+            is_too_much = len(headers) >= HEADERS_MAX
+        if is_too_much:
             raise ValueError("too many headers")
         headers[key] = value
 
@@ -173,12 +179,13 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._is_informational = 100 <= status < 200
-        if not self._is_informational:
-            # Only a read larger than the bound can hold a head as large, and it may be body.
-            if self._head_bytes > HEAD_BYTES_MAX and _size_of(self.headers) > HEAD_BYTES_MAX:
-                raise ValueError("too many headers")
-            self.status = status
-            self.has_head = True
+        if self._is_informational:
+            return
+        # Only a read larger than the bound can hold a head as large, and it may be body.
+        if self._head_bytes > HEAD_BYTES_MAX and _size_of(self.headers) > HEAD_BYTES_MAX:
+            raise ValueError("too many headers")
+        self.status = status
+        self.has_head = True
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
@@ -311,26 +318,33 @@ class Http1Response(msgspec.Struct, eq=False):
             _give_back(self._connection, self._kept)
 
 
+class _Way(msgspec.Struct, frozen=True, eq=False):
+    """The way to one address with one credential: all of a request's head that does not change, and the
+    connections that are kept to its origin."""
+
+    origin: Origin
+    head: bytes
+    kept: deque[_Connection]
+
+
 class Http1Transport:
     """Connections to providers, kept and reused by origin, the freshest first."""
 
     def __init__(self) -> None:
         self._idle: dict[Origin, deque[_Connection]] = {}
-        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Origin, bytes]] = {}
+        self._ways: dict[tuple[str, tuple[tuple[str, str], ...]], _Way] = {}
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
-        origin, head = self._head(request)
+        way = self._way(request)
+        head, kept = way.head, way.kept
         if request.credential is not None:
             # A caller's own: for this request alone, and not among the heads that are kept.
             name, value = request.credential
             head = b"%b%b: %b\r\n" % (head, name.encode("ascii"), _header_value(value))
-        kept = self._idle.get(origin)
-        if kept is None:
-            kept = self._idle[origin] = deque()
         connection = _take(kept) if kept else None
         if connection is None:
-            connection = await self._connect(origin, request.connect_timeout_s)
+            connection = await self._connect(way.origin, request.connect_timeout_s)
         try:
             connection.begin(
                 b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
@@ -365,15 +379,16 @@ class Http1Transport:
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    def _head(self, request: UpstreamRequest) -> tuple[Origin, bytes]:
-        """The request's head but for its length. One per address and credential, so it is kept."""
+    def _way(self, request: UpstreamRequest) -> _Way:
         key = (request.url, request.headers)
-        found = self._heads.get(key)
-        if found is None:
-            if len(self._heads) >= HEADS_MAX:
-                self._heads.clear()
-            found = self._heads[key] = _write_head(request)
-        return found
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= WAYS_MAX:
+                self._ways.clear()
+            origin, head = _write_head(request)
+            way = _Way(origin, head, self._idle.setdefault(origin, deque()))
+            self._ways[key] = way
+        return way
 
     async def aclose(self) -> None:
         for kept in self._idle.values():
