@@ -91,8 +91,8 @@ class Watchdog(msgspec.Struct, eq=False):
             self._cancelled_before = task.cancelling()
         self._what = what
         due_s = self._ends_s
-        if within_s < math.inf:
-            due_s = min(due_s, self._loop.time() + within_s)
+        if within_s < math.inf and (soon_s := self._loop.time() + within_s) < due_s:
+            due_s = soon_s
         self.due_s = due_s
         if due_s < self._watch.due_s:
             self._watch.be_there(due_s)

@@ -326,6 +326,10 @@ class _Way(msgspec.Struct, frozen=True, eq=False):
     head: bytes
     kept: deque[_Connection]
 
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return f"_Way({self.origin})"
+
 
 class Http1Transport:
     """Connections to providers, kept and reused by origin, the freshest first."""
