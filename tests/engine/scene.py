@@ -202,8 +202,8 @@ class Scene:
         assert not sharing.flights.count, "a flight is left"
         await self.stage.close()
         assert not sharing.flights._flights
-        assert not sharing._watch._dogs, "a watchdog was not stopped"
-        assert not self.engine._dispatch._watch._dogs, "a watchdog was not stopped"
+        assert not sharing._watch.dogs, "a watchdog was not stopped"
+        assert not self.engine._dispatch._watch.dogs, "a watchdog was not stopped"
         counts = {"hit": 0, "miss": 0, "joined": 0, "bypass": 0}
         for exchange in self.asked:
             counts[self.ended(exchange).cache_status] += 1

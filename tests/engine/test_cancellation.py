@@ -91,7 +91,7 @@ async def leave_at(k: int, moment: Moment, scripts: list[Script], is_stream: boo
     was_cancelled = await cancelled_at(k, listen(stage, exchange), moment)
     await stage.close()
     assert exchange.ended_s is not None
-    assert not stage.engine._dispatch._watch._dogs, "a watchdog was not stopped"
+    assert not stage.engine._dispatch._watch.dogs, "a watchdog was not stopped"
     return was_cancelled
 
 

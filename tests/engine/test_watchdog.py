@@ -39,7 +39,7 @@ def test_a_timer_that_a_loop_left_behind_is_nothing_to_the_next_loop() -> None:
         assert await waits(dog, 2.0, 5.0) is FaultKind.TIMEOUT
         assert asyncio.get_running_loop().time() - began_s < 2.1
         dog.stop()
-        assert not watch._dogs
+        assert not watch.dogs
 
     run_virtual(first())
     for _ in range(2):

@@ -39,7 +39,7 @@ _MAY_BECOME: dict[AttemptState, frozenset[AttemptState]] = {
 }
 
 
-class Attempt(msgspec.Struct, kw_only=True):
+class Attempt(msgspec.Struct):
     """One try at one deployment."""
 
     id: str
@@ -100,7 +100,7 @@ class Reading:
         self.sized: tuple[bytes, CacheEntry] | None = None
 
 
-class Exchange(msgspec.Struct, kw_only=True):
+class Exchange(msgspec.Struct):
     """The record of one client request. Seconds are monotonic, except `received_at_us`."""
 
     id: str

@@ -155,11 +155,14 @@ _HEADERS: tuple[tuple[Unit, int, str, str, str], ...] = (
         "anthropic-ratelimit-requests-reset",
     ),
 )
+_LIMITS_SAID = frozenset(limit_name for _, _, limit_name, _, _ in _HEADERS)
 
 
 def standings(headers: Mapping[str, str]) -> list[Standing]:
     """What the headers say of limits, names in lower case. Nonsense counts as silence, and so does a
     limit of 0: that is a bar (`bar_of`), not a rate."""
+    if _LIMITS_SAID.isdisjoint(headers.keys()):
+        return []
     found: list[Standing] = []
     for unit, period_us, limit_name, remaining_name, reset_name in _HEADERS:
         said = headers.get(limit_name)

@@ -5,6 +5,7 @@ piece) is kept, so that a provider that opens a stream and fails at once can sti
 """
 
 from asyncio import CancelledError, get_running_loop
+from typing import NoReturn
 
 import msgspec
 
@@ -16,6 +17,9 @@ from windvane.engine.watchdog import Watchdog
 from windvane.ports.clock import Clock
 from windvane.ports.transport import Transport, UpstreamRequest, UpstreamResponse
 from windvane.wire.fold import Fold
+
+_SENT = AttemptState.SENT
+"""By name: to look a member up in its enumeration takes as long as a call."""
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """A whole answer larger than this is a broken upstream; images in base64 stay well below."""
@@ -146,13 +150,16 @@ class Asking:
 
         Raises the WindvaneError its failure amounts to; `billed` says whether it may have cost.
         """
-        attempt.become(AttemptState.SENT)
+        attempt.become(_SENT)
         watchdog.expect(ANSWER)
         try:
             response = await self._transport.open(request)
             try:
-                await self._check(response, attempt, upstream, watchdog)
-                body = await _read_whole(response, REPLY_BYTES_MAX)
+                if not _is_readable(response, attempt, upstream):
+                    await self._refuse(response, upstream, watchdog)
+                body = response.whole()
+                if body is None:
+                    body = await _read_whole(response, REPLY_BYTES_MAX)
             finally:
                 response.close()
         except CancelledError as cancelled:
@@ -176,7 +183,8 @@ class Asking:
         started_s = self._clock.monotonic_s()
         response = await self._open(attempt, request, upstream, watchdog, within_s)
         try:
-            await self._check(response, attempt, upstream, watchdog)
+            if not _is_readable(response, attempt, upstream):
+                await self._refuse(response, upstream, watchdog)
             opened = OpenStream(response, upstream, watchdog, exchange.received_at_us // 1_000_000)
             _check_event_stream(response)
             await opened.read_first(within_s - (self._clock.monotonic_s() - started_s))
@@ -194,7 +202,7 @@ class Asking:
         watchdog: Watchdog,
         within_s: float,
     ) -> UpstreamResponse:
-        attempt.become(AttemptState.SENT)
+        attempt.become(_SENT)
         watchdog.expect(ANSWER, within_s)
         try:
             return await self._transport.open(request)
@@ -205,24 +213,10 @@ class Asking:
         finally:
             watchdog.rest()
 
-    async def _check(
-        self,
-        response: UpstreamResponse,
-        attempt: Attempt,
-        upstream: Upstream,
-        watchdog: Watchdog,
-    ) -> None:
-        """Note what the head of an answer says. Raises what a refusal amounts to."""
-        attempt.status = response.status
-        attempt.headers = response.headers
-        attempt.upstream_request_id = response.headers.get(upstream.provider.request_id_header)
-        encoding = response.headers.get("content-encoding")
-        if response.status != 200 or (encoding is not None and encoding.lower() != "identity"):
-            await self._refuse(response, upstream, watchdog)
-
     async def _refuse(
         self, response: UpstreamResponse, upstream: Upstream, watchdog: Watchdog
-    ) -> None:
+    ) -> NoReturn:
+        """Raise what an answer amounts to that is not a readable one."""
         if response.status == 200:
             encoding = response.headers["content-encoding"]
             raise error_of(_unreadable(f"it is encoded as {encoding[:40]!r}, unasked"))
@@ -249,6 +243,16 @@ class Asking:
             raise
         finally:
             watchdog.rest()
+
+
+def _is_readable(response: UpstreamResponse, attempt: Attempt, upstream: Upstream) -> bool:
+    """Note what the head of an answer says, and whether its body is what was asked for."""
+    headers = response.headers
+    attempt.status = response.status
+    attempt.headers = headers
+    attempt.upstream_request_id = headers.get(upstream.provider.request_id_header)
+    encoding = headers.get("content-encoding")
+    return response.status == 200 and (encoding is None or encoding.lower() == "identity")
 
 
 async def _read_whole(response: UpstreamResponse, bytes_max: int) -> bytes:

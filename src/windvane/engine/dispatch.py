@@ -37,42 +37,35 @@ VISITING = UpstreamAdmission(None, None)
 _OF_THE_CREDENTIAL = frozenset((401, 402, 403, 429))
 
 
-class _Plan:
-    """Where in the decision's candidates we are."""
+class _Plan(msgspec.Struct, eq=False):
+    """Where in the decision's candidates we are; `tokens` are about what each of them would use."""
 
-    def __init__(self, candidates: tuple[Candidate, ...]) -> None:
-        self._candidates = candidates
-        self._place = 0
-        self.attempts_here = 0
-
-    @property
-    def current(self) -> Candidate:
-        return self._candidates[self._place]
+    candidates: tuple[Candidate, ...]
+    current: Candidate
+    tokens: int
+    place: int = 0
+    attempts_here: int = 0
 
     @property
     def has_next(self) -> bool:
-        return self._place + 1 < len(self._candidates)
-
-    def move(self) -> None:
-        self._place += 1
-        self.attempts_here = 0
+        return self.place + 1 < len(self.candidates)
 
     def rest(self) -> Iterator[tuple[int, Candidate]]:
         """The candidates after the current one, with their places."""
-        for place in range(self._place + 1, len(self._candidates)):
-            yield place, self._candidates[place]
+        for place in range(self.place + 1, len(self.candidates)):
+            yield place, self.candidates[place]
 
-    def move_to(self, place: int) -> None:
-        self._place = place
-        self.attempts_here = 1
+    def move_to(self, place: int, attempts_here: int = 0) -> None:
+        self.place = place
+        self.current = self.candidates[place]
+        self.attempts_here = attempts_here
 
     def move_to_stronger(self) -> bool:
         """Go to the next candidate of higher quality; False, and no move, when there is none."""
         quality = self.current.deployment.quality
-        for place in range(self._place + 1, len(self._candidates)):
-            if self._candidates[place].deployment.quality > quality:
-                self._place = place
-                self.attempts_here = 0
+        for place, candidate in self.rest():
+            if candidate.deployment.quality > quality:
+                self.move_to(place)
                 return True
         return False
 
@@ -108,7 +101,8 @@ class Dispatch:
         A poor answer is kept while a stronger model is asked, once; should that fail, it stands.
         """
         assert exchange.decision is not None
-        plan = _Plan(exchange.decision.candidates)
+        candidates = exchange.decision.candidates
+        plan = _Plan(candidates, candidates[0], tokens_expected(exchange))
         upstream = snapshot.upstreams[plan.current.deployment.provider]
         watchdog = self._watch.start(upstream.timeouts.total_s)
         kept: Answer | None = None
@@ -116,16 +110,18 @@ class Dispatch:
             while True:
                 plan.attempts_here += 1
                 try:
-                    admission = await self._admit(exchange, snapshot, plan, watchdog)
+                    admission = self._admit_now(exchange, snapshot, plan)
+                    if admission is None:
+                        admission = await self._admit(exchange, snapshot, plan, watchdog)
                     attempt, answer = await self._attempt(
-                        exchange, snapshot, plan.current, admission, watchdog
+                        exchange, snapshot, plan, admission, watchdog
                     )
                 except WindvaneError as error:
                     if kept is not None:
                         break
                     await self._move_on(exchange, snapshot, plan, error, watchdog)
                     continue
-                is_poor = kept is None and not may_be_empty(exchange.request) and _is_poor(answer)
+                is_poor = kept is None and _is_poor(answer) and not may_be_empty(exchange.request)
                 if is_poor and plan.move_to_stronger():
                     kept = self._keep(exchange, attempt, answer, watchdog)
                     continue
@@ -139,37 +135,46 @@ class Dispatch:
             self._on_end(exchange, 200, None)
         return kept
 
-    async def _admit(
-        self, exchange: Exchange, snapshot: Snapshot, plan: _Plan, watchdog: Watchdog
-    ) -> UpstreamAdmission:
-        """Leave to ask the current candidate: at once, or after waiting for room at its limit.
+    def _admit_now(
+        self, exchange: Exchange, snapshot: Snapshot, plan: _Plan
+    ) -> UpstreamAdmission | None:
+        """Leave to ask the current candidate; None when that is to be waited for.
 
-        Rather than wait, another candidate is asked whose upstream has room. Raises RateLimitError.
+        Raises RateLimitError when it is barred.
         """
         principal = exchange.principal
         assert principal is not None
         if principal.provider is not None:
             return VISITING
-        tokens = tokens_expected(exchange)
         here = plan.current.deployment
         key = snapshot.upstreams[here.provider].limits_key(here.id)
-        admission = self._room.try_admit(key, here.id, tokens)
-        if admission is not None:
-            return admission
+        return self._room.try_admit(key, here.id, plan.tokens)
+
+    async def _admit(
+        self, exchange: Exchange, snapshot: Snapshot, plan: _Plan, watchdog: Watchdog
+    ) -> UpstreamAdmission:
+        """Leave to ask the current candidate, after waiting for room at its limit.
+
+        Rather than wait, another candidate is asked whose upstream has room. Raises RateLimitError.
+        """
+        principal = exchange.principal
+        assert principal is not None
+        here = plan.current.deployment
+        key = snapshot.upstreams[here.provider].limits_key(here.id)
         for place, candidate in plan.rest():
             there = candidate.deployment
             other = snapshot.upstreams[there.provider].limits_key(there.id)
             if other != key and not self._room.bar(there.id):
-                admission = self._room.try_admit(other, there.id, tokens)
+                admission = self._room.try_admit(other, there.id, plan.tokens)
                 if admission is not None:
-                    plan.move_to(place)
+                    plan.move_to(place, attempts_here=1)
                     return admission
         wait_max_s = min(snapshot.wait_max_s, watchdog.remaining_s) if exchange.may_wait else 0.0
         deadline_s = self._clock.monotonic_s() + wait_max_s
         admission = await self._room.admit(
             key,
             here.id,
-            tokens=tokens,
+            tokens=plan.tokens,
             tenant=principal.key_id,
             priority=exchange.priority,
             deadline_s=deadline_s,
@@ -181,15 +186,15 @@ class Dispatch:
         self,
         exchange: Exchange,
         snapshot: Snapshot,
-        candidate: Candidate,
+        plan: _Plan,
         admission: UpstreamAdmission,
         watchdog: Watchdog,
     ) -> tuple[Attempt, Completion | OpenStream]:
         """One attempt; it is settled when it fails, and the caller's to settle when it does not."""
-        deployment = candidate.deployment
+        deployment = plan.current.deployment
         upstream = snapshot.upstreams[deployment.provider]
         try:
-            attempt, body = self._reserve(exchange, candidate, upstream)
+            attempt, body = self._reserve(exchange, plan, upstream)
         except BaseException:
             self._room.give_back(admission)
             raise
@@ -197,14 +202,14 @@ class Dispatch:
         visitor = exchange.principal is not None and exchange.principal.provider is not None
         own_key = exchange.credentials.bearer if visitor else None
         request = UpstreamRequest(
-            url=upstream.chat_url,
-            headers=upstream.bare_headers if visitor else upstream.headers,
-            request_id=attempt.id,
-            body=body,
-            connect_timeout_s=upstream.timeouts.connect_s,
-            credential=None if own_key is None else upstream.provider.authorize(own_key),
+            upstream.chat_url,
+            upstream.bare_headers if visitor else upstream.headers,
+            attempt.id,
+            body,
+            upstream.timeouts.connect_s,
+            None if own_key is None else upstream.provider.authorize(own_key),
         )
-        self._health.sent(deployment, self._clock.monotonic_s())
+        self._health.sent(deployment, attempt.started_s)
         ask = self._asking.stream if exchange.request.stream else self._asking.complete
         try:
             answer = await ask(exchange, attempt, request, upstream, watchdog)
@@ -245,14 +250,14 @@ class Dispatch:
             )
 
     def _reserve(
-        self, exchange: Exchange, candidate: Candidate, upstream: Upstream
+        self, exchange: Exchange, plan: _Plan, upstream: Upstream
     ) -> tuple[Attempt, bytes]:
         """Step 7: the worst case is held, and the request written with the limit that it needs.
 
         One step of the loop: what is left of a budget cannot change in the midst of it. Whatever
         raises, nothing is held.
         """
-        deployment = candidate.deployment
+        deployment = plan.current.deployment
         bound = self._settlement.bound(exchange, deployment)
         asked = exchange.request
         if bound.output_tokens_max is not None:
@@ -260,12 +265,12 @@ class Dispatch:
         body = upstream.provider.encode_chat(asked, deployment.model)
         lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
         try:
-            attempt = self._settlement.reserve(exchange, candidate, bound, lease)
+            attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
         except WindvaneError:
             if lease is not None:
                 lease.give_back(self._admission.now_us())
             raise
-        attempt.tokens_expected = tokens_expected(exchange)
+        attempt.tokens_expected = plan.tokens
         return attempt, body
 
     async def _move_on(
@@ -290,7 +295,7 @@ class Dispatch:
             case Stop():
                 raise error
             case TryNext():
-                plan.move()
+                plan.move_to(plan.place + 1)
             case TrySame(wait_s):
                 await asyncio.sleep(wait_s)
 

@@ -84,6 +84,41 @@ def _decide_in_peace(
     return decision
 
 
+def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
+    """What the observers are told of it. By position: so many names would cost more than all else."""
+    attempt, decision, principal = exchange.final_attempt, exchange.decision, exchange.principal
+    model = provider = ""
+    first_chunk_s: float | None = None
+    if attempt is not None:
+        model, provider = attempt.deployment.model, attempt.deployment.provider
+        if attempt.first_chunk_s is not None:
+            first_chunk_s = attempt.first_chunk_s - exchange.received_s
+    duration_s = now_s - exchange.received_s
+    waited_s = exchange.upstream_s + exchange.queued_s
+    attempts, fault = exchange.attempts, exchange.fault
+    return ExchangeEnded(
+        exchange.id,
+        model,
+        provider,
+        None if decision is None else decision.route,
+        status,
+        "" if decision is None else decision.reason,
+        None if principal is None else principal.key_id,
+        exchange.request.model,
+        len(attempts),
+        tuple([each.deployment.model for each in attempts]),
+        exchange.request.stream,
+        exchange.cache_status,
+        duration_s,
+        duration_s - waited_s if waited_s < duration_s else 0.0,
+        first_chunk_s,
+        exchange.cost_nano_usd,
+        None if fault is None else fault.kind.value,
+        exchange.received_at_us,
+        exchange.queued_s,
+    )
+
+
 class Closes(Protocol):
     """What runs beside an engine, and ends with it."""
 
@@ -172,16 +207,16 @@ class Engine:
         """Step 1: open the record of a decoded request. `body_bytes` is its size as JSON."""
         now_us = self._clock.wall_us()
         return Exchange(
-            id=self._ids.request_id(now_us),
-            dialect=dialect,
-            request=request,
-            credentials=credentials,
-            received_s=self._clock.monotonic_s(),
-            received_at_us=now_us,
-            headers=headers or {},
-            client_request_id=client_request_id,
-            body_bytes=body_bytes,
-            reading=reading,
+            self._ids.request_id(now_us),
+            dialect,
+            request,
+            credentials,
+            self._clock.monotonic_s(),
+            now_us,
+            headers or {},
+            client_request_id,
+            body_bytes,
+            reading,
         )
 
     @property
@@ -326,32 +361,7 @@ class Engine:
         exchange.fault = fault
         exchange.end(now_s)
         self._admission.end(exchange)
-        attempt, attempts = exchange.final_attempt, exchange.attempts
-        deployment = None if attempt is None else attempt.deployment
-        first_chunk_s = None if attempt is None else attempt.first_chunk_s
-        decision, principal = exchange.decision, exchange.principal
-        duration_s = now_s - exchange.received_s
-        event = ExchangeEnded(
-            request_id=exchange.id,
-            model=deployment.model if deployment else "",
-            provider=deployment.provider if deployment else "",
-            route=decision.route if decision else None,
-            status=status,
-            reason=decision.reason if decision else "",
-            key_id=principal.key_id if principal else None,
-            requested_model=exchange.request.model,
-            attempts=len(attempts),
-            models_tried=tuple([each.deployment.model for each in attempts]),
-            is_stream=exchange.request.stream,
-            cache_status=exchange.cache_status,
-            duration_s=duration_s,
-            overhead_s=max(duration_s - exchange.upstream_s - exchange.queued_s, 0.0),
-            first_chunk_s=None if first_chunk_s is None else first_chunk_s - exchange.received_s,
-            cost_nano_usd=exchange.cost_nano_usd,
-            fault=fault.kind.value if fault else None,
-            at_us=exchange.received_at_us,
-            queued_s=exchange.queued_s,
-        )
+        event = _end_of(exchange, status, now_s)
         lookups = self.cache_lookups
         lookups[exchange.cache_status] = lookups.get(exchange.cache_status, 0) + 1
         for observer in self._observers:

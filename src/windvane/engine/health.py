@@ -37,13 +37,14 @@ class HealthBook:
         return known is None or breaker.admits(known, now_s)
 
     def sent(self, deployment: Deployment, now_s: float) -> None:
-        self._requests[deployment.id] = self._requests.get(deployment.id, 0) + 1
-        known = self._breakers.get(deployment.id)
-        if known is not None:
-            self._breakers[deployment.id] = breaker.admitted(known, now_s)
+        name = deployment.id
+        self._requests[name] = self._requests.get(name, 0) + 1
+        if name in self._breakers:
+            self._breakers[name] = breaker.admitted(self._breakers[name], now_s)
 
     def succeeded(self, deployment: Deployment) -> None:
-        self._breakers.pop(deployment.id, None)
+        if self._breakers:
+            self._breakers.pop(deployment.id, None)
 
     def failed(self, deployment: Deployment, fault: Fault, now_s: float, now_us: int) -> None:
         known = self._breakers.get(deployment.id, breaker.CLOSED)

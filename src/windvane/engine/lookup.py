@@ -361,9 +361,10 @@ def _answering(exchange: Exchange) -> Deployment:
 
 def wish_said(exchange: Exchange) -> Wish:
     """What the caller wishes of the cache."""
+    headers = exchange.headers
     for name in WISH_HEADERS:
-        if (said := exchange.headers.get(name)) is not None:
-            return wish_of(said.decode("latin-1"))
+        if name in headers:
+            return wish_of(headers[name].decode("latin-1"))
     return NO_WISH
 
 

@@ -5,7 +5,7 @@ the flight, whoever is still there to see it; all others are ended here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -80,14 +80,18 @@ class Sharing:
         self._on_end = on_end
         self._watch = Watch()
 
-    async def answer(self, exchange: Exchange, snapshot: Snapshot) -> Answer:
-        """The answer. Raises the WindvaneError of whoever was to give it."""
+    def answer(self, exchange: Exchange, snapshot: Snapshot) -> Coroutine[object, object, Answer]:
+        """The answer, to be awaited. Either raises the WindvaneError of whoever was to give it."""
         ask = self._lookup.ask_of(exchange, snapshot.cache)
-        if ask is None:
-            if wish_said(exchange).only_if_cached:
-                raise _not_cached()
-            self._admission.take_tokens(exchange)
-            return await self._dispatch.run(exchange, snapshot)
+        if ask is not None:
+            return self._find(exchange, snapshot, ask)
+        if wish_said(exchange).only_if_cached:
+            raise _not_cached()
+        self._admission.take_tokens(exchange)
+        return self._dispatch.run(exchange, snapshot)
+
+    async def _find(self, exchange: Exchange, snapshot: Snapshot, ask: Ask) -> Answer:
+        """The answer from an entry; else from a flight, joined or led."""
         exchange.cache_status = "miss"
         began_s = self._clock.monotonic_s()
         found = await self._lookup.find(ask, exchange.reading)

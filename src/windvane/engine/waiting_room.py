@@ -246,13 +246,12 @@ class WaitingRoom:
     def learn(self, key: str, headers: Mapping[str, str], admission: Admission = FREE) -> None:
         """An answer came, with what its headers say of limits."""
         gate = self._gates.get(key)
-        now_us = self._now_us()
         if gate is not None:
             gate.limits.answered()
-            if now_us < gate.hear_from_us:
+            if self._now_us() < gate.hear_from_us:
                 return
         if said := standings(headers):
-            gate = gate or self._gate(key)
+            gate, now_us = gate or self._gate(key), self._now_us()
             gate.hear_from_us = now_us + HEAR_EVERY_US
             gate.limits.hear(said, admission.taken, now_us)
             self._look_at(gate)

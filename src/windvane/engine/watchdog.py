@@ -9,6 +9,8 @@ cancelled, and it is set again if anybody waits.
 import asyncio
 import math
 
+import msgspec
+
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 
 LATENESS_MAX_S = 0.02
@@ -18,45 +20,43 @@ LATENESS_MAX_S = 0.02
 class Watch:
     """The one timer behind the watchdogs of an engine."""
 
-    __slots__ = ("_dogs", "_due_s", "_loop", "_timer")
+    __slots__ = ("_loop", "_timer", "dogs", "due_s")
 
     def __init__(self) -> None:
-        self._dogs: dict[Watchdog, None] = {}
+        self.dogs: dict[Watchdog, None] = {}
+        """Those that have not been stopped, the oldest first."""
+        self.due_s = math.inf
+        """When the timer fires; never, when it is not set."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._due_s = math.inf
 
     def start(self, total_s: float) -> "Watchdog":
         """A watchdog for an exchange that must end within `total_s`. It must be stopped."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # Another loop than before (a client used from a second `asyncio.run`): start afresh.
-            self._loop, self._timer, self._due_s, self._dogs = loop, None, math.inf, {}
+            self._loop, self._timer, self.due_s, self.dogs = loop, None, math.inf, {}
         dog = Watchdog(self, loop, loop.time() + total_s)
-        self._dogs[dog] = None
+        self.dogs[dog] = None
         return dog
 
-    def forget(self, dog: "Watchdog") -> None:
-        self._dogs.pop(dog, None)
-
     def be_there(self, due_s: float) -> None:
-        """Make sure that the timer fires at `due_s` or before."""
-        if due_s < self._due_s:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._set(due_s)
+        """Let the timer fire at `due_s`, which is before it would have."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._set(due_s)
 
     def _set(self, due_s: float) -> None:
         assert self._loop is not None
-        self._due_s = due_s
+        self.due_s = due_s
         self._timer = self._loop.call_at(due_s, self._look)
 
     def _look(self) -> None:
         assert self._loop is not None
-        self._timer, self._due_s = None, math.inf
+        self._timer, self.due_s = None, math.inf
         now_s = self._loop.time()
         next_s = math.inf
-        for dog in list(self._dogs):
+        for dog in list(self.dogs):
             if dog.due_s <= now_s:
                 dog.bite()
             elif dog.due_s < next_s:
@@ -65,29 +65,18 @@ class Watch:
             self._set(max(next_s, now_s + LATENESS_MAX_S))
 
 
-class Watchdog:
+class Watchdog(msgspec.Struct, eq=False):
     """Cancels the task that waits, when what it waits for does not come in time."""
 
-    __slots__ = (
-        "_cancelled_before",
-        "_ends_s",
-        "_expired",
-        "_loop",
-        "_task",
-        "_watch",
-        "_what",
-        "due_s",
-    )
-
-    def __init__(self, watch: Watch, loop: asyncio.AbstractEventLoop, ends_s: float) -> None:
-        self._watch = watch
-        self._loop = loop
-        self._ends_s = ends_s
-        self.due_s = math.inf
-        self._what = ""
-        self._task: asyncio.Task[object] | None = None
-        self._cancelled_before = 0
-        self._expired = False
+    _watch: Watch
+    _loop: asyncio.AbstractEventLoop
+    _ends_s: float
+    due_s: float = math.inf
+    """When what is waited for must have come."""
+    _what: str = ""
+    _task: asyncio.Task[object] | None = None
+    _cancelled_before: int = 0
+    _expired: bool = False
 
     @property
     def remaining_s(self) -> float:
@@ -95,23 +84,27 @@ class Watchdog:
 
     def expect(self, what: str, within_s: float = math.inf) -> None:
         """From now, `what` must come within `within_s`, and before the exchange's own end."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is not self._task and task is not None:
             # Cancellations it has outlived (it is cleaning up after one) are nothing to us.
             self._task = task
             self._cancelled_before = task.cancelling()
         self._what = what
-        due_s = self._loop.time() + within_s
-        self.due_s = min(self._ends_s, due_s)
-        self._watch.be_there(self.due_s)
+        due_s = self._ends_s
+        if within_s < math.inf and (soon_s := self._loop.time() + within_s) < due_s:
+            due_s = soon_s
+        self.due_s = due_s
+        if due_s < self._watch.due_s:
+            self._watch.be_there(due_s)
 
     def rest(self) -> None:
         """Nothing is waited for."""
         self.due_s = math.inf
 
     def stop(self) -> None:
+        """Nothing will be waited for any more."""
         self.due_s = math.inf
-        self._watch.forget(self)
+        self._watch.dogs.pop(self, None)
 
     def bite(self) -> None:
         """The deadline has passed: cancel the waiting task."""

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 
-class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """One POST. The address comes from configuration alone, never from a caller.
 
     `headers` are the same for all requests to one address; `request_id` goes in `x-request-id`.
@@ -35,6 +35,11 @@ class UpstreamResponse(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """Header names in lower case."""
+        ...
+
+    def whole(self) -> bytes | None:
+        """What is left of the body, when it has all come already, as most answers have; else None,
+        and nothing is taken. It is no more than a transport lets wait unread."""
         ...
 
     async def read(self) -> bytes:

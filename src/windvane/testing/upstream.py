@@ -73,6 +73,12 @@ class Call:
             self._parts.popleft()
         return pieces
 
+    def has_come(self) -> bool:
+        """Whether all that is left of a good answer is due."""
+        *pieces, end = (part for _, part in self._parts) if self._parts else (None,)
+        is_whole = isinstance(end, Ends) and all(isinstance(each, Piece) for each in pieces)
+        return is_whole and self._parts[-1][0] <= self._loop.time()
+
     def close(self) -> None:
         """The connection is gone; the provider stops, and bills what it had made by now."""
         if not self.is_closed:
@@ -103,6 +109,16 @@ class ScriptedResponse:
     @property
     def headers(self) -> Mapping[str, str]:
         return self._head.headers
+
+    def whole(self) -> bytes | None:
+        call = self._call
+        assert not call.is_closed, f"{call.attempt_id}: a closed answer is read"
+        if self._is_broken or not call.has_come():
+            return None
+        pieces = call.due_pieces()
+        call.read_tokens += sum(each.output_tokens for each in pieces)
+        call.is_whole = True
+        return b"".join(each.data for each in pieces)
 
     async def read(self) -> bytes:
         call = self._call

@@ -17,12 +17,13 @@ Laws:
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
+import msgspec
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.ports.transport import UpstreamRequest
@@ -41,31 +42,34 @@ FINISH_S = 0.05
 IDLE_CONNECTIONS_MAX = 1_024
 """Kept open per origin; beyond it, a connection is closed after its answer."""
 
-HEADS_MAX = 1_024
-"""Request heads kept ready; they differ by address and credential alone."""
+WAYS_MAX = 1_024
+"""Ways whose request heads are kept ready; they differ by address and credential alone."""
 
 Origin = tuple[str, str, int]
 """Scheme, host and port. A kept connection serves its own origin alone."""
 
 
 class _Headers(Mapping[str, str]):
-    """An answer's headers, kept as they came: providers send dozens, and two or three are read."""
+    """An answer's headers. Values stay as they came: providers send dozens, and two or three are read."""
 
     __slots__ = ("_said",)
 
-    def __init__(self, said: dict[bytes, bytes]) -> None:
+    def __init__(self, said: dict[str, bytes]) -> None:
         self._said = said
 
     def __getitem__(self, name: str) -> str:
-        return self._said[name.encode("latin-1")].decode("latin-1")
+        return self._said[name].decode("latin-1")
 
     def get(self, name: str, default: Any = None, /) -> Any:
         """Without the exception that Mapping's own `get` makes of each header that is not there."""
-        value = self._said.get(name.encode("latin-1"))
+        value = self._said.get(name)
         return default if value is None else value.decode("latin-1")
 
+    def keys(self) -> KeysView[str]:
+        return self._said.keys()
+
     def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._said)
+        return iter(self._said)
 
     def __len__(self) -> int:
         return len(self._said)
@@ -79,12 +83,13 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         # One parser for all answers: a kept connection's last answer has left it as it began.
         self._parser = httptools.HttpResponseParser(self)
+        self._names: dict[bytes, str] = {}
+        """Header names as they came, and in lower case: one origin sends the same each time."""
         self._is_asked = False
         self._waiter: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
         self._pending_bytes = 0
         self._head_bytes = 0
-        self._header_bytes = 0
         self._is_paused = False
         self._error: WindvaneError | None = None
         self._is_informational = False
@@ -94,7 +99,7 @@ class _Connection(asyncio.Protocol):
         self.is_complete = False
         self.idle_since = 0.0
         self.status = 0
-        self.headers: dict[bytes, bytes] = {}
+        self.headers: dict[str, bytes] = {}
 
     # what the loop calls
 
@@ -136,8 +141,8 @@ class _Connection(asyncio.Protocol):
         """A body without length or chunks ends where the connection does."""
         return (
             self.has_head
-            and b"content-length" not in self.headers
-            and b"transfer-encoding" not in self.headers
+            and "content-length" not in self.headers
+            and "transfer-encoding" not in self.headers
         )
 
     # what the parser calls
@@ -148,19 +153,39 @@ class _Connection(asyncio.Protocol):
         self.headers = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if len(self.headers) >= HEADERS_MAX or self._header_bytes > HEAD_BYTES_MAX:
+        if self.has_head:
+            return  # a trailer: RFC 9110, 6.5.1 forbids to take it for a header
+        try:
+            key = self._names[name]
+        except KeyError:
+            key = self._name_of(name)
+        headers = self.headers
+        if key in headers:
+            value = b"%b, %b" % (headers[key], value)
+            is_too_much = len(value) > HEAD_BYTES_MAX
+        else:
+            is_too_much = len(headers) >= HEADERS_MAX
+        if is_too_much:
             raise ValueError("too many headers")
-        key = name.lower()
-        known = self.headers.get(key)
-        self.headers[key] = value if known is None else b"%b, %b" % (known, value)
+        headers[key] = value
+
+    def _name_of(self, name: bytes) -> str:
+        """A header's name in lower case; it is remembered."""
+        key = name.lower().decode("latin-1")
+        if len(self._names) < HEADERS_MAX:
+            self._names[name] = key
+        return key
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._is_informational = 100 <= status < 200
-        if not self._is_informational:
-            self.status = status
-            self.has_head = True
+        if self._is_informational:
+            return
+        # Only a read larger than the bound can hold a head as large, and it may be body.
+        if self._head_bytes > HEAD_BYTES_MAX and _size_of(self.headers) > HEAD_BYTES_MAX:
+            raise ValueError("too many headers")
+        self.status = status
+        self.has_head = True
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
@@ -179,13 +204,14 @@ class _Connection(asyncio.Protocol):
 
     def begin(self, request: bytes) -> None:
         """Send a request; its answer is then waited for with `news`."""
-        assert self._transport is not None
-        if self.is_closed or self._transport.is_closing():
+        transport = self._transport
+        assert transport is not None
+        if self.is_closed or transport.is_closing():
             raise error_of(_unreachable("it closed the connection at once"))
         self._is_asked = True
-        self._head_bytes = self._header_bytes = 0
+        self._head_bytes = 0
         self.has_head = self.is_complete = self._keeps_alive = False
-        self._transport.write(request)
+        transport.write(request)
 
     def news(self) -> "asyncio.Future[None]":
         """To be awaited: the next thing that happens here. Raises when nothing more can.
@@ -206,19 +232,20 @@ class _Connection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """What has come of the body, and has not been taken."""
-        if not self._pieces:
+        pieces = self._pieces
+        if not pieces:
             return b""
-        taken = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        taken = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         self._pending_bytes = 0
         if self._is_paused and self._transport is not None:
             self._is_paused = False
             self._transport.resume_reading()
         return taken
 
-    @property
-    def may_be_kept(self) -> bool:
-        return (
+    def rest(self, now_s: float) -> bool:
+        """Wait to be asked again, if its answer has left it clean; say whether it has."""
+        is_clean = (
             self._keeps_alive
             and not self._pieces
             and not self.is_closed
@@ -228,10 +255,10 @@ class _Connection(asyncio.Protocol):
             # An answer may come before the request has left: what is left of it would go first.
             and not self._transport.get_write_buffer_size()
         )
-
-    def rest(self, now_s: float) -> None:
-        self._is_asked = False
-        self.idle_since = now_s
+        if is_clean:
+            self._is_asked = False
+            self.idle_since = now_s
+        return is_clean
 
     def destroy(self) -> None:
         """Close at once, without ceremony. Safe to call at any time, even after its loop's end."""
@@ -252,18 +279,19 @@ class _Connection(asyncio.Protocol):
                 waiter.set_result(None)
 
 
-class Http1Response:
+class Http1Response(msgspec.Struct, eq=False):
     """An answer whose head has come. Closing it gives the connection back or destroys it."""
 
-    __slots__ = ("_connection", "_is_open", "_origin", "_pool", "headers", "status")
+    _connection: _Connection
+    _kept: deque[_Connection]
+    """Where its connection goes when it is clean."""
+    status: int
+    headers: Mapping[str, str]
+    _is_open: bool = True
 
-    def __init__(self, connection: _Connection, pool: "Http1Transport", origin: Origin) -> None:
-        self._connection = connection
-        self._pool = pool
-        self._origin = origin
-        self._is_open = True
-        self.status = connection.status
-        self.headers: Mapping[str, str] = _Headers(connection.headers)
+    def whole(self) -> bytes | None:
+        connection = self._connection
+        return connection.take() if self._is_open and connection.is_complete else None
 
     async def read(self) -> bytes:
         if not self._is_open:
@@ -287,7 +315,20 @@ class Http1Response:
     def close(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._pool.give_back(self._connection, self._origin)
+            _give_back(self._connection, self._kept)
+
+
+class _Way(msgspec.Struct, frozen=True, eq=False):
+    """The way to one address with one credential: all of a request's head that does not change, and the
+    connections that are kept to its origin."""
+
+    origin: Origin
+    head: bytes
+    kept: deque[_Connection]
+
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return f"_Way({self.origin})"
 
 
 class Http1Transport:
@@ -295,18 +336,19 @@ class Http1Transport:
 
     def __init__(self) -> None:
         self._idle: dict[Origin, deque[_Connection]] = {}
-        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Origin, bytes]] = {}
+        self._ways: dict[tuple[str, tuple[tuple[str, str], ...]], _Way] = {}
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
-        origin, head = self._head(request)
+        way = self._way(request)
+        head, kept = way.head, way.kept
         if request.credential is not None:
             # A caller's own: for this request alone, and not among the heads that are kept.
             name, value = request.credential
             head = b"%b%b: %b\r\n" % (head, name.encode("ascii"), _header_value(value))
-        connection = self._take(origin)
+        connection = _take(kept) if kept else None
         if connection is None:
-            connection = await self._connect(origin, request.connect_timeout_s)
+            connection = await self._connect(way.origin, request.connect_timeout_s)
         try:
             connection.begin(
                 b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
@@ -317,39 +359,7 @@ class Http1Transport:
         except BaseException:
             connection.destroy()
             raise
-        return Http1Response(connection, self, origin)
-
-    def _take(self, origin: Origin) -> _Connection | None:
-        kept = self._idle.get(origin)
-        if not kept:
-            return None
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
-        while kept:
-            connection = kept.pop()
-            if connection.loop is not loop:
-                continue  # of a loop that is gone, and its sockets with it
-            if not connection.is_closed and now_s - connection.idle_since < IDLE_S:
-                return connection
-            connection.destroy()
-        return None
-
-    def give_back(self, connection: _Connection, origin: Origin) -> None:
-        """Keep a connection whose answer was read to its end; destroy any other.
-
-        Those that nobody took for too long are dropped on the way: they stand first.
-        """
-        kept = self._idle.get(origin)
-        if kept is None:
-            kept = self._idle[origin] = deque()
-        now_s = connection.loop.time()
-        while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
-            kept.popleft().destroy()
-        if connection.may_be_kept and len(kept) < IDLE_CONNECTIONS_MAX:
-            connection.rest(now_s)
-            kept.append(connection)
-        else:
-            connection.destroy()
+        return Http1Response(connection, kept, connection.status, _Headers(connection.headers))
 
     async def _connect(self, origin: Origin, timeout_s: float) -> _Connection:
         scheme, host, port = origin
@@ -373,22 +383,55 @@ class Http1Transport:
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    def _head(self, request: UpstreamRequest) -> tuple[Origin, bytes]:
-        """The request's head but for its length. One per address and credential, so it is kept."""
+    def _way(self, request: UpstreamRequest) -> _Way:
         key = (request.url, request.headers)
-        found = self._heads.get(key)
-        if found is None:
-            if len(self._heads) >= HEADS_MAX:
-                self._heads.clear()
-            found = self._heads[key] = _write_head(request)
-        return found
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= WAYS_MAX:
+                self._ways.clear()
+            origin, head = _write_head(request)
+            way = _Way(origin, head, self._idle.setdefault(origin, deque()))
+            self._ways[key] = way
+        return way
 
     async def aclose(self) -> None:
         for kept in self._idle.values():
             for connection in kept:
                 connection.destroy()
-        self._idle.clear()
+            kept.clear()
         await asyncio.sleep(0)
+
+
+def _take(kept: deque[_Connection]) -> _Connection | None:
+    """The freshest of the kept connections that can be asked; the others are dropped."""
+    loop = asyncio.get_running_loop()
+    now_s = loop.time()
+    while kept:
+        connection = kept.pop()
+        if connection.loop is not loop:
+            continue  # of a loop that is gone, and its sockets with it
+        if not connection.is_closed and now_s - connection.idle_since < IDLE_S:
+            return connection
+        connection.destroy()
+    return None
+
+
+def _give_back(connection: _Connection, kept: deque[_Connection]) -> None:
+    """Keep a connection whose answer was read to its end; destroy any other.
+
+    Those that nobody took for too long are dropped on the way: they stand first.
+    """
+    now_s = connection.loop.time()
+    while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
+        kept.popleft().destroy()
+    if len(kept) < IDLE_CONNECTIONS_MAX and connection.rest(now_s):
+        kept.append(connection)
+    else:
+        connection.destroy()
+
+
+def _size_of(headers: dict[str, bytes]) -> int:
+    return sum(len(name) + len(value) for name, value in headers.items())
 
 
 def _write_head(request: UpstreamRequest) -> tuple[Origin, bytes]:

@@ -299,6 +299,9 @@ NOT_HTTP = {
     "too many headers": b"HTTP/1.1 200 OK\r\n"
     + b"".join(b"x-%d: v\r\n" % n for n in range(300))
     + b"content-length: 2\r\n\r\nok",
+    "one header, again and again": b"HTTP/1.1 200 OK\r\n"
+    + b"x: v\r\n" * 40_000
+    + b"content-length: 2\r\n\r\nok",
     "1xx for ever": b"HTTP/1.1 100 Continue\r\nx: y\r\n\r\n" * 4_000,
 }
 
@@ -506,6 +509,84 @@ async def test_a_slow_reader_holds_the_server_back(transport):
             total += len(piece)
         response.close()
         assert total == size
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+
+
+async def test_a_body_that_has_come_is_handed_over_whole_and_once(transport):
+    async with Server(answering(CHUNKED + b"1\r\no\r\n1\r\nk\r\n0\r\n\r\n")) as server:
+        async with asyncio.timeout(LIMIT_S):
+            response = await transport.open(server.request())
+            assert response.whole() == b"ok"
+            assert response.whole() == await response.read() == b""
+            response.close()
+            again = await transport.open(server.request())
+            assert response.whole() is None  # its connection serves another by now
+            assert again.whole() == b"ok"
+            again.close()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+async def test_a_body_still_to_come_is_not_touched(transport, read_first):
+    said = asyncio.Event()
+
+    async def script(peer):
+        await peer.receive()
+        await peer.say(WHOLE + b"ab")
+        await said.wait()
+        await peer.say(b"cd")
+
+    async with Server(script) as server, asyncio.timeout(LIMIT_S):
+        response = await transport.open(server.request())
+        assert response.whole() is None
+        begun = await response.read() if read_first else b""
+        assert response.whole() is None
+        said.set()
+        rest = b""
+        while (whole := response.whole()) is None:
+            rest += await response.read()
+        assert begun + rest + whole == b"abcd"
+        response.close()
+
+
+async def test_header_names_are_one_however_they_are_written(transport):
+    heads = iter(
+        (
+            b"X-Tag: one\r\nx-tag: Two\r\nX-TAG: three",
+            b"x-tag: four",
+            b"X-Tag: five",
+            b"x-other: six",
+        )
+    )
+
+    async def script(peer):
+        while True:
+            await peer.receive()
+            await peer.say(b"HTTP/1.1 200 OK\r\n" + next(heads) + b"\r\ncontent-length: 0\r\n\r\n")
+
+    async with Server(script) as server:
+        said = [(await ask(transport, server.request()))[1] for _ in range(4)]
+        assert [headers.get("x-tag") for headers in said] == [
+            "one, Two, three",
+            "four",
+            "five",
+            None,
+        ]
+        assert [set(headers.keys()) for headers in said[:3]] == [{"x-tag", "content-length"}] * 3
+        assert dict(said[3]) == {"x-other": "six", "content-length": "0"}
+        assert server.connections == 1
+
+
+async def test_a_trailer_is_no_header(transport):
+    """RFC 9110, 6.5.1: and there may be as many as there will, for none is kept."""
+    trailers = b"".join(b"x-%d: v\r\n" % n for n in range(300))
+    answer = CHUNKED + b"2\r\nok\r\n0\r\nx-request-id: late\r\n" + trailers + b"\r\n"
+    async with Server(answering(answer)) as server:
+        _, headers, body = await ask(transport, server.request())
+        assert body == b"ok"
+        assert dict(headers) == {"transfer-encoding": "chunked"}
 
 
 async def test_what_was_closed_reads_as_ended(transport):

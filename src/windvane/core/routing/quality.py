@@ -17,8 +17,9 @@ def gate(completion: Completion) -> str | None:
     An empty answer is one whose every choice says nothing, calls nothing and was not filtered.
     """
     for choice in completion.choices:
-        if choice.finish_reason is FinishReason.CONTENT_FILTER:
+        message = choice.message
+        if not message.is_empty or message.refusal:
             return None
-        if not choice.message.is_empty or choice.message.refusal:
+        if choice.finish_reason is FinishReason.CONTENT_FILTER:
             return None
     return "empty answer"
