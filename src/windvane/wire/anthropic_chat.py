@@ -45,6 +45,8 @@ _EFFORTS = {"minimal": "low", **{name: name for name in ("low", "medium", "high"
 _SERVICE_TIERS = {"auto": "auto", "priority": "auto", "fast": "auto"}
 STANDARD_ONLY = "standard_only"
 
+_encode = msgspec.json.Encoder().encode
+
 _CALL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _DATA_ADDRESS = re.compile(r"data:(?P<kind>[\w.+/-]+);base64,(?P<data>.*)", re.DOTALL)
 
@@ -54,7 +56,7 @@ def _as_is(value: object) -> object:
 
 
 def _temperature(value: object) -> object:
-    return min(value, TEMPERATURE_MAX) if isinstance(value, int | float) else None
+    return min(value, TEMPERATURE_MAX) if isinstance(value, (int, float)) else None
 
 
 def _stops(value: object) -> object:
@@ -157,7 +159,7 @@ presence_penalty, frequency_penalty, logit_bias, min_tokens, prediction, prompt_
 prompt_cache_options, prompt_cache_retention, prompt_mode, safe_prompt, metadata, store, verbosity,
 stream_options."""
 
-_ROWS = {name: (row, name, *told) for row, (name, told) in enumerate(FIELDS.items())}
+_row_of = {name: row for row, name in enumerate(FIELDS)}.__getitem__
 
 _REFUSED = {
     "audio": "Anthropic's models do not answer in audio",
@@ -188,11 +190,16 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     }
     if system:
         written["system"] = system
-    # In the table's order, not the caller's: later rows win. No two rows have the same number.
-    for _, name, told, translate in sorted([_ROWS[name] for name in body if name in _ROWS]):
+    names = [name for name in body if name in FIELDS]
+    if len(names) > 1:
+        names.sort(key=_row_of)  # the table's order, not the caller's: later rows win
+    for name in names:
         value = body[name]
-        if value is not None and (translated := translate(value)) is not None:
-            _put(written, told, translated)
+        if value is not None:
+            told, translate = FIELDS[name]
+            translated = translate(value)
+            if translated is not None:
+                _put(written, told, translated)
     _settle_tool_choice(written, body)
     _settle_thinking(written, body, model, turns)
     thinking = written.get("thinking")
@@ -204,7 +211,7 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
         written.pop("top_p", None)  # one of the two is all they take
     if request.stream:
         written["stream"] = True
-    return msgspec.json.encode(written)
+    return _encode(written)
 
 
 def _put(written: JsonObject, told: str, value: object) -> None:

@@ -117,8 +117,9 @@ def chat_request_of(fields: JsonObject) -> ChatRequest:
         response_format=parsed.response_format,
         output_tokens_max=output_tokens_max,
         n=parsed.n or 1,
-        stream=bool(parsed.stream),
-        include_usage=bool(parsed.stream_options and parsed.stream_options.include_usage),
+        stream=parsed.stream is True,
+        include_usage=parsed.stream_options is not None
+        and parsed.stream_options.include_usage is True,
     )
 
 
@@ -130,12 +131,17 @@ def limited(request: ChatRequest, output_tokens_max: int) -> ChatRequest:
     return msgspec.structs.replace(request, body=body, output_tokens_max=output_tokens_max)
 
 
+_ASSISTANT = Role.ASSISTANT
+_TOOL = Role.TOOL
+# An enum's member is looked up by name for each use, which is slow in a loop.
+
+
 def _check_messages(messages: list[Message]) -> None:
     for index, message in enumerate(messages):
         role = message.role
-        if role is Role.ASSISTANT:
+        if role is _ASSISTANT:
             continue
-        if role is Role.TOOL:
+        if role is _TOOL:
             if not message.tool_call_id:
                 _refuse_message(index, "tool_call_id", "a tool message needs the id of its call")
         elif message.content is None:
