@@ -170,6 +170,7 @@ _REFUSED = {
     "web_search_options": "Anthropic is not asked to search by this",
 }
 """Fields whose meaning would be lost: refused instead of dropped, unless they ask for nothing."""
+_MAY_BE_REFUSED = frozenset(_REFUSED)
 _NOTHING: tuple[object, ...] = (None, False, 0, [], {}, ["text"])
 
 
@@ -225,7 +226,7 @@ def _put(written: JsonObject, told: str, value: object) -> None:
 
 
 def _check(request: ChatRequest) -> None:
-    if not _REFUSED.keys().isdisjoint(request.body):
+    if not _MAY_BE_REFUSED.isdisjoint(request.body):
         for name, why in _REFUSED.items():
             if request.body.get(name) not in _NOTHING:
                 raise _refuse(name, why)
@@ -255,6 +256,8 @@ def _settle_thinking(
     """What an effort means: leave to think for later models, a budget of tokens for earlier ones. Who
     must call a tool cannot think first, nor who has forgotten what it thought before its last calls."""
     config = written.get("output_config")
+    if config is None:
+        return
     effort = config.pop("effort", None) if isinstance(config, dict) else None
     has_budget = model.startswith(_TAKE_SAMPLING) and _THINK_AS_THEY_LIKE not in model
     if isinstance(config, dict):
@@ -315,14 +318,16 @@ def encode_messages(request: ChatRequest) -> tuple[object, list[JsonObject]]:
 def _is_usual(messages: list[JsonObject]) -> bool:
     """Whether these are texts of user and assistant, after at most one of the system, and the user
     speaks last: there is nothing to translate then."""
-    role: object = None
-    for place, message in enumerate(messages):
-        role, content = message["role"], message.get("content")
-        if len(message) != 2 or type(content) is not str or not content or content.isspace():
+    before: object = None
+    for message in messages:
+        content = message.get("content")
+        if type(content) is not str or len(message) != 2 or not content or content.isspace():
             return False
-        if role not in _PLAIN_ROLES and (role != "system" or place):
+        role = message["role"]
+        if role not in _PLAIN_ROLES and not (role == "system" and before is None):
             return False
-    return role == "user"
+        before = role
+    return before == "user"
 
 
 class _Talk:

@@ -150,7 +150,7 @@ def _read_reply(data: bytes) -> tuple[_ReplyUncounted, _Usage | None, bool]:
     """A reply, its usage, and whether it has one, be it unreadable. Raises what msgspec raises."""
     try:
         reply = _decode_reply(data)
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         # If it is the usage alone that cannot be read, there is an answer without one.
         return _decode_uncounted(data), None, True
     return reply, reply.usage, reply.usage is not None

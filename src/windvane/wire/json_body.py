@@ -6,6 +6,7 @@ parsed value go upstream.
 """
 
 import json
+from collections.abc import Collection
 from typing import NoReturn
 
 import msgspec
@@ -60,19 +61,25 @@ def _is_whole(value: JsonObject, body: bytes) -> bool:
 
 def _check_bounds(value: JsonObject) -> None:
     """Refuse what is nested too deep, or has too many members; level by level."""
+    level: Collection[object] = value.values()
     nodes = 0
-    level: list[JsonObject | list[object]] = [value]
     for _ in range(DEPTH_MAX):
-        deeper: list[JsonObject | list[object]] = []
-        for container in level:
-            nodes += len(container)
-            for member in container.values() if type(container) is dict else container:
-                kind = type(member)
-                if kind is not str and (kind is dict or kind is list):
-                    deeper.append(member)  # type: ignore[arg-type]
+        nodes += len(level)
         if nodes > NODES_MAX:
             raise refuse(FaultKind.INVALID_REQUEST, f"the body has more than {NODES_MAX} values")
-        if not deeper:
+        is_last = True
+        deeper: list[object] = []
+        for member in level:
+            kind = type(member)
+            if kind is str:
+                continue
+            if kind is dict:
+                deeper += member.values()  # type: ignore[attr-defined]
+                is_last = False
+            elif kind is list:
+                deeper += member  # type: ignore[arg-type]
+                is_last = False
+        if is_last:
             return
         level = deeper
     raise refuse(FaultKind.INVALID_REQUEST, _too_deep())

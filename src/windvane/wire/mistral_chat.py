@@ -168,6 +168,7 @@ _REFUSED = {
     "modalities": "Mistral's chat answers in text only",
 }
 """Fields whose meaning would be lost: refused instead of dropped."""
+_MAY_BE_REFUSED = frozenset(_REFUSED)
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:
@@ -187,9 +188,10 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
             translated = value if translate is _as_is else translate(value)
             if translated is not None:
                 written[told] = translated
-    for name, why in _REFUSED.items():
-        if name in body and body[name] not in (None, ["text"]):
-            raise _refuse(name, why)
+    if not _MAY_BE_REFUSED.isdisjoint(body):
+        for name, why in _REFUSED.items():
+            if body.get(name) not in (None, ["text"]):
+                raise _refuse(name, why)
     if "tool_choice" in written and "tools" not in written:
         del written["tool_choice"]
     if written.get("n", 1) != 1:
