@@ -87,6 +87,10 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     guardrails: list[JsonObject] | None = None
 
 
+# Looked up once: before Python 3.12 an enum's metaclass makes that slow.
+_ASSISTANT, _TOOL = Role.ASSISTANT, Role.TOOL
+_OPENAI = Dialect.OPENAI
+
 _OUTPUT_LIMITS = frozenset(("max_tokens", "max_completion_tokens"))
 _CHOICES = ("auto", "none", "any", "required")
 
@@ -129,11 +133,6 @@ def limited(request: ChatRequest, output_tokens_max: int) -> ChatRequest:
     is_new = request.body.get("max_completion_tokens") is not None
     body["max_completion_tokens" if is_new else "max_tokens"] = output_tokens_max
     return msgspec.structs.replace(request, body=body, output_tokens_max=output_tokens_max)
-
-
-_ASSISTANT = Role.ASSISTANT
-_TOOL = Role.TOOL
-# An enum's member is looked up by name for each use, which is slow in a loop.
 
 
 def _check_messages(messages: list[Message]) -> None:
@@ -212,4 +211,4 @@ def dialect_of(fields: JsonObject, user_agent: str) -> Dialect:
             return Dialect.OPENAI
     if not _MISTRAL_FIELDS.isdisjoint(fields):
         return Dialect.MISTRAL
-    return Dialect.OPENAI
+    return _OPENAI

@@ -22,6 +22,7 @@ from windvane.wire.dialect import Dialect
 from windvane.wire.mistral_chat import tool_call_id
 
 _encode = msgspec.json.Encoder().encode
+_OPENAI = Dialect.OPENAI
 
 _RENAMED = {"random_seed": "seed"}
 _NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
@@ -196,7 +197,7 @@ def encode_completion(
     are an answer by themselves; otherwise the answer is written anew.
     """
     raw = completion.raw
-    if raw is not None and not (dialect is Dialect.MISTRAL and _is_foreign(completion)):
+    if raw is not None and (dialect is _OPENAI or not _is_foreign(completion)):
         if metadata is None:
             return raw
         return b"".join((raw.rstrip()[:-1], b',"router_metadata":', _encode(metadata), b"}"))
