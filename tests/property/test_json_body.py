@@ -41,7 +41,8 @@ def written(draw: st.DrawFn, value: Any) -> str:
         return "{" + ",".join(members) + space + "}"
     if isinstance(value, list):
         return "[" + ",".join(space + written(draw, inner) for inner in value) + space + "]"
-    return json.dumps(value, ensure_ascii=draw(st.booleans()))
+    text = json.dumps(value, ensure_ascii=draw(st.booleans()))
+    return text.replace(":", draw(st.sampled_from([":", ":", "\\u003a", "\\u003A"])))
 
 
 @st.composite

@@ -45,6 +45,8 @@ _EFFORTS = {"minimal": "low", **{name: name for name in ("low", "medium", "high"
 _SERVICE_TIERS = {"auto": "auto", "priority": "auto", "fast": "auto"}
 STANDARD_ONLY = "standard_only"
 
+_encode = msgspec.json.Encoder().encode
+
 _CALL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _DATA_ADDRESS = re.compile(r"data:(?P<kind>[\w.+/-]+);base64,(?P<data>.*)", re.DOTALL)
 
@@ -54,7 +56,7 @@ def _as_is(value: object) -> object:
 
 
 def _temperature(value: object) -> object:
-    return min(value, TEMPERATURE_MAX) if isinstance(value, int | float) else None
+    return min(value, TEMPERATURE_MAX) if isinstance(value, (int, float)) else None
 
 
 def _stops(value: object) -> object:
@@ -157,7 +159,7 @@ presence_penalty, frequency_penalty, logit_bias, min_tokens, prediction, prompt_
 prompt_cache_options, prompt_cache_retention, prompt_mode, safe_prompt, metadata, store, verbosity,
 stream_options."""
 
-_ROWS = {name: (row, name, *told) for row, (name, told) in enumerate(FIELDS.items())}
+_row_of = {name: row for row, name in enumerate(FIELDS)}.__getitem__
 
 _REFUSED = {
     "audio": "Anthropic's models do not answer in audio",
@@ -168,6 +170,7 @@ _REFUSED = {
     "web_search_options": "Anthropic is not asked to search by this",
 }
 """Fields whose meaning would be lost: refused instead of dropped, unless they ask for nothing."""
+_MAY_BE_REFUSED = frozenset(_REFUSED)
 _NOTHING: tuple[object, ...] = (None, False, 0, [], {}, ["text"])
 
 
@@ -188,11 +191,16 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     }
     if system:
         written["system"] = system
-    # In the table's order, not the caller's: later rows win. No two rows have the same number.
-    for _, name, told, translate in sorted([_ROWS[name] for name in body if name in _ROWS]):
+    names = [name for name in body if name in FIELDS]
+    if len(names) > 1:
+        names.sort(key=_row_of)  # the table's order, not the caller's: later rows win
+    for name in names:
         value = body[name]
-        if value is not None and (translated := translate(value)) is not None:
-            _put(written, told, translated)
+        if value is not None:
+            told, translate = FIELDS[name]
+            translated = translate(value)
+            if translated is not None:
+                _put(written, told, translated)
     _settle_tool_choice(written, body)
     _settle_thinking(written, body, model, turns)
     thinking = written.get("thinking")
@@ -204,7 +212,7 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
         written.pop("top_p", None)  # one of the two is all they take
     if request.stream:
         written["stream"] = True
-    return msgspec.json.encode(written)
+    return _encode(written)
 
 
 def _put(written: JsonObject, told: str, value: object) -> None:
@@ -218,7 +226,7 @@ def _put(written: JsonObject, told: str, value: object) -> None:
 
 
 def _check(request: ChatRequest) -> None:
-    if not _REFUSED.keys().isdisjoint(request.body):
+    if not _MAY_BE_REFUSED.isdisjoint(request.body):
         for name, why in _REFUSED.items():
             if request.body.get(name) not in _NOTHING:
                 raise _refuse(name, why)
@@ -248,6 +256,8 @@ def _settle_thinking(
     """What an effort means: leave to think for later models, a budget of tokens for earlier ones. Who
     must call a tool cannot think first, nor who has forgotten what it thought before its last calls."""
     config = written.get("output_config")
+    if config is None:
+        return
     effort = config.pop("effort", None) if isinstance(config, dict) else None
     has_budget = model.startswith(_TAKE_SAMPLING) and _THINK_AS_THEY_LIKE not in model
     if isinstance(config, dict):
@@ -308,14 +318,16 @@ def encode_messages(request: ChatRequest) -> tuple[object, list[JsonObject]]:
 def _is_usual(messages: list[JsonObject]) -> bool:
     """Whether these are texts of user and assistant, after at most one of the system, and the user
     speaks last: there is nothing to translate then."""
-    role: object = None
-    for place, message in enumerate(messages):
-        role, content = message["role"], message.get("content")
-        if len(message) != 2 or type(content) is not str or not content or content.isspace():
+    before: object = None
+    for message in messages:
+        content = message.get("content")
+        if type(content) is not str or len(message) != 2 or not content or content.isspace():
             return False
-        if role not in _PLAIN_ROLES and (role != "system" or place):
+        role = message["role"]
+        if role not in _PLAIN_ROLES and not (role == "system" and before is None):
             return False
-    return role == "user"
+        before = role
+    return before == "user"
 
 
 class _Talk:

@@ -29,9 +29,6 @@ TOKENS_MAX = 1_000_000_000
 """A count above this is a broken upstream's, not a bill."""
 
 
-_NO_USAGE = msgspec.Raw(b"null")
-
-
 class _Details(msgspec.Struct, frozen=True):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
@@ -78,7 +75,7 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Reply(msgspec.Struct):
+class _ReplyUncounted(msgspec.Struct):
     """A completion or a chunk of one: they differ in `message` and `delta` alone."""
 
     choices: list[_Choice]
@@ -86,12 +83,16 @@ class _Reply(msgspec.Struct):
     model: str | None = None
     created: int | None = None
     object: str | None = None
-    usage: msgspec.Raw = _NO_USAGE
     service_tier: str | None = None
 
 
-_reply_decoder = msgspec.json.Decoder(_Reply)
-_usage_decoder = msgspec.json.Decoder(_Usage | None)
+class _Reply(_ReplyUncounted):
+    usage: _Usage | None = None
+
+
+_decode_reply = msgspec.json.Decoder(_Reply).decode
+_decode_uncounted = msgspec.json.Decoder(_ReplyUncounted).decode
+_decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
 _FINISH_REASONS: dict[str, FinishReason] = {
     "stop": FinishReason.STOP,
@@ -102,37 +103,41 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     "content_filter": FinishReason.CONTENT_FILTER,
     "error": FinishReason.ERROR,
 }
+_STOP = FinishReason.STOP
 
 
 def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usage | None:
     """A provider's usage object, or None when there is none that can be believed."""
     try:
-        said = _usage_decoder.decode(raw)
+        said = _decode_usage(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if said is None:
-        return None
+    return None if said is None else _believed(said, service_tier)
+
+
+def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     details = said.prompt_tokens_details
-    cached = (details.cached_tokens if details else said.num_cached_tokens) or 0
-    written = (details.cache_write_tokens if details else None) or 0
-    output = said.completion_tokens
+    cached = (said.num_cached_tokens if details is None else details.cached_tokens) or 0
+    written = 0 if details is None else details.cache_write_tokens or 0
+    asked, output = said.prompt_tokens, said.completion_tokens
     if output is None:
         # Half a count is no count, unless the total says the other half.
         if said.total_tokens is None:
             return None
-        output = said.total_tokens - said.prompt_tokens
+        output = said.total_tokens - asked
     thought = said.completion_tokens_details
-    reasoning = (thought.reasoning_tokens if thought else None) or 0
-    counts = (said.prompt_tokens, output, cached, written, reasoning)
-    if (
-        said.prompt_tokens == 0
-        or min(counts) < 0
-        or max(counts) > TOKENS_MAX
-        or cached + written > said.prompt_tokens
+    reasoning = 0 if thought is None else thought.reasoning_tokens or 0
+    if not (
+        0 < asked <= TOKENS_MAX
+        and 0 <= output <= TOKENS_MAX
+        and 0 <= reasoning <= TOKENS_MAX
+        and cached >= 0
+        and written >= 0
+        and cached + written <= asked
     ):
         return None
     return Usage(
-        input_tokens=said.prompt_tokens,
+        input_tokens=asked,
         output_tokens=output,
         cache_read_input_tokens=cached,
         cache_creation_input_tokens=written,
@@ -141,30 +146,42 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
     )
 
 
+def _read_reply(data: bytes) -> tuple[_ReplyUncounted, _Usage | None, bool]:
+    """A reply, its usage, and whether it has one, be it unreadable. Raises what msgspec raises."""
+    try:
+        reply = _decode_reply(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # If it is the usage alone that cannot be read, there is an answer without one.
+        return _decode_uncounted(data), None, True
+    return reply, reply.usage, reply.usage is not None
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def decode_completion(body: bytes, now_s: int) -> Completion:
     """Read a whole answer.
 
     Raises APIConnectionError when it is not one: the provider may have billed it all the same.
     """
     try:
-        reply = _reply_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reply, counted, _ = _read_reply(body)
+    except _UNREADABLE as error:
         raise error_of(_unreadable(body, str(error))) from error
     if not reply.choices:
         raise error_of(_unreadable(body, "it has no choices"))
-    choices = [_choice(choice) for choice in reply.choices]
-    usage = read_usage(reply.usage, reply.service_tier)
+    usage = None if counted is None else _believed(counted, reply.service_tier)
     return Completion(
         id=reply.id or "",
         model=reply.model or "",
         created=reply.created or now_s,
-        choices=choices,
+        choices=[_choice(choice) for choice in reply.choices],
         usage=usage,
         raw=body if _may_relay(reply, usage) else None,
     )
 
 
-def _may_relay(reply: _Reply, usage: Usage | None) -> bool:
+def _may_relay(reply: _ReplyUncounted, usage: Usage | None) -> bool:
     """Whether these bytes are an answer that every client of the family accepts as it is."""
     if not (reply.id and reply.model and reply.created and reply.object and usage):
         return False
@@ -188,14 +205,18 @@ def _may_relay(reply: _Reply, usage: Usage | None) -> bool:
 
 def _choice(choice: _Choice) -> Choice:
     message = choice.message or _Message()
-    content, reasoning = split_thinking(message.content)
+    content, reasoning = message.content, message.reasoning_content
+    if isinstance(content, list):
+        content, thinking = split_thinking(content)
+        reasoning = thinking or reasoning
+    calls = message.tool_calls
     return Choice(
         index=choice.index,
         message=ReplyMessage(
             content=content,
-            reasoning=reasoning or message.reasoning_content,
+            reasoning=reasoning,
             refusal=message.refusal,
-            tool_calls=[_call(call, order) for order, call in enumerate(message.tool_calls or ())],
+            tool_calls=[_call(call, order) for order, call in enumerate(calls)] if calls else [],
         ),
         finish_reason=_finish(choice.finish_reason),
     )
@@ -219,7 +240,7 @@ def _arguments_text(arguments: str | JsonObject | None) -> str:
 
 
 def _finish(reason: str | None) -> FinishReason | None:
-    return None if reason is None else _FINISH_REASONS.get(reason, FinishReason.STOP)
+    return None if reason is None else _FINISH_REASONS.get(reason, _STOP)
 
 
 def split_thinking(content: str | list[JsonObject] | None) -> tuple[str | None, str | None]:
@@ -251,12 +272,11 @@ class ChatStreamReader(ChunkReader):
             self.is_done = True
             return None
         try:
-            reply = _reply_decoder.decode(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            reply, counted, has_usage = _read_reply(event.data)
+        except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
         choices = [_chunk_choice(choice) for choice in reply.choices]
-        has_usage = reply.usage != _NO_USAGE
-        usage = read_usage(reply.usage, reply.service_tier) if has_usage else None
+        usage = None if counted is None else _believed(counted, reply.service_tier)
         return Chunk(
             id=reply.id or "",
             model=reply.model or "",
@@ -268,7 +288,7 @@ class ChatStreamReader(ChunkReader):
         )
 
 
-def _is_plain(reply: _Reply, event: Event) -> bool:
+def _is_plain(reply: _ReplyUncounted, event: Event) -> bool:
     """A single piece of text that both dialects write the same way, name for name."""
     if len(reply.choices) != 1 or not reply.id or not reply.model or event.name is not None:
         return False

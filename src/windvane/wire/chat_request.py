@@ -87,6 +87,10 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     guardrails: list[JsonObject] | None = None
 
 
+# Looked up once: before Python 3.12 an enum's metaclass makes that slow.
+_ASSISTANT, _TOOL = Role.ASSISTANT, Role.TOOL
+_OPENAI = Dialect.OPENAI
+
 _OUTPUT_LIMITS = frozenset(("max_tokens", "max_completion_tokens"))
 _CHOICES = ("auto", "none", "any", "required")
 
@@ -117,8 +121,9 @@ def chat_request_of(fields: JsonObject) -> ChatRequest:
         response_format=parsed.response_format,
         output_tokens_max=output_tokens_max,
         n=parsed.n or 1,
-        stream=bool(parsed.stream),
-        include_usage=bool(parsed.stream_options and parsed.stream_options.include_usage),
+        stream=parsed.stream is True,
+        include_usage=parsed.stream_options is not None
+        and parsed.stream_options.include_usage is True,
     )
 
 
@@ -133,9 +138,9 @@ def limited(request: ChatRequest, output_tokens_max: int) -> ChatRequest:
 def _check_messages(messages: list[Message]) -> None:
     for index, message in enumerate(messages):
         role = message.role
-        if role is Role.ASSISTANT:
+        if role is _ASSISTANT:
             continue
-        if role is Role.TOOL:
+        if role is _TOOL:
             if not message.tool_call_id:
                 _refuse_message(index, "tool_call_id", "a tool message needs the id of its call")
         elif message.content is None:
@@ -206,4 +211,4 @@ def dialect_of(fields: JsonObject, user_agent: str) -> Dialect:
             return Dialect.OPENAI
     if not _MISTRAL_FIELDS.isdisjoint(fields):
         return Dialect.MISTRAL
-    return Dialect.OPENAI
+    return _OPENAI

@@ -18,6 +18,8 @@ TEMPERATURE_MAX = 1.5
 TOP_P_MIN = 1e-6
 """Mistral wants top_p above zero; OpenAI allows zero."""
 
+_encode = msgspec.json.Encoder().encode
+
 _TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -27,11 +29,11 @@ def _as_is(value: object) -> object:
 
 
 def _temperature(value: object) -> object:
-    return min(value, TEMPERATURE_MAX) if isinstance(value, int | float) else None
+    return min(value, TEMPERATURE_MAX) if isinstance(value, (int, float)) else None
 
 
 def _top_p(value: object) -> object:
-    return max(value, TOP_P_MIN) if isinstance(value, int | float) else None
+    return max(value, TOP_P_MIN) if isinstance(value, (int, float)) else None
 
 
 def _seed(value: object) -> object:
@@ -159,13 +161,14 @@ change nothing in the answer or Mistral has no such thing: user, store, safety_i
 logprobs, verbosity, web_search_options, prompt_cache_retention, prompt_cache_options, moderation,
 stream_options."""
 
-_ROWS = {name: (row, name, *told) for row, (name, told) in enumerate(FIELDS.items())}
+_row_of = {name: row for row, name in enumerate(FIELDS)}.__getitem__
 
 _REFUSED = {
     "audio": "Mistral's chat cannot answer in audio",
     "modalities": "Mistral's chat answers in text only",
 }
 """Fields whose meaning would be lost: refused instead of dropped."""
+_MAY_BE_REFUSED = frozenset(_REFUSED)
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:
@@ -175,12 +178,17 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     """
     written: JsonObject = {"model": model, "messages": encode_messages(request)}
     body = request.body
-    # In the table's order, not the caller's: later rows win. No two rows have the same number.
-    for _, name, told, translate in sorted([_ROWS[name] for name in body if name in _ROWS]):
+    names = [name for name in body if name in FIELDS]
+    if len(names) > 1:
+        names.sort(key=_row_of)  # the table's order, not the caller's: later rows win
+    for name in names:
         value = body[name]
-        if value is not None and (translated := translate(value)) is not None:
-            written[told] = translated
-    if not _REFUSED.keys().isdisjoint(body):
+        if value is not None:
+            told, translate = FIELDS[name]
+            translated = value if translate is _as_is else translate(value)
+            if translated is not None:
+                written[told] = translated
+    if not _MAY_BE_REFUSED.isdisjoint(body):
         for name, why in _REFUSED.items():
             if body.get(name) not in (None, ["text"]):
                 raise _refuse(name, why)
@@ -191,7 +199,7 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
         written.pop("prediction", None)
     if request.stream:
         written["stream"] = True
-    return msgspec.json.encode(written)
+    return _encode(written)
 
 
 _PLAIN_ROLES = frozenset(("system", "user", "assistant"))
@@ -224,15 +232,19 @@ def encode_messages(request: ChatRequest) -> list[JsonObject]:
 def _is_usual(messages: list[JsonObject]) -> bool:
     """Whether these are texts of user and assistant, after at most one of the system, and the user
     speaks last: there is nothing to translate then, and no order to refuse."""
-    role: object = None
-    for place, message in enumerate(messages):
-        role, content = message["role"], message.get("content")
-        if len(message) != 2 or type(content) is not str:
+    before: object = None
+    for message in messages:
+        content = message.get("content")
+        if type(content) is not str or len(message) != 2:
             return False
-        if role == "user" or (role == "assistant" and content) or (role == "system" and not place):
-            continue
-        return False
-    return role == "user"
+        role = message["role"]
+        if role == "assistant":
+            if not content:
+                return False
+        elif role != "user" and not (role == "system" and before is None):
+            return False
+        before = role
+    return before == "user"
 
 
 def _message(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject | None:

@@ -21,8 +21,12 @@ from windvane.core.usage import Usage
 from windvane.wire.dialect import Dialect
 from windvane.wire.mistral_chat import tool_call_id
 
+_encode = msgspec.json.Encoder().encode
+_OPENAI = Dialect.OPENAI
+
 _RENAMED = {"random_seed": "seed"}
 _NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
+_RESPELLED = _NOT_OPENAI.union(_RENAMED)
 _NOT_OPENAI_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
 _ANTHROPICS = ("cache_control", "thinking")
 """Fields that only Anthropic has."""
@@ -37,7 +41,7 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     Unknown fields go along: such servers take extensions. Usage is always asked for in streams,
     because an answer that is not counted cannot be accounted for.
     """
-    return msgspec.json.encode(_edited(request, model))
+    return _encode(_edited(request, model))
 
 
 def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
@@ -61,7 +65,7 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
         if type(message.content) is list:
             written["messages"] = _unmarked_all(written["messages"])
             break
-    return msgspec.json.encode(written)
+    return _encode(written)
 
 
 def _drop_anthropics(written: JsonObject) -> None:
@@ -94,10 +98,15 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
             "guardrails: only Mistral's models have them; ask for one of those",
             param="guardrails",
         )
-    written: JsonObject = {}
-    for name, value in request.body.items():
-        if name not in _NOT_OPENAI:
-            written[_RENAMED.get(name, name)] = value
+    body = request.body
+    if _RESPELLED.isdisjoint(body):
+        written = body.copy()
+    else:
+        written = {
+            _RENAMED.get(name, name): value
+            for name, value in body.items()
+            if name not in _NOT_OPENAI
+        }
     if written.get("max_completion_tokens") is not None:
         # Two limits could be read differently by two servers; what is priced must be what is sent.
         written.pop("max_tokens", None)
@@ -124,6 +133,8 @@ def _messages(request: ChatRequest) -> list[JsonObject]:
 
 def _message(message: JsonObject) -> JsonObject:
     content = message.get("content")
+    if type(content) is str and len(message) == 2:
+        return message  # its role is the other
     calls = message.get("tool_calls")
     is_plain = not isinstance(content, list) and not calls
     if is_plain and _NOT_OPENAI_IN_MESSAGES.isdisjoint(message):
@@ -186,11 +197,10 @@ def encode_completion(
     are an answer by themselves; otherwise the answer is written anew.
     """
     raw = completion.raw
-    if raw is not None and not (dialect is Dialect.MISTRAL and _is_foreign(completion)):
+    if raw is not None and (dialect is _OPENAI or not _is_foreign(completion)):
         if metadata is None:
             return raw
-        whole = raw.rstrip()
-        return b'%b,"router_metadata":%b}' % (whole[:-1], msgspec.json.encode(metadata))
+        return b"".join((raw.rstrip()[:-1], b',"router_metadata":', _encode(metadata), b"}"))
     written: JsonObject = {
         "id": completion.id or "chatcmpl-windvane",
         "object": "chat.completion",
@@ -208,7 +218,7 @@ def encode_completion(
     }
     if metadata is not None:
         written["router_metadata"] = metadata
-    return msgspec.json.encode(written)
+    return _encode(written)
 
 
 def _is_foreign(completion: Completion) -> bool:

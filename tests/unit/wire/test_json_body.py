@@ -21,6 +21,8 @@ def nested(depth: int) -> bytes:
         (b'{"a":"\\"b\\": \\"c\\""}', {"a": '"b": "c"'}),
         (b'{"a":"x\\":"}', {"a": 'x":'}),
         (b'{"\\u00e9":"\\ud83d\\ude00"}', {"é": "😀"}),
+        (b'{"a":"\\u003a: \\u003A","b" :"\\u003cb\\u003e"}', {"a": ":: :", "b": "<b>"}),
+        (b'{"a":1e2,"b": ":"}', {"a": 100.0, "b": ":"}),
         (b'{"big":123456789012345678901234567890}', {"big": 123456789012345678901234567890}),
     ],
 )
@@ -54,6 +56,9 @@ def test_an_object_is_read(body: bytes, value: object) -> None:
         (b'{"a":1,"\\u0061":2}', "says the key 'a' twice"),
         (b'{"x":[{"a":1 ,"b":2, "a" : 3}]}', "says the key 'a' twice"),
         (b'{"a":"\\":","b":1,"b":2}', "says the key 'b' twice"),
+        (b'{"a":1,"a":"\\u003a"}', "says the key 'a' twice"),
+        (b'{"a":1,"a":"\\u003A"}', "says the key 'a' twice"),
+        (b'{"a":1,"b":{"c" :1,"c":":"}}', "says the key 'c' twice"),
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused(body: bytes, problem: str) -> None:
@@ -73,6 +78,10 @@ def test_depth_is_bounded() -> None:
     for depth in (DEPTH_MAX + 1, 5_000, 200_000):
         with pytest.raises(BadRequestError, match="nested deeper than"):
             read_object(nested(depth))
+    for empty in (b"{}", b"[]"):
+        assert read_object(nested(DEPTH_MAX - 1).replace(b"1", empty))
+        with pytest.raises(BadRequestError, match="nested deeper than"):
+            read_object(nested(DEPTH_MAX).replace(b"1", empty))
 
 
 def test_the_number_of_values_is_bounded() -> None:
