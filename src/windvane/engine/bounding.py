@@ -15,7 +15,7 @@ import msgspec
 
 from windvane.core.analysis.tokens import tokens_upper_bound
 from windvane.core.budgets import Account, Period, tightest
-from windvane.core.catalog.prices import PERMILLE, Price, WorstCase, cost, worst_case
+from windvane.core.catalog.prices import PERMILLE, Dearest, Price, WorstCase, cost, dearest
 from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment, keeps_for_an_hour
 from windvane.core.exchange import Exchange
 from windvane.core.faults import (
@@ -50,7 +50,7 @@ _PROMPTED = frozenset(("tools", "functions", "response_format"))
 """Fields to which a provider may add a prompt of its own."""
 
 
-class Bound(msgspec.Struct, frozen=True, kw_only=True):
+class Bound(msgspec.Struct, frozen=True):
     """What is held for an attempt, and the limit of output sent with it.
 
     `hold_nano_usd` is None for an unknown price (and no budget). `output_tokens_max` is None when the
@@ -66,6 +66,40 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     is_clamped: bool = False
 
 
+class _Tariff:
+    """What is always the same for attempts at one deployment, as long as its price stands."""
+
+    __slots__ = (
+        "dearest",
+        "dearest_kept",
+        "deployment",
+        "model_cap",
+        "output_max",
+        "price",
+        "scopes",
+    )
+
+    def __init__(self, deployment: Deployment, price: Price | None) -> None:
+        card, usual = deployment.card, deployment.billing.output_tokens_default
+        self.deployment = deployment
+        self.price = price
+        self.scopes = (scope("model", deployment.resolved_model),)
+        self.output_max = usual or _window(deployment) or TOKENS_UNBOUNDED
+        """How long an answer may be to a request that goes out without a limit."""
+        longest = card.output_tokens_max if card else None
+        is_short = usual is not None and longest is not None and longest < usual
+        self.model_cap = longest if is_short else None
+        """The model's own limit, sent to a provider that must be told one where the usual one is more
+        than the model takes."""
+        self.dearest: Dearest | None = None
+        self.dearest_kept: Dearest | None = None
+        """Of requests that have something kept for an hour, where that has a price of its own."""
+        if price is not None:
+            self.dearest = dearest(price, keeps_for_an_hour=False)
+            if price.cache_write_1h is not None:
+                self.dearest_kept = dearest(price)
+
+
 class Bounder:
     """Works out bounds, with what budgets have left."""
 
@@ -73,6 +107,7 @@ class Bounder:
         self._budgets = budgets
         self._on_refused = on_refused
         self._distrusted: set[str] = set()
+        self._tariffs: dict[str, _Tariff] = {}
 
     def distrust(self, deployment: Deployment) -> None:
         """An attempt at `deployment` cost more than its bound: from now, no budget pays for another.
@@ -92,9 +127,12 @@ class Bounder:
         """
         principal, request = exchange.principal, exchange.request
         assert principal is not None
-        scopes = (*exchange.scopes, scope("model", deployment.resolved_model))
+        tariff = self._tariffs.get(deployment.id)
+        if tariff is None or tariff.price is not price or tariff.deployment is not deployment:
+            tariff = self._tariffs[deployment.id] = _Tariff(deployment, price)
+        scopes = exchange.scopes + tariff.scopes
         asked = request.output_tokens_max or None  # zero is no limit to some servers
-        capped = _capped(asked, principal.output_tokens_max, deployment)
+        capped = _capped(asked, principal.output_tokens_max, tariff)
         sent = capped or asked
         account = None
         if not self._budgets.table.is_empty:
@@ -102,24 +140,11 @@ class Bounder:
         if account is None:
             amount = None
             if price is not None:
-                longest = _output_max(deployment) if sent is None else sent
-                amount = _worst_case(exchange, deployment, price).of(longest)
-            return Bound(
-                hold_nano_usd=amount,
-                scopes=scopes,
-                at_us=now_us,
-                price=price,
-                output_tokens_max=capped,
-            )
-        if price is None:
-            raise unpriceable(exchange, deployment, f"the price of {deployment.resolved_model}")
-        if deployment.id in self._distrusted:
-            raise unpriceable(exchange, deployment, f"what {deployment.id} costs at most")
-        assert exchange.analysis is not None
-        part = deployment.unpriced_part(exchange.analysis, request.body)
-        if part is not None:
-            raise unpriceable(exchange, deployment, f"the price of {part} at {deployment.id}")
-        worst = _worst_case(exchange, deployment, price)
+                longest = tariff.output_max if sent is None else sent
+                amount = _worst_case(exchange, tariff).of(longest)
+            return Bound(amount, scopes, now_us, price, capped)
+        self._check_is_priced(exchange, deployment, price)
+        worst = _worst_case(exchange, tariff)
         is_clamped = False
         left = max(account.free, 0)
         if sent is None:
@@ -136,14 +161,21 @@ class Bounder:
                 raise self.refuse(account, needed, principal, now_us)
             sent, is_clamped = worst.longest(left, least, sent), True
             amount = worst.of(sent)
-        return Bound(
-            hold_nano_usd=amount,
-            scopes=scopes,
-            at_us=now_us,
-            price=price,
-            output_tokens_max=None if sent == asked else sent,
-            is_clamped=is_clamped,
-        )
+        said = None if sent == asked else sent
+        return Bound(amount, scopes, now_us, price, said, is_clamped)
+
+    def _check_is_priced(
+        self, exchange: Exchange, deployment: Deployment, price: Price | None
+    ) -> None:
+        """Raise PermissionDeniedError for what may cost more than any price we know."""
+        if price is None:
+            raise unpriceable(exchange, deployment, f"the price of {deployment.resolved_model}")
+        if deployment.id in self._distrusted:
+            raise unpriceable(exchange, deployment, f"what {deployment.id} costs at most")
+        assert exchange.analysis is not None
+        part = deployment.unpriced_part(exchange.analysis, exchange.request.body)
+        if part is not None:
+            raise unpriceable(exchange, deployment, f"the price of {part} at {deployment.id}")
 
     def refuse(
         self, account: Account, needed: int, caller: Principal | None, now_us: int
@@ -155,13 +187,10 @@ class Bounder:
         return budget_exceeded(account, needed, caller, now_us)
 
 
-def _capped(asked: int | None, cap: int | None, deployment: Deployment) -> int | None:
-    """The limit that is sent instead of the caller's: the key's; and the model's own to a provider that
-    must be told one, where the usual one is more than the model takes."""
-    if asked is None and (usual := deployment.billing.output_tokens_default) is not None:
-        longest = deployment.card.output_tokens_max if deployment.card else None
-        if longest is not None and longest < min(usual, cap or usual):
-            return longest
+def _capped(asked: int | None, cap: int | None, tariff: _Tariff) -> int | None:
+    """The limit that is sent instead of the caller's: the key's, or the model's own."""
+    if asked is None and tariff.model_cap is not None and not (cap and cap <= tariff.model_cap):
+        return tariff.model_cap
     return cap if cap is not None and (asked is None or asked > cap) else None
 
 
@@ -171,10 +200,11 @@ def _fair(worst: WorstCase, whole: int, left: int) -> int:
     return worst.longest(left // FAIR_PARTS, min(whole, OUTPUT_TOKENS_DEFAULT), whole)
 
 
-def _worst_case(exchange: Exchange, deployment: Deployment, price: Price) -> WorstCase:
-    """The most that an attempt may cost, by the limit of its answer."""
+def _worst_case(exchange: Exchange, tariff: _Tariff) -> WorstCase:
+    """The most that an attempt may cost, by the limit of its answer. It must have a price."""
     analysis, request = exchange.analysis, exchange.request
-    assert analysis is not None
+    rates, deployment = tariff.dearest, tariff.deployment
+    assert analysis is not None and rates is not None
     billing, body = deployment.billing, request.body
     input_max = tokens_upper_bound(
         exchange.body_bytes,
@@ -189,27 +219,17 @@ def _worst_case(exchange: Exchange, deployment: Deployment, price: Price) -> Wor
         # Named by reference, a document may be as long as fits.
         input_max = max(input_max, _window(deployment) or TOKENS_UNBOUNDED)
     factor = deployment.multiplier_permille
-    tier = billing.of_tier(body.get("service_tier"))
-    if tier != PERMILLE:
+    if "service_tier" in body and (tier := billing.of_tier(body["service_tier"])) != PERMILLE:
         factor = -(-factor * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE) // PERMILLE)
-    return worst_case(
-        price,
-        input_max,
-        factor,
-        choices=request.n,
-        # Foretold words that are rejected are billed as output, whatever the limit says.
-        foretold_tokens_max=exchange.body_bytes if body.get("prediction") else 0,
-        keeps_for_an_hour=price.cache_write_1h is not None and keeps_for_an_hour(body),
-    )
+    if tariff.dearest_kept is not None and keeps_for_an_hour(body):
+        rates = tariff.dearest_kept
+    # Foretold words that are rejected are billed as output, whatever the limit says.
+    foretold_max = exchange.body_bytes if body.get("prediction") else 0
+    return rates.worst_case(input_max, factor, request.n, foretold_max)
 
 
 def _window(deployment: Deployment) -> int | None:
     return deployment.card.context_window_tokens if deployment.card else None
-
-
-def _output_max(deployment: Deployment) -> int:
-    """How long an answer may be to a request that goes out without a limit."""
-    return deployment.billing.output_tokens_default or _window(deployment) or TOKENS_UNBOUNDED
 
 
 def amount_expected(exchange: Exchange, deployment: Deployment, price: Price) -> NanoUsd:
