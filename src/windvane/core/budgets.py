@@ -194,8 +194,8 @@ def tightest(accounts: Sequence[Account]) -> Account | None:
     """The account with the least left; None when none has a limit."""
     found, least = None, NEVER >> 1
     for account in accounts:
-        if account.free < least:
-            found, least = account, account.free
+        if (free := account.free) < least:
+            found, least = account, free
     return found
 
 

@@ -39,7 +39,7 @@ _MAY_BECOME: dict[AttemptState, frozenset[AttemptState]] = {
 }
 
 
-class Attempt(msgspec.Struct, kw_only=True):
+class Attempt(msgspec.Struct):
     """One try at one deployment."""
 
     id: str

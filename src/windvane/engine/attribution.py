@@ -28,7 +28,7 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
     user, tags, priority = None, principal.tags, principal.priority
     if USER_HEADER in headers and (shown := _text(headers[USER_HEADER]).strip()):
         user = _checked(shown, "user")
-    else:
+    elif "user" in body or "safety_identifier" in body:
         said = body.get("safety_identifier") or body.get("user")
         if isinstance(said, str) and (said := said.strip()):
             user = _named(said)

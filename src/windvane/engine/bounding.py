@@ -28,7 +28,7 @@ from windvane.core.faults import (
     error_of,
 )
 from windvane.core.money import NanoUsd, usd_text
-from windvane.core.principal import Principal, Scope, scope, told_as
+from windvane.core.principal import MODEL, Principal, Scope, scope, told_as
 from windvane.core.usage import Usage
 from windvane.ports.stores import BudgetStore
 
@@ -62,6 +62,7 @@ class Bound(msgspec.Struct, frozen=True):
     scopes: tuple[Scope, ...]
     at_us: int
     price: Price | None
+    resolved_model: str
     output_tokens_max: int | None = None
     is_clamped: bool = False
 
@@ -76,6 +77,7 @@ class _Tariff:
         "model_cap",
         "output_max",
         "price",
+        "resolved_model",
         "scopes",
     )
 
@@ -83,7 +85,8 @@ class _Tariff:
         card, usual = deployment.card, deployment.billing.output_tokens_default
         self.deployment = deployment
         self.price = price
-        self.scopes = (scope("model", deployment.resolved_model),)
+        self.resolved_model = deployment.resolved_model
+        self.scopes = (scope(MODEL, self.resolved_model),)
         self.output_max = usual or _window(deployment) or TOKENS_UNBOUNDED
         """How long an answer may be to a request that goes out without a limit."""
         longest = card.output_tokens_max if card else None
@@ -132,7 +135,8 @@ class Bounder:
             tariff = self._tariffs[deployment.id] = _Tariff(deployment, price)
         scopes = exchange.scopes + tariff.scopes
         asked = request.output_tokens_max or None  # zero is no limit to some servers
-        capped = _capped(asked, principal.output_tokens_max, tariff)
+        cap = principal.output_tokens_max
+        capped = None if cap is None and asked else _capped(asked, cap, tariff)
         sent = capped or asked
         account = None
         if not self._budgets.table.is_empty:
@@ -142,17 +146,18 @@ class Bounder:
             if price is not None:
                 longest = tariff.output_max if sent is None else sent
                 amount = _worst_case(exchange, tariff).of(longest)
-            return Bound(amount, scopes, now_us, price, capped)
-        self._check_is_priced(exchange, deployment, price)
+            return Bound(amount, scopes, now_us, price, tariff.resolved_model, capped)
+        if (what := self._unpriced(exchange, deployment, price)) is not None:
+            raise unpriceable(exchange, deployment, what)
         worst = _worst_case(exchange, tariff)
-        is_clamped = False
-        left = max(account.free, 0)
-        if sent is None:
-            whole = sent = output_bound(exchange, deployment)
-            if principal.may_clamp:
-                sent = _fair(worst, whole, left)
-            is_clamped = sent < whole
-        amount = worst.of(sent)
+        whole = output_bound(exchange, deployment) if sent is None else sent
+        amount, left = worst.of(whole), max(account.free, 0)
+        if sent is None and principal.may_clamp and amount > left // FAIR_PARTS:
+            sent = _fair(worst, whole, left)
+            amount = worst.of(sent)
+        else:
+            sent = whole
+        is_clamped = sent < whole
         if amount > left:
             least = min(sent, OUTPUT_TOKENS_MIN)
             if not principal.may_clamp:
@@ -162,20 +167,19 @@ class Bounder:
             sent, is_clamped = worst.longest(left, least, sent), True
             amount = worst.of(sent)
         said = None if sent == asked else sent
-        return Bound(amount, scopes, now_us, price, said, is_clamped)
+        return Bound(amount, scopes, now_us, price, tariff.resolved_model, said, is_clamped)
 
-    def _check_is_priced(
+    def _unpriced(
         self, exchange: Exchange, deployment: Deployment, price: Price | None
-    ) -> None:
-        """Raise PermissionDeniedError for what may cost more than any price we know."""
+    ) -> str | None:
+        """What of an attempt may cost more than any price we know; None when all is covered."""
         if price is None:
-            raise unpriceable(exchange, deployment, f"the price of {deployment.resolved_model}")
+            return f"the price of {deployment.resolved_model}"
         if deployment.id in self._distrusted:
-            raise unpriceable(exchange, deployment, f"what {deployment.id} costs at most")
+            return f"what {deployment.id} costs at most"
         assert exchange.analysis is not None
         part = deployment.unpriced_part(exchange.analysis, exchange.request.body)
-        if part is not None:
-            raise unpriceable(exchange, deployment, f"the price of {part} at {deployment.id}")
+        return None if part is None else f"the price of {part} at {deployment.id}"
 
     def refuse(
         self, account: Account, needed: int, caller: Principal | None, now_us: int

@@ -109,7 +109,10 @@ class Settlement:
         number = len(exchange.attempts) + 1
         amount, at_us = bound.hold_nano_usd, bound.at_us
         attempt_id = f"{exchange.id}-{number}"
-        hold = _entry(attempt_id, exchange, deployment, number, at_us, _ASSUMED, amount, "unknown")
+        model = bound.resolved_model
+        hold = _entry(
+            attempt_id, exchange, deployment, model, number, at_us, _ASSUMED, amount, "unknown"
+        )
         # Also when nothing has a limit yet: a budget set while this runs must count it.
         refusing = self._budgets.hold(attempt_id, bound.scopes, amount or 0, at_us)
         if refusing is not None:
@@ -119,15 +122,9 @@ class Settlement:
         except BaseException:
             self._budgets.settle(attempt_id, 0)
             raise
-        attempt = Attempt(
-            id=attempt_id,
-            number=number,
-            deployment=deployment,
-            hold=hold,
-            started_s=self._clock.monotonic_s(),
-            price=bound.price,
-            lease=lease,
-        )
+        started_s = self._clock.monotonic_s()
+        attempt = Attempt(attempt_id, number, deployment, hold, started_s, bound.price)
+        attempt.lease = lease
         exchange.clamped_to = bound.output_tokens_max if bound.is_clamped else None
         exchange.attempts = [*exchange.attempts, attempt]
         return attempt
@@ -318,6 +315,7 @@ class Settlement:
             f"{exchange.id}-{number}",
             exchange,
             deployment,
+            deployment.resolved_model,
             number,
             self._clock.wall_us(),
             _EXACT,
@@ -383,6 +381,7 @@ def _entry(
     attempt_id: str,
     exchange: Exchange,
     deployment: Deployment,
+    resolved_model: str,
     number: int,
     now_us: int,
     certainty: Certainty,
@@ -407,7 +406,7 @@ def _entry(
         request.model,
         deployment.provider,
         deployment.model,
-        deployment.resolved_model,
+        resolved_model,
         decision.reason,
         exchange.dialect,
         request.stream,

@@ -142,7 +142,8 @@ class Metrics(Collector):
         tally.attempts += 1
         tally.input += entry.input_tokens
         tally.output += entry.output_tokens
-        tally.cache_read += entry.cache_read_input_tokens
+        if entry.cache_read_input_tokens:
+            tally.cache_read += entry.cache_read_input_tokens
         cost = entry.cost_nano_usd
         if cost is None:
             tally.unpriced += 1
