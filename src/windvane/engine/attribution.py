@@ -38,7 +38,9 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
         tags = tuple(dict.fromkeys(tags))
     if PRIORITY_HEADER in headers:
         priority = _priority(headers[PRIORITY_HEADER], priority)
-    exchange.user, exchange.tags, exchange.priority = user, tags, priority
+    exchange.user = user
+    exchange.tags = tags
+    exchange.priority = priority
     exchange.scopes = _scopes(principal.key_id, principal.team, user, tags)
 
 
