@@ -161,8 +161,11 @@ Taken = Sequence[tuple[Gcra, int]]
 """Rates of which something was taken, and the marks of what was."""
 
 
-class RateLease(msgspec.Struct, eq=False):
-    """What one request, or one attempt, has taken. It ends once, by `end`."""
+class RateLease:
+    """What one request, or one attempt, has taken. It ends once, by `end`.
+
+    Its beginnings are the class's, not set in an `__init__`: that would take as long as all it does.
+    """
 
     slots: Sequence[Slots] = ()
     """Where it is one of those that run."""

@@ -38,9 +38,12 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
         tags = tuple(dict.fromkeys(tags))
     if PRIORITY_HEADER in headers:
         priority = _priority(headers[PRIORITY_HEADER], priority)
-    exchange.user = user
-    exchange.tags = tags
-    exchange.priority = priority
+    if user is not None:
+        exchange.user = user
+    if tags:
+        exchange.tags = tags
+    if priority is not exchange.priority:
+        exchange.priority = priority
     exchange.scopes = _scopes(principal.key_id, principal.team, user, tags)
 
 

@@ -124,7 +124,8 @@ class Settlement:
             raise
         started_s = self._clock.monotonic_s()
         attempt = Attempt(attempt_id, number, deployment, hold, started_s, bound.price)
-        attempt.lease = lease
+        if lease is not None:
+            attempt.lease = lease
         exchange.clamped_to = bound.output_tokens_max if bound.is_clamped else None
         exchange.attempts = [*exchange.attempts, attempt]
         return attempt
