@@ -7,7 +7,7 @@ from math import ceil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windvane.core.catalog.prices import Price, Tier, cost, worst_case
+from windvane.core.catalog.prices import Price, Tier, cost, dearest
 from windvane.core.money import NANO_PER_USD, usd_text
 from windvane.core.usage import Usage
 
@@ -78,7 +78,7 @@ def test_a_cost_is_the_exact_one_rounded_up_once(price: Price, usage: Usage, per
 def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(
     price: Price, usage: Usage, permille: int, more_input: int, more_output: int
 ) -> None:
-    worst = worst_case(price, usage.input_tokens + more_input, permille)
+    worst = dearest(price).worst_case(usage.input_tokens + more_input, permille)
     assert worst.of(usage.output_tokens + more_output) >= cost(price, usage, permille)
 
 

@@ -165,10 +165,13 @@ def _ceiling(limit: int | None) -> int:
 def hold(accounts: Sequence[Account], amount: int) -> Account | None:
     """Hold `amount` in all accounts, or in none: then the one that refused is returned."""
     for account in accounts:
-        if amount > account.free:
+        account.free = free = account.free - amount
+        if free < 0:
+            for held in accounts:
+                held.free += amount
+                if held is account:
+                    break
             return account
-    for account in accounts:
-        account.free -= amount
     return None
 
 
@@ -191,8 +194,8 @@ def tightest(accounts: Sequence[Account]) -> Account | None:
     """The account with the least left; None when none has a limit."""
     found, least = None, NEVER >> 1
     for account in accounts:
-        if account.free < least:
-            found, least = account, account.free
+        if (free := account.free) < least:
+            found, least = account, free
     return found
 
 

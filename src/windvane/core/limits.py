@@ -131,14 +131,13 @@ class Gcra:
 
     def standing(self, now_us: int) -> RateStanding:
         """What is left now."""
-        limit, full = self.limit, self._full
+        limit = self.limit
         level = self._tat - now_us * limit
         if level <= 0:
-            return RateStanding(limit, self.burst if full > 0 else 0, 0)
+            return RateStanding(limit, self.burst if self._full > 0 else 0, 0)
+        left = self._full - level
         reset_ms = -(-level // self._ticks_per_ms) if limit > 0 else 0
-        return RateStanding(
-            limit, (full - level) // TICKS_PER_UNIT if full > level else 0, reset_ms
-        )
+        return RateStanding(limit, left // TICKS_PER_UNIT if left > 0 else 0, reset_ms)
 
     def _level(self, now_us: int) -> int:
         return max(self._tat - now_us * self.limit, 0)
@@ -196,6 +195,10 @@ class RateLease:
 
 def take_all(buckets: Sequence[Gcra], units: int, now_us: int) -> Taken | None:
     """Take units of all rates, or of none: then None is returned."""
+    if len(buckets) == 1:
+        # As nearly always: there is nothing to undo.
+        mark = buckets[0].take(units, now_us)
+        return None if mark is None else ((buckets[0], mark),)
     taken: list[tuple[Gcra, int]] = []
     for bucket in buckets:
         mark = bucket.take(units, now_us)

@@ -10,7 +10,8 @@ Scope = NewType("Scope", str)
 """Where money and rates are counted: `global`, or a kind and a name, `team:research`."""
 
 GLOBAL = Scope("global")
-SCOPE_KINDS = ("key", "team", "user", "tag", "model")
+MODEL = "model"
+SCOPE_KINDS = ("key", "team", "user", "tag", MODEL)
 
 
 def scope(kind: str, name: str) -> Scope:

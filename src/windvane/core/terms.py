@@ -43,6 +43,8 @@ class TermsTable(Generic[T]):
         }
         self._found = {name: self._whole(name, said) for name, said in self._terms.items()}
         self.is_empty = not self._terms
+        self.kinds = frozenset(name.partition(":")[0] for name in self._terms)
+        """Of which kinds of scope anything is said."""
 
     @property
     def terms(self) -> dict[Scope, T]:

@@ -19,7 +19,7 @@ from windvane.core.faults import (
 )
 from windvane.core.keys import PREFIX
 from windvane.core.limits import RateLease, RateRefusal
-from windvane.core.principal import Principal, Scope, allows, told_as
+from windvane.core.principal import MODEL, Principal, Scope, allows, told_as
 from windvane.core.usage import Certainty
 from windvane.engine.attribution import attribute
 from windvane.engine.keyring import Keyring
@@ -33,6 +33,7 @@ IN_PROCESS = Principal(key_id="in-process")
 US_PER_S = 1_000_000
 OUTPUT_TOKENS_EXPECTED = 256
 """Taken of a rate for an answer whose caller set no bound; usage corrects it."""
+_EXACT = Certainty.EXACT  # to look it up in its enumeration takes as long as a call
 SLOT_RETRY_S = 1.0
 """When a slot may be free again cannot be foretold."""
 
@@ -113,7 +114,7 @@ class Admission:
         lease = exchange.lease
         if lease is None:
             return
-        now_us = self.now_us()
+        now_us = int(self._clock.monotonic_s() * US_PER_S)
         tokens = tokens_expected(exchange)
         refusal = self._limits.take_tokens(exchange.scopes, tokens, lease, now_us)
         if refusal is not None:
@@ -129,7 +130,8 @@ class Admission:
 
     def take_for_attempt(self, exchange: Exchange, model: Scope) -> RateLease | None:
         """What an attempt takes of its model's rates; None when it has none. Raises when full."""
-        if self._limits.table.of(model) is None:
+        table = self._limits.table
+        if MODEL not in table.kinds or table.of(model) is None:
             return None
         scopes = (model,)
         lease, now_us = RateLease(), self.now_us()
@@ -152,7 +154,7 @@ class Admission:
             entry, usage = attempt.entry, attempt.usage
             if entry is not None and usage is not None:
                 used += usage.input_tokens + usage.output_tokens
-                is_certain = is_certain and entry.certainty is Certainty.EXACT
+                is_certain = is_certain and entry.certainty is _EXACT
         if not is_certain:
             # What is not known for certain gives nothing back.
             used = max(used, tokens_expected(exchange))
@@ -164,9 +166,9 @@ def tokens_expected(exchange: Exchange) -> int:
     """About how many tokens the exchange will use."""
     analysis, request = exchange.analysis, exchange.request
     assert analysis is not None
-    output = (
-        OUTPUT_TOKENS_EXPECTED if request.output_tokens_max is None else request.output_tokens_max
-    )
+    output = request.output_tokens_max
+    if output is None:
+        output = OUTPUT_TOKENS_EXPECTED
     return analysis.input_tokens + output * request.n
 
 

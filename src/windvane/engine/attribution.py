@@ -28,7 +28,7 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
     user, tags, priority = None, principal.tags, principal.priority
     if USER_HEADER in headers and (shown := _text(headers[USER_HEADER]).strip()):
         user = _checked(shown, "user")
-    else:
+    elif "user" in body or "safety_identifier" in body:
         said = body.get("safety_identifier") or body.get("user")
         if isinstance(said, str) and (said := said.strip()):
             user = _named(said)
@@ -38,7 +38,12 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
         tags = tuple(dict.fromkeys(tags))
     if PRIORITY_HEADER in headers:
         priority = _priority(headers[PRIORITY_HEADER], priority)
-    exchange.user, exchange.tags, exchange.priority = user, tags, priority
+    if user is not None:
+        exchange.user = user
+    if tags:
+        exchange.tags = tags
+    if priority is not exchange.priority:
+        exchange.priority = priority
     exchange.scopes = _scopes(principal.key_id, principal.team, user, tags)
 
 

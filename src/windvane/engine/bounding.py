@@ -15,7 +15,7 @@ import msgspec
 
 from windvane.core.analysis.tokens import tokens_upper_bound
 from windvane.core.budgets import Account, Period, tightest
-from windvane.core.catalog.prices import PERMILLE, Price, WorstCase, cost, worst_case
+from windvane.core.catalog.prices import PERMILLE, Dearest, Price, WorstCase, cost, dearest
 from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment, keeps_for_an_hour
 from windvane.core.exchange import Exchange
 from windvane.core.faults import (
@@ -28,7 +28,7 @@ from windvane.core.faults import (
     error_of,
 )
 from windvane.core.money import NanoUsd, usd_text
-from windvane.core.principal import Principal, Scope, scope, told_as
+from windvane.core.principal import MODEL, Principal, Scope, scope, told_as
 from windvane.core.usage import Usage
 from windvane.ports.stores import BudgetStore
 
@@ -50,7 +50,7 @@ _PROMPTED = frozenset(("tools", "functions", "response_format"))
 """Fields to which a provider may add a prompt of its own."""
 
 
-class Bound(msgspec.Struct, frozen=True, kw_only=True):
+class Bound(msgspec.Struct, frozen=True):
     """What is held for an attempt, and the limit of output sent with it.
 
     `hold_nano_usd` is None for an unknown price (and no budget). `output_tokens_max` is None when the
@@ -62,8 +62,45 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[Scope, ...]
     at_us: int
     price: Price | None
+    resolved_model: str
     output_tokens_max: int | None = None
     is_clamped: bool = False
+
+
+class _Tariff:
+    """What is always the same for attempts at one deployment, as long as its price stands."""
+
+    __slots__ = (
+        "dearest",
+        "dearest_kept",
+        "deployment",
+        "model_cap",
+        "output_max",
+        "price",
+        "resolved_model",
+        "scopes",
+    )
+
+    def __init__(self, deployment: Deployment, price: Price | None) -> None:
+        card, usual = deployment.card, deployment.billing.output_tokens_default
+        self.deployment = deployment
+        self.price = price
+        self.resolved_model = deployment.resolved_model
+        self.scopes = (scope(MODEL, self.resolved_model),)
+        self.output_max = usual or _window(deployment) or TOKENS_UNBOUNDED
+        """How long an answer may be to a request that goes out without a limit."""
+        longest = card.output_tokens_max if card else None
+        is_short = usual is not None and longest is not None and longest < usual
+        self.model_cap = longest if is_short else None
+        """The model's own limit, sent to a provider that must be told one where the usual one is more
+        than the model takes."""
+        self.dearest: Dearest | None = None
+        self.dearest_kept: Dearest | None = None
+        """Of requests that have something kept for an hour, where that has a price of its own."""
+        if price is not None:
+            self.dearest = dearest(price, keeps_for_an_hour=False)
+            if price.cache_write_1h is not None:
+                self.dearest_kept = dearest(price)
 
 
 class Bounder:
@@ -73,6 +110,7 @@ class Bounder:
         self._budgets = budgets
         self._on_refused = on_refused
         self._distrusted: set[str] = set()
+        self._tariffs: dict[str, _Tariff] = {}
 
     def distrust(self, deployment: Deployment) -> None:
         """An attempt at `deployment` cost more than its bound: from now, no budget pays for another.
@@ -92,9 +130,13 @@ class Bounder:
         """
         principal, request = exchange.principal, exchange.request
         assert principal is not None
-        scopes = (*exchange.scopes, scope("model", deployment.resolved_model))
+        tariff = self._tariffs.get(deployment.id)
+        if tariff is None or tariff.price is not price or tariff.deployment is not deployment:
+            tariff = self._tariffs[deployment.id] = _Tariff(deployment, price)
+        scopes = exchange.scopes + tariff.scopes
         asked = request.output_tokens_max or None  # zero is no limit to some servers
-        capped = _capped(asked, principal.output_tokens_max, deployment)
+        cap = principal.output_tokens_max
+        capped = None if cap is None and asked else _capped(asked, cap, tariff)
         sent = capped or asked
         account = None
         if not self._budgets.table.is_empty:
@@ -102,32 +144,20 @@ class Bounder:
         if account is None:
             amount = None
             if price is not None:
-                longest = _output_max(deployment) if sent is None else sent
-                amount = _worst_case(exchange, deployment, price).of(longest)
-            return Bound(
-                hold_nano_usd=amount,
-                scopes=scopes,
-                at_us=now_us,
-                price=price,
-                output_tokens_max=capped,
-            )
-        if price is None:
-            raise unpriceable(exchange, deployment, f"the price of {deployment.resolved_model}")
-        if deployment.id in self._distrusted:
-            raise unpriceable(exchange, deployment, f"what {deployment.id} costs at most")
-        assert exchange.analysis is not None
-        part = deployment.unpriced_part(exchange.analysis, request.body)
-        if part is not None:
-            raise unpriceable(exchange, deployment, f"the price of {part} at {deployment.id}")
-        worst = _worst_case(exchange, deployment, price)
-        is_clamped = False
-        left = max(account.free, 0)
-        if sent is None:
-            whole = sent = output_bound(exchange, deployment)
-            if principal.may_clamp:
-                sent = _fair(worst, whole, left)
-            is_clamped = sent < whole
-        amount = worst.of(sent)
+                longest = tariff.output_max if sent is None else sent
+                amount = _worst_case(exchange, tariff).of(longest)
+            return Bound(amount, scopes, now_us, price, tariff.resolved_model, capped)
+        if (what := self._unpriced(exchange, deployment, price)) is not None:
+            raise unpriceable(exchange, deployment, what)
+        worst = _worst_case(exchange, tariff)
+        whole = output_bound(exchange, deployment) if sent is None else sent
+        amount, left = worst.of(whole), max(account.free, 0)
+        if sent is None and principal.may_clamp and amount > left // FAIR_PARTS:
+            sent = _fair(worst, whole, left)
+            amount = worst.of(sent)
+        else:
+            sent = whole
+        is_clamped = sent < whole
         if amount > left:
             least = min(sent, OUTPUT_TOKENS_MIN)
             if not principal.may_clamp:
@@ -136,14 +166,20 @@ class Bounder:
                 raise self.refuse(account, needed, principal, now_us)
             sent, is_clamped = worst.longest(left, least, sent), True
             amount = worst.of(sent)
-        return Bound(
-            hold_nano_usd=amount,
-            scopes=scopes,
-            at_us=now_us,
-            price=price,
-            output_tokens_max=None if sent == asked else sent,
-            is_clamped=is_clamped,
-        )
+        said = None if sent == asked else sent
+        return Bound(amount, scopes, now_us, price, tariff.resolved_model, said, is_clamped)
+
+    def _unpriced(
+        self, exchange: Exchange, deployment: Deployment, price: Price | None
+    ) -> str | None:
+        """What of an attempt may cost more than any price we know; None when all is covered."""
+        if price is None:
+            return f"the price of {deployment.resolved_model}"
+        if deployment.id in self._distrusted:
+            return f"what {deployment.id} costs at most"
+        assert exchange.analysis is not None
+        part = deployment.unpriced_part(exchange.analysis, exchange.request.body)
+        return None if part is None else f"the price of {part} at {deployment.id}"
 
     def refuse(
         self, account: Account, needed: int, caller: Principal | None, now_us: int
@@ -155,13 +191,10 @@ class Bounder:
         return budget_exceeded(account, needed, caller, now_us)
 
 
-def _capped(asked: int | None, cap: int | None, deployment: Deployment) -> int | None:
-    """The limit that is sent instead of the caller's: the key's; and the model's own to a provider that
-    must be told one, where the usual one is more than the model takes."""
-    if asked is None and (usual := deployment.billing.output_tokens_default) is not None:
-        longest = deployment.card.output_tokens_max if deployment.card else None
-        if longest is not None and longest < min(usual, cap or usual):
-            return longest
+def _capped(asked: int | None, cap: int | None, tariff: _Tariff) -> int | None:
+    """The limit that is sent instead of the caller's: the key's, or the model's own."""
+    if asked is None and tariff.model_cap is not None and not (cap and cap <= tariff.model_cap):
+        return tariff.model_cap
     return cap if cap is not None and (asked is None or asked > cap) else None
 
 
@@ -171,10 +204,11 @@ def _fair(worst: WorstCase, whole: int, left: int) -> int:
     return worst.longest(left // FAIR_PARTS, min(whole, OUTPUT_TOKENS_DEFAULT), whole)
 
 
-def _worst_case(exchange: Exchange, deployment: Deployment, price: Price) -> WorstCase:
-    """The most that an attempt may cost, by the limit of its answer."""
+def _worst_case(exchange: Exchange, tariff: _Tariff) -> WorstCase:
+    """The most that an attempt may cost, by the limit of its answer. It must have a price."""
     analysis, request = exchange.analysis, exchange.request
-    assert analysis is not None
+    rates, deployment = tariff.dearest, tariff.deployment
+    assert analysis is not None and rates is not None
     billing, body = deployment.billing, request.body
     input_max = tokens_upper_bound(
         exchange.body_bytes,
@@ -189,27 +223,17 @@ def _worst_case(exchange: Exchange, deployment: Deployment, price: Price) -> Wor
         # Named by reference, a document may be as long as fits.
         input_max = max(input_max, _window(deployment) or TOKENS_UNBOUNDED)
     factor = deployment.multiplier_permille
-    tier = billing.of_tier(body.get("service_tier"))
-    if tier != PERMILLE:
+    if "service_tier" in body and (tier := billing.of_tier(body["service_tier"])) != PERMILLE:
         factor = -(-factor * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE) // PERMILLE)
-    return worst_case(
-        price,
-        input_max,
-        factor,
-        choices=request.n,
-        # Foretold words that are rejected are billed as output, whatever the limit says.
-        foretold_tokens_max=exchange.body_bytes if body.get("prediction") else 0,
-        keeps_for_an_hour=price.cache_write_1h is not None and keeps_for_an_hour(body),
-    )
+    if tariff.dearest_kept is not None and keeps_for_an_hour(body):
+        rates = tariff.dearest_kept
+    # Foretold words that are rejected are billed as output, whatever the limit says.
+    foretold_max = exchange.body_bytes if body.get("prediction") else 0
+    return rates.worst_case(input_max, factor, request.n, foretold_max)
 
 
 def _window(deployment: Deployment) -> int | None:
     return deployment.card.context_window_tokens if deployment.card else None
-
-
-def _output_max(deployment: Deployment) -> int:
-    """How long an answer may be to a request that goes out without a limit."""
-    return deployment.billing.output_tokens_default or _window(deployment) or TOKENS_UNBOUNDED
 
 
 def amount_expected(exchange: Exchange, deployment: Deployment, price: Price) -> NanoUsd:

@@ -42,18 +42,14 @@ LOCAL_ADMIN = Principal(key_id="local-admin", is_admin=True)
 
 def key_digest(pepper: bytes, secret: str) -> bytes:
     """The digest a key is stored and found by: BLAKE2b, keyed with a pepper of at most 64 bytes."""
-    return _digest_of(_hasher(pepper), secret)
+    hashing = _hasher(pepper)
+    hashing.update(secret.encode("utf-8", "surrogatepass"))
+    return hashing.digest()
 
 
 def _hasher(pepper: bytes) -> blake2b:
     """What every digest begins with: to copy it takes half as long as to make it."""
     return blake2b(key=pepper, digest_size=32)
-
-
-def _digest_of(hasher: blake2b, secret: str) -> bytes:
-    hashing = hasher.copy()
-    hashing.update(secret.encode("utf-8", "surrogatepass"))
-    return hashing.digest()
 
 
 class _Known:
@@ -109,11 +105,8 @@ class Keyring:
                 ends = [at for at in (secret.expires_at_us, key.terms.expires_at_us) if at]
                 found[secret.digest] = _Known(secret.digest, principal, min(ends, default=None))
         self._found = found
-
-    @property
-    def is_empty(self) -> bool:
+        self.is_empty = not self._fixed and not self._keys
         """Whether there has never been a key. A gateway whose keys are all revoked is not open."""
-        return not self._fixed and not self._keys
 
     @property
     def keys(self) -> Sequence[VirtualKey]:
@@ -130,7 +123,10 @@ class Keyring:
 
         Raises AuthenticationError for a key of ours that is not whole.
         """
-        known = self._found.get(digest := _digest_of(self._hasher, secret))
+        hashing = self._hasher.copy()
+        hashing.update(secret.encode("utf-8", "surrogatepass"))
+        digest = hashing.digest()
+        known = self._found.get(digest)
         if known is None:
             if secret.startswith(PREFIX) and not (
                 secret.startswith(ADMIN_PREFIX) or is_whole(secret)

@@ -50,6 +50,10 @@ _LEARNING_RATE = 0.1
 
 MICROSECONDS = 1_000_000
 
+# To look a member up in its enumeration takes as long as a call; each attempt needs these.
+_EXACT, _ESTIMATED, _ASSUMED = Certainty.EXACT, Certainty.ESTIMATED, Certainty.ASSUMED
+_SENT, _SETTLED = AttemptState.SENT, AttemptState.SETTLED
+
 
 class Settlement:
     """Makes holds and settlements, writes them to the journal, and tells the observers."""
@@ -104,16 +108,11 @@ class Settlement:
         deployment = candidate.deployment
         number = len(exchange.attempts) + 1
         amount, at_us = bound.hold_nano_usd, bound.at_us
+        attempt_id = f"{exchange.id}-{number}"
+        model = bound.resolved_model
         hold = _entry(
-            exchange,
-            deployment,
-            number,
-            at_us,
-            certainty=Certainty.ASSUMED,
-            amount=amount,
-            outcome="unknown",
+            attempt_id, exchange, deployment, model, number, at_us, _ASSUMED, amount, "unknown"
         )
-        attempt_id = hold.attempt_id
         # Also when nothing has a limit yet: a budget set while this runs must count it.
         refusing = self._budgets.hold(attempt_id, bound.scopes, amount or 0, at_us)
         if refusing is not None:
@@ -123,15 +122,10 @@ class Settlement:
         except BaseException:
             self._budgets.settle(attempt_id, 0)
             raise
-        attempt = Attempt(
-            id=attempt_id,
-            number=number,
-            deployment=deployment,
-            hold=hold,
-            started_s=self._clock.monotonic_s(),
-            price=bound.price,
-            lease=lease,
-        )
+        started_s = self._clock.monotonic_s()
+        attempt = Attempt(attempt_id, number, deployment, hold, started_s, bound.price)
+        if lease is not None:
+            attempt.lease = lease
         exchange.clamped_to = bound.output_tokens_max if bound.is_clamped else None
         exchange.attempts = [*exchange.attempts, attempt]
         return attempt
@@ -173,11 +167,11 @@ class Settlement:
         """The attempt has its whole answer: exact by its usage, else estimated from its text."""
         if answer.usage is not None:
             self._learn(exchange, attempt, answer.usage)
-            self._settle(exchange, attempt, answer.usage, Certainty.EXACT, outcome)
+            self._settle(exchange, attempt, answer.usage, _EXACT, outcome)
         else:
             # No count of pieces helps here: short words make two characters a token.
             usage = self._estimate(exchange, attempt, _chars_of(answer) // 2, 0)
-            self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+            self._settle(exchange, attempt, usage, _ESTIMATED, outcome)
 
     def settle_delivered(
         self, exchange: Exchange, attempt: Attempt, fold: Fold, outcome: str = OK
@@ -186,31 +180,31 @@ class Settlement:
         was only a part of what the model thought."""
         if (usage := fold.final_usage) is not None:
             self._learn(exchange, attempt, usage)
-            self._settle(exchange, attempt, usage, Certainty.EXACT, outcome)
+            self._settle(exchange, attempt, usage, _EXACT, outcome)
         elif fold.has_thought and attempt.deployment.billing.hides_reasoning:
-            self._settle(exchange, attempt, NOTHING_USED, Certainty.ASSUMED, outcome)
+            self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, outcome)
         else:
             usage = self._estimate_stream(exchange, attempt, fold, fold.chunks)
-            self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+            self._settle(exchange, attempt, usage, _ESTIMATED, outcome)
 
     def settle_failed(
         self, exchange: Exchange, attempt: Attempt, fault: Fault, fold: Fold | None = None
     ) -> None:
         """The attempt ended in `fault`, after `fold` had come."""
         attempt.fault = fault
-        if attempt.state is AttemptState.SENT and fault.billed:
+        if attempt.state is _SENT and fault.billed:
             self._settle_partial(exchange, attempt, fold, fault.kind.value)
         else:
-            self._settle(exchange, attempt, NOTHING_USED, Certainty.EXACT, fault.kind.value)
+            self._settle(exchange, attempt, NOTHING_USED, _EXACT, fault.kind.value)
 
     def settle_cancelled(
         self, exchange: Exchange, attempt: Attempt, fold: Fold | None = None
     ) -> None:
         """The caller left."""
-        if attempt.state is AttemptState.SENT:
+        if attempt.state is _SENT:
             self._settle_partial(exchange, attempt, fold, CANCELLED)
         else:
-            self._settle(exchange, attempt, NOTHING_USED, Certainty.EXACT, CANCELLED)
+            self._settle(exchange, attempt, NOTHING_USED, _EXACT, CANCELLED)
 
     def _settle_partial(
         self, exchange: Exchange, attempt: Attempt, fold: Fold | None, outcome: str
@@ -218,13 +212,13 @@ class Settlement:
         """Cut off on the way: exact when finish and usage had come, estimated when words had, else
         assumed. Usage before the finish is a count so far, and what comes after it is not known."""
         if fold is None or not (fold.chunks or fold.usage) or _thinks_unseen(attempt, fold):
-            self._settle(exchange, attempt, NOTHING_USED, Certainty.ASSUMED, outcome)
+            self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, outcome)
         elif fold.final_usage is not None and fold.is_finished:
-            self._settle(exchange, attempt, fold.final_usage, Certainty.EXACT, outcome)
+            self._settle(exchange, attempt, fold.final_usage, _EXACT, outcome)
         else:
             pieces = fold.chunks + self._in_flight(attempt, fold)
             usage = self._estimate_stream(exchange, attempt, fold, pieces)
-            self._settle(exchange, attempt, usage, Certainty.ESTIMATED, outcome)
+            self._settle(exchange, attempt, usage, _ESTIMATED, outcome)
 
     def _estimate_stream(
         self, exchange: Exchange, attempt: Attempt, fold: Fold, pieces: int
@@ -284,35 +278,21 @@ class Settlement:
         certainty: Certainty,
         outcome: str,
     ) -> None:
-        attempt.become(AttemptState.SETTLED)
+        attempt.become(_SETTLED)
         now_s = self._clock.monotonic_s()
-        entry = msgspec.structs.replace(
-            attempt.hold,
-            certainty=certainty,
-            cost_nano_usd=self._cost(attempt, usage, certainty),
-            outcome=outcome,
-            status=attempt.status,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_read_input_tokens=usage.cache_read_input_tokens,
-            cache_creation_input_tokens=usage.cache_creation_input_tokens,
-            reasoning_output_tokens=usage.reasoning_output_tokens,
-            latency_us=int((now_s - attempt.started_s) * MICROSECONDS),
-            first_chunk_us=None
-            if attempt.first_chunk_s is None
-            else int((attempt.first_chunk_s - attempt.started_s) * MICROSECONDS),
-            upstream_request_id=attempt.upstream_request_id,
-        )
+        took_s = now_s - attempt.started_s
+        hold, cost = attempt.hold, self._cost(attempt, usage, certainty)
+        entry = _settled(attempt, usage, certainty, cost, outcome, int(took_s * MICROSECONDS))
         self._journal.settle(entry)
         attempt.usage = usage
         attempt.entry = entry
-        self._release(attempt, entry, usage)
-        cost, held = entry.cost_nano_usd, entry.hold_nano_usd
+        self._release(attempt, entry, usage, now_s)
         exchange.pay(cost)
+        held = hold.hold_nano_usd
         if cost is not None and held is not None and cost > held:
             self._breach(exchange, attempt.deployment, entry)
-        exchange.upstream_s += now_s - attempt.started_s
-        event = AttemptSettled(entry=entry)
+        exchange.upstream_s += took_s
+        event = AttemptSettled(entry)
         for observer in self._observers:
             observer.on(event)
 
@@ -333,13 +313,15 @@ class Settlement:
         """Put an answer on the ledger for which nobody was asked: it cost nothing, and saved `saved`."""
         number = len(exchange.attempts) + 1
         entry = _entry(
+            f"{exchange.id}-{number}",
             exchange,
             deployment,
+            deployment.resolved_model,
             number,
             self._clock.wall_us(),
-            certainty=Certainty.EXACT,
-            amount=ZERO,
-            outcome=outcome,
+            _EXACT,
+            ZERO,
+            outcome,
             saved=None if saved is None else NanoUsd(saved),
         )
         self._journal.settle(entry)
@@ -349,7 +331,7 @@ class Settlement:
             deployment=deployment,
             hold=entry,
             started_s=self._clock.monotonic_s(),
-            state=AttemptState.SETTLED,
+            state=_SETTLED,
             usage=NOTHING_USED,
             entry=entry,
         )
@@ -357,18 +339,18 @@ class Settlement:
         for observer in self._observers:
             observer.on(event)
 
-    def _release(self, attempt: Attempt, entry: LedgerEntry, usage: Usage) -> None:
+    def _release(self, attempt: Attempt, entry: LedgerEntry, usage: Usage, now_s: float) -> None:
         """End what the attempt held of budgets and of rates. What is not known for certain gives
         nothing back."""
         lease, admission = attempt.lease, attempt.admission
-        if lease is not None or admission is not None:
+        is_counted = isinstance(admission, Admission) and admission.taken is not None
+        if lease is not None or is_counted:
             used = usage.input_tokens + usage.output_tokens
-            if entry.certainty is not Certainty.EXACT:
+            if entry.certainty is not _EXACT:
                 used = max(used, attempt.tokens_expected)
             if lease is not None:
-                lease.end(used, int(self._clock.monotonic_s() * MICROSECONDS))
-            if admission is not None:
-                assert isinstance(admission, Admission)
+                lease.end(used, int(now_s * MICROSECONDS))
+            if isinstance(admission, Admission):
                 self._room.correct(admission, used)
         marked = self._budgets.settle(entry.attempt_id, entry.cost_nano_usd or 0)
         if marked:
@@ -376,58 +358,59 @@ class Settlement:
 
     def _cost(self, attempt: Attempt, usage: Usage, certainty: Certainty) -> NanoUsd | None:
         held = attempt.hold.hold_nano_usd
-        if usage is NOTHING_USED and certainty is Certainty.EXACT:
+        if usage is NOTHING_USED and certainty is _EXACT:
             return ZERO
         price = attempt.price
-        if price is None or certainty is Certainty.ASSUMED:
+        if price is None or certainty is _ASSUMED:
             return held
         factor = attempt.deployment.multiplier_permille
         if usage.service_tier is not None:
             billing = attempt.deployment.billing
-            known = billing.as_served if certainty is Certainty.EXACT else billing.of_tier
+            known = billing.as_served if certainty is _EXACT else billing.of_tier
             tier = known(usage.service_tier)
             if tier is None:
                 # Served in a tier whose price nobody told us: the hold was made for that.
                 return held
             factor = -(-factor * tier // PERMILLE)
         amount = cost(price, usage, factor)
-        if certainty is Certainty.ESTIMATED and held is not None:
+        if certainty is _ESTIMATED and held is not None:
             return min(amount, held)
         return amount
 
 
 def _entry(
+    attempt_id: str,
     exchange: Exchange,
     deployment: Deployment,
+    resolved_model: str,
     number: int,
     now_us: int,
-    *,
     certainty: Certainty,
     amount: NanoUsd | None,
     outcome: str,
+    *,
     saved: NanoUsd | None = None,
 ) -> LedgerEntry:
     """What the ledger says of an attempt as it begins, or of an answer that needed none."""
-    principal, decision = exchange.principal, exchange.decision
+    principal, decision, request = exchange.principal, exchange.decision, exchange.request
     assert principal is not None and decision is not None
-    request_id = exchange.id
     # By place, in the order of the journal's format: by name, it would take six times as long.
     return LedgerEntry(
-        f"{request_id}-{number}",
-        request_id,
+        attempt_id,
+        exchange.id,
         number,
         now_us,
         principal.key_id,
         principal.team,
         exchange.tags,
         decision.route,
-        exchange.request.model,
+        request.model,
         deployment.provider,
         deployment.model,
-        deployment.resolved_model,
+        resolved_model,
         decision.reason,
         exchange.dialect,
-        exchange.request.stream,
+        request.stream,
         certainty,
         amount,  # what it cost, as far as is known
         amount,  # what is held
@@ -435,6 +418,54 @@ def _entry(
         client_request_id=exchange.client_request_id,
         user=exchange.user,
         saved_nano_usd=saved,
+    )
+
+
+def _settled(
+    attempt: Attempt,
+    usage: Usage,
+    certainty: Certainty,
+    cost: NanoUsd | None,
+    outcome: str,
+    latency_us: int,
+) -> LedgerEntry:
+    """What the ledger says of an attempt in the end: what its hold said, and how it went."""
+    hold, first_chunk_us = attempt.hold, None
+    if attempt.first_chunk_s is not None:
+        first_chunk_us = int((attempt.first_chunk_s - attempt.started_s) * MICROSECONDS)
+    # By place, as in `_entry`. The last field, what was saved, is for what was not asked at all (and
+    # above thirty arguments Python packs them into a tuple first).
+    return LedgerEntry(
+        hold.attempt_id,
+        hold.request_id,
+        hold.number,
+        hold.started_at_us,
+        hold.key_id,
+        hold.team,
+        hold.tags,
+        hold.route,
+        hold.requested_model,
+        hold.provider,
+        hold.model,
+        hold.resolved_model,
+        hold.reason,
+        hold.dialect,
+        hold.is_stream,
+        certainty,
+        cost,
+        hold.hold_nano_usd,
+        outcome,
+        attempt.status,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_input_tokens,
+        usage.reasoning_output_tokens,
+        latency_us,
+        first_chunk_us,
+        hold.client_request_id,
+        attempt.upstream_request_id,
+        hold.user,
     )
 
 

@@ -149,10 +149,12 @@ class FileJournal:
         except (OSError, OverflowError, ValueError):
             self._sink(entry, segment or 0)
             return
-        self._busy[number] += 1
+        if segment != number:
+            # Else the settlement is kept in its hold's stead.
+            self._busy[number] += 1
+            if segment is not None:
+                self._busy[segment] -= 1
         self._sink(entry, number)
-        if segment is not None:
-            self._busy[segment] -= 1
 
     def committed(self, segments: list[int]) -> None:
         """The ledger has these settlements, by segment. May be called from its thread."""

@@ -67,6 +67,21 @@ class _Histogram:
         return written
 
 
+class _Tally:
+    """The attempts that ended alike at one deployment."""
+
+    __slots__ = ("attempts", "cache_read", "cost", "input", "output", "unpriced")
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.input = 0
+        self.output = 0
+        self.cache_read = 0
+        self.cost: int | None = None
+        """In nano-dollars, of those whose price is known; None when none of them has one."""
+        self.unpriced = 0
+
+
 class Metrics(Collector):
     """Observes the engine, and answers `/metrics`."""
 
@@ -75,10 +90,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._requests: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-        self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._cost: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._unpriced: defaultdict[str, int] = defaultdict(int)
+        self._tallies: dict[tuple[str, str, str], _Tally] = {}
+        """By provider, model and outcome."""
         self._cache: defaultdict[str, int] = defaultdict(int)
         self._durations: dict[str, _Histogram] = {}
         self._first_chunks: dict[str, _Histogram] = {}
@@ -90,10 +103,10 @@ class Metrics(Collector):
         self._queued = _Histogram(DURATION_BUCKETS_S)
 
     def on(self, event: Event) -> None:
-        if isinstance(event, ExchangeEnded):
-            self._on_end(event)
-        elif isinstance(event, AttemptSettled):
+        if isinstance(event, AttemptSettled):
             self._on_settled(event)
+        elif isinstance(event, ExchangeEnded):
+            self._on_end(event)
         elif isinstance(event, BudgetReached):
             self._alerts[str(event.permille // 10)] += 1
         else:
@@ -119,21 +132,47 @@ class Metrics(Collector):
 
     def _on_settled(self, event: AttemptSettled) -> None:
         entry = event.entry
-        model = entry.model
-        if entry.outcome in FREE:
-            self._saved[entry.outcome] += entry.saved_nano_usd or 0
-            return
-        self._attempts[entry.provider, model, entry.outcome] += 1
-        if entry.input_tokens:
-            self._tokens[model, "input"] += entry.input_tokens
-        if entry.output_tokens:
-            self._tokens[model, "output"] += entry.output_tokens
+        place = entry.provider, entry.model, entry.outcome
+        tally = self._tallies.get(place)
+        if tally is None:
+            if entry.outcome in FREE:
+                self._saved[entry.outcome] += entry.saved_nano_usd or 0
+                return
+            tally = self._tallies[place] = _Tally()
+        tally.attempts += 1
+        tally.input += entry.input_tokens
+        tally.output += entry.output_tokens
         if entry.cache_read_input_tokens:
-            self._tokens[model, "cache_read"] += entry.cache_read_input_tokens
-        if entry.cost_nano_usd is None:
-            self._unpriced[model] += 1
+            tally.cache_read += entry.cache_read_input_tokens
+        cost = entry.cost_nano_usd
+        if cost is None:
+            tally.unpriced += 1
         else:
-            self._cost[model, entry.provider] += entry.cost_nano_usd
+            tally.cost = cost if tally.cost is None else tally.cost + cost
+
+    def _tokens(self) -> dict[tuple[str, str], int]:
+        """By model and kind."""
+        tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        for (_, model, _), tally in self._tallies.items():
+            tokens[model, "input"] += tally.input
+            tokens[model, "output"] += tally.output
+            tokens[model, "cache_read"] += tally.cache_read
+        return {place: count for place, count in tokens.items() if count}
+
+    def _cost(self) -> dict[tuple[str, str], int]:
+        """Nano-dollars by model and provider."""
+        costs: defaultdict[tuple[str, str], int] = defaultdict(int)
+        for (provider, model, _), tally in self._tallies.items():
+            if tally.cost is not None:
+                costs[model, provider] += tally.cost
+        return costs
+
+    def _unpriced(self) -> dict[str, int]:
+        """Attempts whose price is unknown, by model."""
+        unpriced: defaultdict[str, int] = defaultdict(int)
+        for (_, model, _), tally in self._tallies.items():
+            unpriced[model] += tally.unpriced
+        return {model: count for model, count in unpriced.items() if count}
 
     def text(self, gauges: Gauges = NO_GAUGES) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -147,12 +186,12 @@ class Metrics(Collector):
         return {
             "requests_total": sum(self._requests.values()),
             "requests_by_status": by_status,
-            "attempts_total": sum(self._attempts.values()),
+            "attempts_total": sum(tally.attempts for tally in self._tallies.values()),
             "fallbacks_total": sum(self._fallbacks.values()),
-            "input_tokens_total": _sum_of(self._tokens, "input"),
-            "output_tokens_total": _sum_of(self._tokens, "output"),
-            "cost_nano_usd_total": sum(self._cost.values()),
-            "unpriced_attempts_total": sum(self._unpriced.values()),
+            "input_tokens_total": sum(tally.input for tally in self._tallies.values()),
+            "output_tokens_total": sum(tally.output for tally in self._tallies.values()),
+            "cost_nano_usd_total": sum(self._cost().values()),
+            "unpriced_attempts_total": sum(self._unpriced().values()),
             "saved_nano_usd_total": sum(self._saved.values()),
             "rejections_by_reason": dict(self._rejections),
             "cache_lookups_by_result": dict(self._cache),
@@ -170,20 +209,20 @@ class Metrics(Collector):
             "windvane_upstream_attempts",
             "Attempts at a deployment, by how they ended.",
             ("provider", "model", "outcome"),
-            self._attempts,
+            {place: tally.attempts for place, tally in self._tallies.items()},
         )
-        yield _counter("windvane_tokens", "Tokens, by kind.", ("model", "type"), self._tokens)
+        yield _counter("windvane_tokens", "Tokens, by kind.", ("model", "type"), self._tokens())
         cost = CounterMetricFamily(
             "windvane_cost_usd", "Settled cost in US dollars.", labels=("model", "provider")
         )
-        for labels, nano_usd in self._cost.items():
+        for labels, nano_usd in self._cost().items():
             cost.add_metric(labels, nano_usd / NANO_PER_USD)
         yield cost
         yield _counter(
             "windvane_unpriced_attempts",
             "Attempts whose price is unknown.",
             ("model",),
-            self._unpriced,
+            self._unpriced(),
         )
         yield _counter(
             "windvane_cache_lookups",
@@ -246,10 +285,6 @@ class Metrics(Collector):
         )
         overhead.add_metric((), self._overhead.buckets(), self._overhead.total)
         yield overhead
-
-
-def _sum_of(counts: dict[tuple[str, str], int], kind: str) -> int:
-    return sum(count for (_, counted), count in counts.items() if counted == kind)
 
 
 def _histogram(known: dict[str, _Histogram], label: str, bounds: tuple[float, ...]) -> _Histogram:

@@ -82,32 +82,41 @@ class WorstCase(msgspec.Struct, frozen=True):
         return min(max(covered, low), high)
 
 
-def worst_case(
-    price: Price,
-    input_tokens_max: int,
-    multiplier_permille: int = PERMILLE,
-    *,
-    choices: int = 1,
-    foretold_tokens_max: int = 0,
-    keeps_for_an_hour: bool = True,
-) -> WorstCase:
-    """An upper bound for any request of at most this size, at the dearest rates it could meet.
+class Dearest(msgspec.Struct, frozen=True):
+    """The dearest rates that any request could meet under a price."""
 
-    `foretold_tokens_max` are billed as output besides each choice's answer. Without `keeps_for_an_hour`
-    it is for one that has nothing written to the prompt cache for so long.
-    """
-    if not price.tiers:
-        dearest_input = _dearest_input(price, keeps_for_an_hour)
-        per_token = price.output * choices
-    else:
-        candidates: tuple[Price | Tier, ...] = (price, *price.tiers)
-        dearest_input = max(_dearest_input(rate, keeps_for_an_hour) for rate in candidates)
-        per_token = max(rate.output for rate in candidates) * choices
-    fixed = input_tokens_max * dearest_input + per_token * foretold_tokens_max
-    if multiplier_permille == PERMILLE:
-        return WorstCase(fixed, per_token, UNITS_PER_PRICE)
-    return WorstCase(
-        fixed * multiplier_permille, per_token * multiplier_permille, UNITS_PER_PRICE * PERMILLE
+    input: int
+    output: int
+
+    def worst_case(
+        self,
+        input_tokens_max: int,
+        multiplier_permille: int = PERMILLE,
+        choices: int = 1,
+        foretold_tokens_max: int = 0,
+    ) -> WorstCase:
+        """An upper bound for any request of at most this size.
+
+        `foretold_tokens_max` are billed as output besides each choice's answer.
+        """
+        per_token = self.output * choices
+        fixed = input_tokens_max * self.input
+        if foretold_tokens_max:
+            fixed += per_token * foretold_tokens_max
+        if multiplier_permille == PERMILLE:
+            return WorstCase(fixed, per_token, UNITS_PER_PRICE)
+        return WorstCase(
+            fixed * multiplier_permille, per_token * multiplier_permille, UNITS_PER_PRICE * PERMILLE
+        )
+
+
+def dearest(price: Price, *, keeps_for_an_hour: bool = True) -> Dearest:
+    """The dearest rates of `price`, its tiers included. Without `keeps_for_an_hour` they are for requests
+    that have nothing written to the prompt cache for so long."""
+    rates: tuple[Price | Tier, ...] = (price, *price.tiers)
+    return Dearest(
+        max(_dearest_input(rate, keeps_for_an_hour) for rate in rates),
+        max(rate.output for rate in rates),
     )
 
 

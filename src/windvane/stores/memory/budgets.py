@@ -138,14 +138,16 @@ class MemoryBudgets:
     ) -> Account | None:
         accounts = self.accounts(scopes, at_us)
         assert attempt_id not in self._holds, f"{attempt_id} is held twice"
-        refusing = hold(accounts, amount)
-        if refusing is None:
-            self._holds[attempt_id] = _Hold(scopes, accounts, amount, at_us)
-        return refusing
+        if accounts and (refusing := hold(accounts, amount)) is not None:
+            return refusing
+        self._holds[attempt_id] = _Hold(scopes, accounts, amount, at_us)
+        return None
 
     def settle(self, attempt_id: str, cost: int) -> Sequence[Account]:
         held = self._holds.pop(attempt_id, None)
-        return () if held is None else settle(held.accounts, held.amount, cost)
+        if held is None or not held.accounts:
+            return ()
+        return settle(held.accounts, held.amount, cost)
 
     @property
     def open_holds(self) -> int:

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from windvane.core.catalog.prices import Price, Tier, cost, worst_case
+from windvane.core.catalog.prices import Price, Tier, cost, dearest
 from windvane.core.usage import Usage
 
 DAY = date(2026, 1, 1)
@@ -101,19 +101,19 @@ def test_tiers_apply_by_their_thresholds_whatever_their_order() -> None:
 def test_the_worst_case_takes_the_dearest_rate(
     rates: Price, input_: int, output: int, permille: int, nano: int
 ) -> None:
-    assert worst_case(rates, input_, permille).of(output) == nano
+    assert dearest(rates).worst_case(input_, permille).of(output) == nano
 
 
 def test_the_worst_case_counts_every_choice_and_what_was_foretold() -> None:
-    worst = worst_case(SMALL, 1_000, choices=3, foretold_tokens_max=50)
+    worst = dearest(SMALL).worst_case(1_000, choices=3, foretold_tokens_max=50)
     assert worst.of(100) == cost(SMALL, used(1_000, 3 * 150))
 
 
 def test_the_longest_answer_is_what_an_amount_covers_and_not_a_token_more() -> None:
     for permille in (1000, 1100):
-        worst = worst_case(SMALL, 1_000, permille)
+        worst = dearest(SMALL).worst_case(1_000, permille)
         for amount in (worst.of(77), worst.of(77) + 1, worst.of(78) - 1):
             assert worst.longest(amount, 16, 4_096) == 77
         assert worst.longest(worst.of(77), 100, 4_096) == 100
         assert worst.longest(worst.of(77), 16, 60) == 60
-    assert worst_case(price(USD, 0), 5).longest(0, 16, 4_096) == 4_096
+    assert dearest(price(USD, 0)).worst_case(5).longest(0, 16, 4_096) == 4_096
