@@ -229,7 +229,7 @@ def test_each_response_header_has_a_row() -> None:
 def test_each_endpoint_of_the_data_plane_is_named() -> None:
     text = page("endpoints.md")
     for path, (method, _) in data_plane.ENDPOINTS.items():
-        assert f"`{method} {data_plane.PREFIX}{path}`" in text
+        assert f"`{method} {path}`" in text
     assert "`GET /v1/models/{id}`" in text
 
 

@@ -18,6 +18,10 @@ class SystemClock:
         return time.time_ns() // 1_000
 
 
+_DICE_BITS = 80
+_ID_BYTES = 16
+
+
 class SystemIds:
     """Ids that sort by time: 48 bits of milliseconds, 80 bits of dice, as in UUID version 7."""
 
@@ -25,7 +29,8 @@ class SystemIds:
         self._rng = rng or random.Random(secrets.randbits(128))
 
     def request_id(self, wall_us: int) -> str:
-        return f"req_{wall_us // 1_000:012x}{self._rng.getrandbits(80):020x}"
+        number = (wall_us // 1_000 << _DICE_BITS) | self._rng.getrandbits(_DICE_BITS)
+        return "req_" + number.to_bytes(_ID_BYTES, "big").hex()
 
 
 def new_rng() -> random.Random:

@@ -16,7 +16,7 @@ from windvane.config import load_config
 from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.engine.snapshot import Timeouts
 from windvane.gateway.control_plane.access import GuardedRoute, Permission
-from windvane.gateway.data_plane.app import ENDPOINTS, PREFIX
+from windvane.gateway.data_plane.app import ENDPOINTS
 from windvane.simulator.fault import FAULT_WORDS
 from windvane.telemetry.logs import JsonFormatter, TextFormatter
 
@@ -70,8 +70,8 @@ def admin_routes(served: Served) -> list[tuple[str, str]]:
 
 
 def data_routes() -> list[tuple[str, str]]:
-    listed = [(method, PREFIX + path) for path, (method, _) in ENDPOINTS.items()]
-    return [*listed, ("GET", f"{PREFIX}/models/auto")]
+    listed = [(method, path) for path, (method, _) in ENDPOINTS.items()]
+    return [*listed, ("GET", "/v1/models/auto")]
 
 
 def call(served: Served, method: str, path: str, key: str, **headers: str) -> Reply:

@@ -638,6 +638,18 @@ def test_a_revoked_key_is_refused_on_a_connection_that_is_open(admin):
             client.models.list()
 
 
+def test_a_revoked_key_is_refused_though_its_head_has_come_before(admin):
+    """What is known of a head is what it says, not whether that is still good."""
+    made = admin.create()
+    said = {"model": MODEL, "messages": [{"role": "user", "content": "Say wind."}]}
+    with sdk(admin, made["key"]) as client:
+        for _ in range(3):
+            client.chat.completions.create(**said)
+        admin.ask(f"{KEYS}/{made['id']}", method="DELETE")
+        with pytest.raises(openai.AuthenticationError):
+            client.chat.completions.create(**said)
+
+
 @pytest.mark.parametrize("cut", [1, 6, 20, 37])
 def test_a_key_in_half_is_told_so(admin, cut):
     reply = admin.chat(admin.create()["key"][:-cut])

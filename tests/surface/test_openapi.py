@@ -21,7 +21,8 @@ from schemathesis.specs.openapi.checks import (
 from tests.surface.served import Served, chat, serving
 
 from windvane.config.schema import AuthConfig, KeyConfig
-from windvane.gateway.data_plane.app import ENDPOINTS, PREFIX
+from windvane.gateway.data_plane.app import ENDPOINTS
+from windvane.gateway.data_plane.caller import DATA_PLANE
 
 KEY = "sk-openapi-tests"
 ADMIN_KEY = "sk-openapi-admin"
@@ -140,10 +141,10 @@ def test_what_is_served_is_what_is_documented(served, api, method, path, mode):
 
 
 def test_every_endpoint_of_the_data_plane_is_documented(document):
-    paths = {PREFIX + path for path in ENDPOINTS} | {f"{PREFIX}/models/{{model}}"}
-    assert {path for path in document["paths"] if path.startswith(PREFIX)} == paths
+    paths = {*ENDPOINTS, "/v1/models/{model}"}
+    assert {path for path in document["paths"] if path.startswith(DATA_PLANE)} == paths
     for path, (method, _) in ENDPOINTS.items():
-        assert set(document["paths"][PREFIX + path]) == {method.lower()}
+        assert set(document["paths"][path]) == {method.lower()}
 
 
 def test_every_reference_of_the_document_leads_somewhere(document):

@@ -70,11 +70,13 @@ class Attempt(msgspec.Struct):
         self.state = state
 
 
-class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+class Credentials(msgspec.Struct, kw_only=True):
     """What the caller showed. `bearer` is never logged: `repr` leaves it out."""
 
     bearer: str | None = None
     is_in_process: bool = False
+    digest: bytes | None = None
+    """The keyring's, of `bearer`: made once for credentials that are shown again."""
 
     def __repr__(self) -> str:
         return f"Credentials(bearer={'***' if self.bearer else None})"

@@ -51,7 +51,10 @@ def identify(credentials: Credentials, snapshot: Snapshot, keyring: Keyring) -> 
             status=401,
             code="missing_api_key",
         )
-    known = keyring.find(credentials.bearer)
+    digest = credentials.digest
+    if digest is None:
+        digest = credentials.digest = keyring.digest_of(credentials.bearer)
+    known = keyring.find(credentials.bearer, digest)
     if known is not None:
         return known
     if snapshot.passthrough is not None and not credentials.bearer.startswith(PREFIX):

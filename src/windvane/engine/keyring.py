@@ -118,14 +118,19 @@ class Keyring:
         """Those of the configuration."""
         return tuple(self._fixed.values())
 
-    def find(self, secret: str) -> Principal | None:
-        """Whose this secret is; None when it is nobody's, or no more.
+    def digest_of(self, secret: str) -> bytes:
+        """What a secret is found by here."""
+        hashing = self._hasher.copy()
+        hashing.update(secret.encode("utf-8", "surrogatepass"))
+        return hashing.digest()
+
+    def find(self, secret: str, digest: bytes | None = None) -> Principal | None:
+        """Whose this secret is, of this digest if that is known; None when it is nobody's, or no more.
 
         Raises AuthenticationError for a key of ours that is not whole.
         """
-        hashing = self._hasher.copy()
-        hashing.update(secret.encode("utf-8", "surrogatepass"))
-        digest = hashing.digest()
+        if digest is None:
+            digest = self.digest_of(secret)
         known = self._found.get(digest)
         if known is None:
             if secret.startswith(PREFIX) and not (

@@ -15,6 +15,8 @@ import msgspec
 from windvane.core.cache.entry import CacheEntry, pack, unpack
 from windvane.core.cache.freshness import (
     NO_WISH,
+    SPARE,
+    USELESS,
     CachePolicy,
     Standing,
     Wish,
@@ -162,7 +164,7 @@ class Lookup:
             data = await self._cache.get(ask.key)
             return None if data is None else self._found(ask, data)
         found = self._found(ask, data, reading)
-        if found is None or found.standing is Standing.SPARE:
+        if found is None or found.standing is SPARE:
             found = await self.find_newer(ask, found) or found
         return found
 
@@ -179,7 +181,7 @@ class Lookup:
             return None
         now_us = self._clock.wall_us()
         standing = standing_of(entry, ask.policy, ask.wish, now_us, self._rng)
-        if standing is Standing.USELESS:
+        if standing is USELESS:
             return None
         return Found(entry=entry, standing=standing)
 

@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 
 from windvane.core.cache.entry import CacheEntry
-from windvane.core.cache.freshness import Standing
+from windvane.core.cache.freshness import FRESH, SPARE
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of, refuse
@@ -97,8 +97,8 @@ class Sharing:
         found = await self._lookup.find(ask, exchange.reading)
         # A store that takes its time is not asked a second time: the caller has waited enough.
         is_quick = self._clock.monotonic_s() - began_s < SLOW_STORE_S
-        if found is not None and found.standing is not Standing.SPARE:
-            if found.standing is not Standing.FRESH and not ask.wish.only_if_cached:
+        if found is not None and found.standing is not SPARE:
+            if found.standing is not FRESH and not ask.wish.only_if_cached:
                 self._refresh(exchange, snapshot, ask, found)
             return self._hit(exchange, ask, found.entry)
         if ask.wish.only_if_cached:
@@ -421,7 +421,7 @@ class Sharing:
 
     async def _there(self, ask: Ask) -> Found | None:
         found = await self._lookup.find(ask)
-        return found if found is not None and found.standing is not Standing.SPARE else None
+        return found if found is not None and found.standing is not SPARE else None
 
     async def aclose(self) -> None:
         await self.flights.aclose()

@@ -15,13 +15,13 @@ from windvane.gateway.data_plane.app import DataPlane
 from windvane.gateway.data_plane.asgi import (
     JSON,
     ASGIApp,
-    AsgiCaller,
     HeaderList,
     Receive,
     Scope,
     Send,
     send_whole,
 )
+from windvane.gateway.data_plane.asgi_caller import AsgiCaller
 from windvane.gateway.data_plane.caller import DATA_PLANE, Caller
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.data_plane.outgoing import id_headers, lines_of
@@ -92,7 +92,7 @@ class Gateway:
     def serve(self, caller: Caller) -> Coroutine[Any, Any, None]:
         """Serve a request for `/v1/*`."""
         if self._checks_host and self._is_open:
-            incoming = Incoming(caller.headers)
+            incoming = caller.incoming
             if not incoming.names_loopback:
                 status, headers, body = self._wrong_host(incoming)
                 return caller.answer(status, lines_of(headers), body)

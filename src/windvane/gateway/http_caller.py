@@ -17,6 +17,7 @@ from typing import Protocol
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
 from windvane.gateway.data_plane.asgi import Message
+from windvane.gateway.data_plane.incoming import Incoming
 
 STALL_S = 60.0
 """How long a caller may leave an answer unread: its stream holds an upstream connection meanwhile."""
@@ -55,7 +56,7 @@ class HttpCaller:
         "_unread_bytes",
         "_version",
         "disconnected",
-        "headers",
+        "incoming",
         "keep_alive",
         "method",
         "more_body",
@@ -69,15 +70,15 @@ class HttpCaller:
         connection: Connection,
         method: str,
         path: str,
-        headers: list[tuple[bytes, bytes]],
+        incoming: Incoming,
         *,
-        version: str,
-        keep_alive: bool,
+        version: str = "1.1",
+        keep_alive: bool = True,
     ) -> None:
         self._connection = connection
         self.method = method
         self.path = path
-        self.headers = headers
+        self.incoming = incoming
         self._version = version
         self.keep_alive = keep_alive
         self.more_body = True
@@ -173,6 +174,11 @@ class HttpCaller:
         if self._news is not None:
             self.wake()
 
+    def feed_whole(self, body: bytes) -> None:
+        """The body has come in one piece, with the head."""
+        self._pieces.append(body)
+        self.more_body = False
+
     def end_body(self) -> None:
         """The body is whole."""
         self.more_body = False
@@ -199,7 +205,7 @@ class HttpCaller:
         """Tell a caller that waits to be told (RFC 9110, 10.1.1) to send its body."""
         transport = self._connection.transport
         if self.more_body and not self._pieces and not transport.is_closing():
-            for name, value in self.headers:
+            for name, value in self.incoming.said:
                 if name == b"expect" and value.lower() == b"100-continue":
                     transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

@@ -30,7 +30,9 @@ from uvicorn.protocols.http.httptools_impl import (
 from windvane.core.faults import Fault, FaultKind, Source
 from windvane.gateway.data_plane.asgi import Receive, Scope, Send
 from windvane.gateway.data_plane.caller import DATA_PLANE
+from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.http_caller import HttpCaller
+from windvane.gateway.known_head import KnownHead, known_head
 from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error
 
@@ -42,6 +44,8 @@ GRACEFUL_S = 30
 BACKLOG = 2_048
 PIPELINED_MAX = 64
 """Requests that may wait behind another of their connection: they are held in memory."""
+LESSONS_MAX = 3
+"""Heads of a connection that are learned without one of them coming again; then no more are."""
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +134,43 @@ def _parts_of(url: bytes) -> tuple[str, bytes, bytes]:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on httptools, guarded. What stands first is set on a subclass, per server."""
+    """uvicorn's protocol on httptools, guarded. What stands first is set on a subclass, per server.
+
+    Slots hold what is asked for with every request, uvicorn's own included: beyond thirty attributes
+    each look into an instance's dictionary is a search.
+    """
+
+    __slots__ = (
+        "_body_timer",
+        "_head_bytes",
+        "_head_timer",
+        "_idle_since_s",
+        "_is_in_head",
+        "_is_packet_fresh",
+        "_is_priming",
+        "_known",
+        "_lessons",
+        "_next",
+        "_owed_bytes",
+        "_packet",
+        "_packet_bytes",
+        "_rest",
+        "_running",
+        "_unread",
+        "_waiting",
+        "_worker",
+        "cycle",
+        "flow",
+        "headers",
+        "loop",
+        "parser",
+        "server_state",
+        "tasks",
+        "timeout_keep_alive",
+        "timeout_keep_alive_task",
+        "transport",
+        "url",
+    )
 
     application: Application
     limits = ServerLimits(head_timeout_s=10.0, connections_max=20_000)
@@ -150,6 +190,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unread = b""
         self._is_priming = False
         self._idle_since_s = 0.0
+        self._known: KnownHead | None = None
+        self._lessons = LESSONS_MAX
+        self._owed_bytes = 0
+        self._packet = b""
         self._waiting: deque[_Cycle | HttpCaller] = deque()
         self._running: asyncio.Task[None] | None = None
         self._next: HttpCaller | None = None
@@ -168,7 +212,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._packet_bytes, self._is_packet_fresh = len(data), True
         self._head_bytes += self._packet_bytes
-        self._feed(data)
+        if self._known is not None:
+            data = self._read_known(self._known, data)
+        if data:
+            self._packet = data
+            self._feed(data)
+            self._packet = b""
         cycle = self.cycle
         if self._is_in_head:
             if self._head_bytes > HEAD_BYTES_MAX:
@@ -198,9 +247,39 @@ class GuardedProtocol(HttpToolsProtocol):
         if exc is None:
             self.transport.close()
         self.parser = None  # type: ignore[assignment]  # as uvicorn does: it refers to us
+        self._known = None
         for task in (self._running, self._worker):
             if task is not None and not task.done():
                 task.cancel()
+
+    def _read_known(self, known: KnownHead, data: bytes) -> bytes:
+        """Take the request with the known head that `data` begins with, or more of its body: all that
+        the parser would have seen in them. Returns what is left for it."""
+        if not self._owed_bytes:
+            cycle = self.cycle
+            if self._is_in_head or cycle.more_body or not cycle.response_complete:
+                return data  # it is not a head that comes next, or another is yet to be answered
+            head = known.again(data)
+            if head is None or self.transport.is_closing():
+                return data
+            self._known, self._lessons = head, LESSONS_MAX
+            self._disarm()
+            caller = HttpCaller(self, head.method, head.path, head.incoming)
+            data = data[head.size :]
+            if len(data) == head.length:  # all of it, as mostly
+                caller.feed_whole(data)
+                self._is_packet_fresh = False
+                self._begin(caller)
+                return b""
+            self._owed_bytes = head.length
+            self._begin(caller)
+        piece = data[: self._owed_bytes]
+        if piece:
+            self._owed_bytes -= len(piece)
+            self.on_body(piece)
+        if not self._owed_bytes:
+            self.on_message_complete()
+        return data[len(piece) :]
 
     def _feed(self, data: bytes) -> None:
         """As uvicorn's own, but an offer to upgrade (`h2c`, from Java's HttpClient) is declined and
@@ -250,9 +329,7 @@ class GuardedProtocol(HttpToolsProtocol):
         parser = self.parser
         if parser.should_upgrade():
             self._unread = self._body_framing()
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._disarm()
         if self._head_bytes > HEAD_BYTES_MAX and self._head_size() > HEAD_BYTES_MAX:
             self._refuse(431, f"the head is larger than {HEAD_BYTES_MAX} bytes", "head_too_large")
             return
@@ -263,15 +340,21 @@ class GuardedProtocol(HttpToolsProtocol):
         keep_alive = version != "1.0" and parser.should_keep_alive()
         method = parser.get_method().decode("ascii")
         path = _parts_of(self.url)[0]
-        running = self.cycle
-        made: _Cycle | HttpCaller
-        if path.startswith(DATA_PLANE):
-            made = HttpCaller(
-                self, method, path, self.headers, version=version, keep_alive=keep_alive
-            )
-        else:
-            made = self._cycle_of(method, version, keep_alive)
-        self.cycle = made
+        if not path.startswith(DATA_PLANE):
+            self._begin(self._cycle_of(method, version, keep_alive))
+            return
+        incoming = Incoming(self.headers)
+        if self._lessons and keep_alive and self._is_packet_fresh:
+            self._lessons -= 1
+            learned = known_head(self._packet, method, self.url, path, incoming)
+            self._known = learned or self._known
+        self._begin(
+            HttpCaller(self, method, path, incoming, version=version, keep_alive=keep_alive)
+        )
+
+    def _begin(self, made: _Cycle | HttpCaller) -> None:
+        """Serve a request whose head is complete, when it is its turn."""
+        running, self.cycle = self.cycle, made
         if running is None or running.response_complete:
             self._start(made)
         elif len(self._waiting) < PIPELINED_MAX:
@@ -414,6 +497,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def _arm(self) -> None:
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._on_slow_head)
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _on_slow_head(self) -> None:
         self._head_timer = None

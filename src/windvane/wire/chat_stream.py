@@ -68,7 +68,7 @@ class ChatStreamWriter:
             self._held.append((chunk, finished))
         return _event(chunk_object(chunk, said)) if said else b""
 
-    def end(self, usage: Usage, metadata: JsonObject | None) -> bytes:
+    def end(self, usage: Usage, metadata: JsonObject | msgspec.Raw | None) -> bytes:
         """The held chunks, the usage in its one place, and the end-of-stream marker."""
         written = []
         last = len(self._held) - 1
@@ -85,7 +85,9 @@ class ChatStreamWriter:
         return b"".join(written)
 
     @staticmethod
-    def _add_usage(envelope: JsonObject, usage: Usage, metadata: JsonObject | None) -> None:
+    def _add_usage(
+        envelope: JsonObject, usage: Usage, metadata: JsonObject | msgspec.Raw | None
+    ) -> None:
         envelope["usage"] = usage_object(usage)
         if metadata is not None:
             envelope["router_metadata"] = metadata

@@ -189,7 +189,10 @@ def usage_object(usage: Usage) -> JsonObject:
 
 
 def encode_completion(
-    completion: Completion, usage: Usage, dialect: Dialect, metadata: JsonObject | None
+    completion: Completion,
+    usage: Usage,
+    dialect: Dialect,
+    metadata: JsonObject | msgspec.Raw | None,
 ) -> bytes:
     """A whole answer for a client of `dialect`, with `router_metadata` unless it is None.
 

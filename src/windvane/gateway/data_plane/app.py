@@ -22,14 +22,13 @@ from windvane.wire.errors import render_error
 Endpoint = Callable[[Door, bytes], Awaitable[None]]
 
 ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
-    "/chat/completions": ("POST", chat_completions),
-    "/route": ("POST", explain_route),
-    "/models": ("GET", list_models),
+    "/v1/chat/completions": ("POST", chat_completions),
+    "/v1/route": ("POST", explain_route),
+    "/v1/models": ("GET", list_models),
 }
-"""Path below `/v1` -> method and endpoint. `/models/{id}` is beside it: an id may hold slashes."""
+"""Path -> method and endpoint. `/v1/models/{id}` is beside it: an id may hold slashes."""
 
-PREFIX = "/v1"
-_MODEL = "/models/"
+_MODEL = "/v1/models/"
 
 _log = logging.getLogger("windvane.gateway")
 
@@ -49,12 +48,15 @@ class DataPlane:
         """Serve one request. Cancelled when the caller leaves."""
         door = Door(self._engine, self._clock, caller)
         try:
-            method, endpoint = _endpoint_of(caller)
+            known = ENDPOINTS.get(caller.path)
+            if known is None or known[0] != caller.method:
+                known = _endpoint_of(caller)
+            method, endpoint = known
             incoming = door.incoming
-            incoming.check_is_no_loop()
+            if not incoming.is_checked:
+                incoming.check(method)
             body = b""
             if method == "POST":
-                incoming.check_is_json()
                 # A stranger is refused before its body is held in memory, and told nothing else.
                 door.principal = self._engine.identify(incoming.credentials())
                 body = caller.whole_body() or await self._read_body(door)
@@ -101,7 +103,7 @@ class DataPlane:
 
 def _endpoint_of(caller: Caller) -> tuple[str, Endpoint]:
     """The method and endpoint of a path. Raises NotFoundError, and 405 for another method."""
-    path = caller.path.removeprefix(PREFIX)
+    path = caller.path
     found = ENDPOINTS.get(path) or ENDPOINTS.get(path.rstrip("/"))
     if found is None and path.startswith(_MODEL) and len(path) > len(_MODEL):
         found = ("GET", get_model)
@@ -120,7 +122,7 @@ def _endpoint_of(caller: Caller) -> tuple[str, Endpoint]:
 
 
 def _not_found(path: str) -> WindvaneError:
-    known = ", ".join(PREFIX + each for each in ENDPOINTS)
+    known = ", ".join(ENDPOINTS)
     return refuse(
         FaultKind.NOT_FOUND,
         f"there is nothing at {path[:100]!r}; endpoints are {known}",

@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from windvane.gateway.data_plane.asgi import HeaderList, Receive
+from windvane.gateway.data_plane.asgi import Receive
+from windvane.gateway.data_plane.incoming import Incoming
 
 DATA_PLANE = "/v1/"
 """Where its paths begin."""
@@ -21,8 +22,8 @@ class Caller(Protocol):
     def path(self) -> str: ...
 
     @property
-    def headers(self) -> HeaderList:
-        """Names in lower case."""
+    def incoming(self) -> Incoming:
+        """What the head says."""
         ...
 
     @property

@@ -4,7 +4,6 @@ from windvane.core.exchange import Exchange
 from windvane.core.principal import Principal
 from windvane.engine.engine import Engine
 from windvane.gateway.data_plane.caller import Caller
-from windvane.gateway.data_plane.incoming import Incoming
 from windvane.ports.clock import Clock
 from windvane.wire.dialect import Dialect
 
@@ -21,7 +20,7 @@ class Door:
         self.engine = engine
         self.clock = clock
         self.caller = caller
-        self.incoming = Incoming(caller.headers)
+        self.incoming = caller.incoming
         self.dialect: Dialect | None = None
         self.exchange: Exchange | None = None
         self.principal: Principal | None = None

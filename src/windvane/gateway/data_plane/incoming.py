@@ -26,15 +26,35 @@ class ClientGoneError(Exception):
 
 
 class Incoming:
-    """What the head of a request says. The names of `headers` are in lower case."""
+    """What the head of a request says. The names of `headers` are in lower case.
 
-    __slots__ = ("_credentials", "_said", "headers")
+    A head that comes again is the same object: what was worked out of it is worked out once.
+    """
 
-    def __init__(self, headers: HeaderList) -> None:
-        self._said = headers
+    __slots__ = ("_credentials", "_user_agent", "headers", "is_checked", "said")
+
+    def __init__(
+        self,
+        said: HeaderList,
+        *,
+        credentials: Credentials | None = None,
+        user_agent: str | None = None,
+    ) -> None:
+        """`credentials` and `user_agent` are what it is known to say."""
+        self.said = said
         # Later headers of one name win, as in no other place: what must be unique is checked below.
-        self.headers: dict[bytes, bytes] = dict(self._said)
-        self._credentials: Credentials | None = None
+        self.headers: dict[bytes, bytes] = dict(said)
+        self.is_checked = False
+        self._credentials = credentials
+        self._user_agent = user_agent
+
+    def with_length(self, length: bytes) -> "Incoming":
+        """The same head before a body of another length."""
+        name = b"content-length"
+        said = [(name, length) if header[0] == name else header for header in self.said]
+        other = Incoming(said, credentials=self._credentials, user_agent=self._user_agent)
+        other.is_checked = self.is_checked
+        return other
 
     @property
     def request_id(self) -> str | None:
@@ -44,12 +64,22 @@ class Incoming:
 
     @property
     def user_agent(self) -> str:
-        return self.headers.get(b"user-agent", b"").decode("latin-1")
+        known = self._user_agent
+        if known is None:
+            known = self._user_agent = self.headers.get(b"user-agent", b"").decode("latin-1")
+        return known
 
     @property
     def dialect(self) -> Dialect:
         """The dialect for errors that arise before the body is read."""
         return Dialect.MISTRAL if "mistral" in self.user_agent.lower() else Dialect.OPENAI
+
+    def check(self, method: str) -> None:
+        """Refuse what must not be served whoever sends it. A head that has passed passes again."""
+        self.check_is_no_loop()
+        if method == "POST":
+            self.check_is_json()
+        self.is_checked = True
 
     def credentials(self) -> Credentials:
         """What the caller shows: `Authorization: Bearer`, `x-api-key` or `api-key`.
@@ -63,13 +93,13 @@ class Incoming:
 
     def _bearer(self) -> str | None:
         headers = self.headers
-        if len(headers) == len(self._said) and headers.keys().isdisjoint(_OTHER_CREDENTIALS):
+        if len(headers) == len(self.said) and headers.keys().isdisjoint(_OTHER_CREDENTIALS):
             said_once = headers.get(b"authorization")
             return None if said_once is None else _secret_in(b"authorization", said_once) or None
-        if len(headers) == len(self._said):
+        if len(headers) == len(self.said):
             said = [(name, headers[name]) for name in _CREDENTIALS if name in headers]
         else:  # some name came twice
-            said = [header for header in self._said if header[0] in _CREDENTIALS]
+            said = [header for header in self.said if header[0] in _CREDENTIALS]
         shown = {secret for name, value in said if (secret := _secret_in(name, value))}
         if len(shown) > 1:
             raise refuse(
@@ -114,7 +144,7 @@ class Incoming:
     def check_is_no_loop(self) -> None:
         """Refuse a request that has been through us: somebody's upstream address is our own."""
         if b"via" in self.headers and any(
-            _OWN_VIA in value for name, value in self._said if name == b"via"
+            _OWN_VIA in value for name, value in self.said if name == b"via"
         ):
             raise refuse(
                 FaultKind.INVALID_REQUEST,

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, time
 from email.utils import format_datetime
 from functools import lru_cache
 
+import msgspec
+
 from windvane.core.catalog.models import ModelCard
-from windvane.core.chat import JsonObject
-from windvane.core.exchange import Attempt, Exchange
+from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Source
-from windvane.core.money import NANO_PER_USD, usd_text
+from windvane.core.money import NANO_PER_USD, NanoUsd, usd_text
 from windvane.gateway.data_plane.asgi import JSON, HeaderList
 from windvane.gateway.data_plane.limit_headers import limit_lines, refused_rate_headers
 
@@ -64,54 +65,79 @@ _WORK = lines_of(
         (b"server-timing", b"upstream;dur=%.2f, gateway;dur=%.2f"),
     ]
 )
-_WHOLE = _IDS + b"%b" + _WORK + lines_of([(b"x-router-cost-usd", b"%b"), JSON])
-_STREAM = (
-    _IDS
-    + b"%b"
-    + _WORK
-    + lines_of(
-        [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),
-        ]
-    )
+_WHOLE = [(b"x-router-cost-usd", b"%b"), JSON]
+_STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+_METADATA = (
+    b'{"selected_provider":%b,"selected_model":%b,"requested_model":%b,"estimated_cost":%%b,'
+    b'"cost_nano_usd":%%b,"cached":%%b,"reason":%b,"latency_ms":%%.1f}'
 )
-"""Forms of a good answer's headers: they are written in one go, not one by one."""
+FORMS_MAX = 1_024
+"""Forms of good answers' headers and metadata that are kept: all that is the same for every answer of a
+deployment for a reason. They are filled in one go, not written one by one."""
+
+_CACHED = ("hit", "joined")
+
+_encode = msgspec.json.Encoder().encode
 
 
 def whole_lines(exchange: Exchange, now_s: float) -> bytes:
     """Headers of a whole answer."""
-    attempt, cost = exchange.final_attempt, exchange.cost_nano_usd
-    assert attempt is not None
-    upstream_ms = exchange.upstream_s * 1000
-    shown = b"unknown" if cost is None else usd_text(cost).encode() if cost else b"0"
-    lines = _WHOLE % (*_facts(exchange, attempt, now_s, upstream_ms), shown)
-    return lines + _rare_lines(exchange, attempt.deployment.card)
+    attempt, decision = exchange.final_attempt, exchange.decision
+    assert attempt is not None and decision is not None
+    deployment = attempt.deployment
+    form = _whole_form(deployment.model, deployment.provider, decision.reason)
+    facts = _facts(exchange, now_s, exchange.upstream_s * 1000)
+    lines = form % (*facts, _cost_text(exchange.cost_nano_usd))
+    rare = _rare_lines(exchange, deployment.card)
+    return lines + rare if rare else lines
 
 
 def stream_lines(exchange: Exchange, now_s: float) -> bytes:
     """Headers of a stream. It has no cost yet: that comes with its last chunk."""
-    attempt = exchange.final_attempt
-    assert attempt is not None
+    attempt, decision = exchange.final_attempt, exchange.decision
+    assert attempt is not None and decision is not None
+    deployment = attempt.deployment
+    form = _stream_form(deployment.model, deployment.provider, decision.reason)
     upstream_ms = (exchange.upstream_s + now_s - attempt.started_s) * 1000
-    lines = _STREAM % _facts(exchange, attempt, now_s, upstream_ms)
-    return lines + _rare_lines(exchange, attempt.deployment.card)
+    lines = form % _facts(exchange, now_s, upstream_ms)
+    return lines + _rare_lines(exchange, deployment.card)
+
+
+@lru_cache(FORMS_MAX)
+def _whole_form(model: str, provider: str, reason: str) -> bytes:
+    return _facts_form(model, provider, reason) + lines_of(_WHOLE)
+
+
+@lru_cache(FORMS_MAX)
+def _stream_form(model: str, provider: str, reason: str) -> bytes:
+    return _facts_form(model, provider, reason) + lines_of(_STREAM)
+
+
+def _facts_form(model: str, provider: str, reason: str) -> bytes:
+    choice = lines_of(
+        [
+            (b"x-router-model", safe_name(model)),
+            (b"x-router-provider", safe_name(provider)),
+            (b"x-router-reason", safe_text(reason)),
+        ]
+    )
+    return _IDS + choice.replace(b"%", b"%%") + _WORK
 
 
 def _facts(
-    exchange: Exchange, attempt: Attempt, now_s: float, upstream_ms: float
-) -> tuple[bytes, bytes, bytes, bytes, float, int, bytes, float, float]:
+    exchange: Exchange, now_s: float, upstream_ms: float
+) -> tuple[bytes, bytes, bytes, float, int, bytes, float, float]:
     """What both forms tell, in their order."""
-    decision, deployment = exchange.decision, attempt.deployment
-    assert decision is not None
     shown = exchange.public_id.encode()
     elapsed_ms = (now_s - exchange.received_s) * 1000
     return (
         shown,
         shown,
         shown,
-        _choice_lines(deployment.model, deployment.provider, decision.reason),
         elapsed_ms,
         len(exchange.attempts),
         _cache_status(exchange),
@@ -120,16 +146,13 @@ def _facts(
     )
 
 
-@lru_cache(maxsize=1024)
-def _choice_lines(model: str, provider: str, reason: str) -> bytes:
-    """The headers that are the same for every answer of a deployment for a reason."""
-    return lines_of(
-        [
-            (b"x-router-model", safe_name(model)),
-            (b"x-router-provider", safe_name(provider)),
-            (b"x-router-reason", safe_text(reason)),
-        ]
-    )
+def _cost_text(cost: NanoUsd | None) -> bytes:
+    """A cost in dollars, as `usd_text` has it. Most are of less than one."""
+    if cost is None:
+        return b"unknown"
+    if 0 < cost < NANO_PER_USD:
+        return (b"0.%09d" % cost).rstrip(b"0")
+    return usd_text(cost).encode() if cost else b"0"
 
 
 def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
@@ -188,9 +211,7 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         headers.append((b"x-router-attempts", b"%d" % len(exchange.attempts)))
         if exchange.decision is not None:
             headers.append((b"x-router-reason", safe_text(exchange.decision.reason)))
-        cost = exchange.cost_nano_usd
-        shown = "unknown" if cost is None else usd_text(cost)
-        headers.append((b"x-router-cost-usd", shown.encode()))
+        headers.append((b"x-router-cost-usd", _cost_text(exchange.cost_nano_usd)))
     elif fault.status >= 500 and fault.kind is not FaultKind.INTERNAL:
         headers.append((b"x-should-retry", b"false"))
     if fault.status == 401:
@@ -198,19 +219,25 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
     return headers
 
 
-def router_metadata(exchange: Exchange, now_s: float) -> JsonObject:
-    """`router_metadata` of an answer. `estimated_cost` is in dollars, for people; the exact amount
-    is `cost_nano_usd`, an integer, or null when the price is unknown."""
+def router_metadata(exchange: Exchange, now_s: float) -> msgspec.Raw:
+    """`router_metadata` of an answer, written as JSON. `estimated_cost` is in dollars, for people; the
+    exact amount is `cost_nano_usd`, an integer, or null when the price is unknown."""
     attempt, decision = exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
-    cost = exchange.cost_nano_usd
-    return {
-        "selected_provider": attempt.deployment.provider,
-        "selected_model": attempt.deployment.model,
-        "requested_model": exchange.request.model,
-        "estimated_cost": None if cost is None else cost / NANO_PER_USD,
-        "cost_nano_usd": cost,
-        "cached": exchange.cache_status in ("hit", "joined"),
-        "reason": decision.reason,
-        "latency_ms": round((now_s - exchange.received_s) * 1000, 1),
-    }
+    deployment, cost = attempt.deployment, exchange.cost_nano_usd
+    form = _metadata_form(
+        deployment.provider, deployment.model, exchange.request.model, decision.reason
+    )
+    written = form % (
+        b"null" if cost is None else _encode(cost / NANO_PER_USD),
+        b"null" if cost is None else b"%d" % cost,
+        b"true" if exchange.cache_status in _CACHED else b"false",
+        (now_s - exchange.received_s) * 1000,
+    )
+    return msgspec.Raw(written)
+
+
+@lru_cache(FORMS_MAX)
+def _metadata_form(provider: str, model: str, requested: str, reason: str) -> bytes:
+    said = (_encode(text).replace(b"%", b"%%") for text in (provider, model, requested, reason))
+    return _METADATA % tuple(said)
