@@ -331,7 +331,7 @@ async def test_the_kth_statement_fails_and_nothing_is_lost_or_doubled(
     failed = 0
     try:
         for k in range(1, 100):
-            for _ in range(70):
+            for _ in range(127):
                 caller.begin()
             while caller.running:
                 caller.end()

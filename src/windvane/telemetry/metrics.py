@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from windvane._version import __version__
 from windvane.core.events import AttemptSettled, BudgetReached, Event, ExchangeEnded
 from windvane.core.faults import FaultKind
-from windvane.core.ledger import FREE
+from windvane.core.ledger import FREE, LedgerEntry
 from windvane.core.money import NANO_PER_USD
 from windvane.ports.observer import EVERYTHING
 from windvane.telemetry.gauges import NO_GAUGES, Gauges, text_of
@@ -67,19 +67,46 @@ class _Histogram:
         return written
 
 
-class _Tally:
-    """The attempts that ended alike at one deployment."""
+class _Exchanges:
+    """How requests for one model ended."""
 
-    __slots__ = ("attempts", "cache_read", "cost", "input", "output", "unpriced")
+    __slots__ = ("durations", "first_chunks", "statuses")
 
     def __init__(self) -> None:
-        self.attempts = 0
-        self.input = 0
-        self.output = 0
-        self.cache_read = 0
-        self.cost: int | None = None
-        """In nano-dollars, of those whose price is known; None when none of them has one."""
+        self.statuses: defaultdict[int, int] = defaultdict(int)
+        self.durations = _Histogram(DURATION_BUCKETS_S)
+        self.first_chunks: _Histogram | None = None
+
+
+class _Attempts:
+    """How attempts at one model of one provider ended, and what they used and cost."""
+
+    __slots__ = (
+        "cache_read_tokens",
+        "cost_nano_usd",
+        "input_tokens",
+        "outcomes",
+        "output_tokens",
+        "unpriced",
+    )
+
+    def __init__(self) -> None:
+        self.outcomes: defaultdict[str, int] = defaultdict(int)
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cache_read_tokens = 0
+        self.cost_nano_usd: int | None = None
+        """Of those whose price is known; None when there were none."""
         self.unpriced = 0
+
+    def tokens(self) -> list[tuple[str, int]]:
+        """Tokens by kind, of the kinds that there were."""
+        kinds = {
+            "input": self.input_tokens,
+            "output": self.output_tokens,
+            "cache_read": self.cache_read_tokens,
+        }
+        return [(kind, count) for kind, count in kinds.items() if count]
 
 
 class Metrics(Collector):
@@ -88,13 +115,11 @@ class Metrics(Collector):
     hears = EVERYTHING
 
     def __init__(self) -> None:
-        self._requests: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._exchanges: defaultdict[str, _Exchanges] = defaultdict(_Exchanges)
+        self._attempts: defaultdict[tuple[str, str], _Attempts] = defaultdict(_Attempts)
+        """By provider and model."""
         self._fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._tallies: dict[tuple[str, str, str], _Tally] = {}
-        """By provider, model and outcome."""
         self._cache: defaultdict[str, int] = defaultdict(int)
-        self._durations: dict[str, _Histogram] = {}
-        self._first_chunks: dict[str, _Histogram] = {}
         self._overhead = _Histogram(OVERHEAD_BUCKETS_S)
         self._rejections: defaultdict[str, int] = defaultdict(int)
         self._alerts: defaultdict[str, int] = defaultdict(int)
@@ -103,76 +128,49 @@ class Metrics(Collector):
         self._queued = _Histogram(DURATION_BUCKETS_S)
 
     def on(self, event: Event) -> None:
-        if isinstance(event, AttemptSettled):
-            self._on_settled(event)
-        elif isinstance(event, ExchangeEnded):
+        if isinstance(event, ExchangeEnded):
             self._on_end(event)
+        elif isinstance(event, AttemptSettled):
+            self._on_settled(event.entry)
         elif isinstance(event, BudgetReached):
             self._alerts[str(event.permille // 10)] += 1
         else:
             self._holds_exceeded += 1
 
     def _on_end(self, event: ExchangeEnded) -> None:
-        model = event.model or UNROUTED
-        self._requests[model, str(event.status)] += 1
+        exchanges = self._exchanges[event.model or UNROUTED]
+        exchanges.statuses[event.status] += 1
+        exchanges.durations.observe(event.duration_s)
+        self._overhead.observe(event.overhead_s)
+        self._cache[event.cache_status] += 1
+        if event.is_stream and event.first_chunk_s is not None:
+            if exchanges.first_chunks is None:
+                exchanges.first_chunks = _Histogram(DURATION_BUCKETS_S)
+            exchanges.first_chunks.observe(event.first_chunk_s)
         if event.attempts > 1:
-            tried = event.models_tried
-            for before, after in pairwise(tried):
+            for before, after in pairwise(event.models_tried):
                 if before != after:
                     self._fallbacks[before, after] += 1
-        self._cache[event.cache_status] += 1
-        if event.fault in REJECTIONS:
+        if event.fault is not None and event.fault in REJECTIONS:
             self._rejections[event.fault] += 1
         if event.queued_s:
             self._queued.observe(event.queued_s)
-        _histogram(self._durations, model, DURATION_BUCKETS_S).observe(event.duration_s)
-        self._overhead.observe(event.overhead_s)
-        if event.first_chunk_s is not None and event.is_stream:
-            _histogram(self._first_chunks, model, DURATION_BUCKETS_S).observe(event.first_chunk_s)
 
-    def _on_settled(self, event: AttemptSettled) -> None:
-        entry = event.entry
-        place = entry.provider, entry.model, entry.outcome
-        tally = self._tallies.get(place)
-        if tally is None:
-            if entry.outcome in FREE:
-                self._saved[entry.outcome] += entry.saved_nano_usd or 0
-                return
-            tally = self._tallies[place] = _Tally()
-        tally.attempts += 1
-        tally.input += entry.input_tokens
-        tally.output += entry.output_tokens
-        if entry.cache_read_input_tokens:
-            tally.cache_read += entry.cache_read_input_tokens
+    def _on_settled(self, entry: LedgerEntry) -> None:
+        outcome = entry.outcome
+        if outcome in FREE:
+            self._saved[outcome] += entry.saved_nano_usd or 0
+            return
+        attempts = self._attempts[entry.provider, entry.model]
+        attempts.outcomes[outcome] += 1
+        attempts.input_tokens += entry.input_tokens
+        attempts.output_tokens += entry.output_tokens
+        attempts.cache_read_tokens += entry.cache_read_input_tokens
         cost = entry.cost_nano_usd
         if cost is None:
-            tally.unpriced += 1
+            attempts.unpriced += 1
         else:
-            tally.cost = cost if tally.cost is None else tally.cost + cost
-
-    def _tokens(self) -> dict[tuple[str, str], int]:
-        """By model and kind."""
-        tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for (_, model, _), tally in self._tallies.items():
-            tokens[model, "input"] += tally.input
-            tokens[model, "output"] += tally.output
-            tokens[model, "cache_read"] += tally.cache_read
-        return {place: count for place, count in tokens.items() if count}
-
-    def _cost(self) -> dict[tuple[str, str], int]:
-        """Nano-dollars by model and provider."""
-        costs: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for (provider, model, _), tally in self._tallies.items():
-            if tally.cost is not None:
-                costs[model, provider] += tally.cost
-        return costs
-
-    def _unpriced(self) -> dict[str, int]:
-        """Attempts whose price is unknown, by model."""
-        unpriced: defaultdict[str, int] = defaultdict(int)
-        for (_, model, _), tally in self._tallies.items():
-            unpriced[model] += tally.unpriced
-        return {model: count for model, count in unpriced.items() if count}
+            attempts.cost_nano_usd = cost + (attempts.cost_nano_usd or 0)
 
     def text(self, gauges: Gauges = NO_GAUGES) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -181,49 +179,40 @@ class Metrics(Collector):
     def totals(self, gauges: Gauges = NO_GAUGES) -> dict[str, object]:
         """The main sums, for those who ask for JSON."""
         by_status: dict[str, int] = {}
-        for (_, status), count in self._requests.items():
+        for (_, status), count in self._requests().items():
             by_status[status] = by_status.get(status, 0) + count
+        attempts = self._attempts.values()
         return {
-            "requests_total": sum(self._requests.values()),
+            "requests_total": sum(by_status.values()),
             "requests_by_status": by_status,
-            "attempts_total": sum(tally.attempts for tally in self._tallies.values()),
+            "attempts_total": sum(sum(each.outcomes.values()) for each in attempts),
             "fallbacks_total": sum(self._fallbacks.values()),
-            "input_tokens_total": sum(tally.input for tally in self._tallies.values()),
-            "output_tokens_total": sum(tally.output for tally in self._tallies.values()),
-            "cost_nano_usd_total": sum(self._cost().values()),
-            "unpriced_attempts_total": sum(self._unpriced().values()),
+            "input_tokens_total": sum(each.input_tokens for each in attempts),
+            "output_tokens_total": sum(each.output_tokens for each in attempts),
+            "cost_nano_usd_total": sum(each.cost_nano_usd or 0 for each in attempts),
+            "unpriced_attempts_total": sum(each.unpriced for each in attempts),
             "saved_nano_usd_total": sum(self._saved.values()),
             "rejections_by_reason": dict(self._rejections),
             "cache_lookups_by_result": dict(self._cache),
             **gauges.as_totals(),
         }
 
+    def _requests(self) -> dict[tuple[str, str], int]:
+        """By model and status."""
+        return {
+            (model, str(status)): count
+            for model, exchanges in self._exchanges.items()
+            for status, count in exchanges.statuses.items()
+        }
+
     def collect(self) -> Iterator[Metric]:
         yield _counter(
-            "router_requests", "Requests answered.", ("model", "status_code"), self._requests
+            "router_requests", "Requests answered.", ("model", "status_code"), self._requests()
         )
         yield _counter(
             "router_fallback", "Moves to another model.", ("from", "to"), self._fallbacks
         )
-        yield _counter(
-            "windvane_upstream_attempts",
-            "Attempts at a deployment, by how they ended.",
-            ("provider", "model", "outcome"),
-            {place: tally.attempts for place, tally in self._tallies.items()},
-        )
-        yield _counter("windvane_tokens", "Tokens, by kind.", ("model", "type"), self._tokens())
-        cost = CounterMetricFamily(
-            "windvane_cost_usd", "Settled cost in US dollars.", labels=("model", "provider")
-        )
-        for labels, nano_usd in self._cost().items():
-            cost.add_metric(labels, nano_usd / NANO_PER_USD)
-        yield cost
-        yield _counter(
-            "windvane_unpriced_attempts",
-            "Attempts whose price is unknown.",
-            ("model",),
-            self._unpriced(),
-        )
+        yield from self._collect_attempts()
         yield _counter(
             "windvane_cache_lookups",
             "Cache look-ups, by result.",
@@ -235,6 +224,34 @@ class Metrics(Collector):
         build = GaugeMetricFamily("windvane_build_info", "This version.", labels=("version",))
         build.add_metric((__version__,), 1)
         yield build
+
+    def _collect_attempts(self) -> Iterator[Metric]:
+        outcomes: dict[tuple[str, str, str], int] = {}
+        tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        unpriced: defaultdict[str, int] = defaultdict(int)
+        cost = CounterMetricFamily(
+            "windvane_cost_usd", "Settled cost in US dollars.", labels=("model", "provider")
+        )
+        for (provider, model), attempts in self._attempts.items():
+            for outcome, count in attempts.outcomes.items():
+                outcomes[provider, model, outcome] = count
+            for kind, count in attempts.tokens():
+                tokens[model, kind] += count
+            if attempts.cost_nano_usd is not None:
+                cost.add_metric((model, provider), attempts.cost_nano_usd / NANO_PER_USD)
+            if attempts.unpriced:
+                unpriced[model] += attempts.unpriced
+        yield _counter(
+            "windvane_upstream_attempts",
+            "Attempts at a deployment, by how they ended.",
+            ("provider", "model", "outcome"),
+            outcomes,
+        )
+        yield _counter("windvane_tokens", "Tokens, by kind.", ("model", "type"), tokens)
+        yield cost
+        yield _counter(
+            "windvane_unpriced_attempts", "Attempts whose price is unknown.", ("model",), unpriced
+        )
 
     def _collect_limits(self) -> Iterator[Metric]:
         yield _counter(
@@ -269,29 +286,23 @@ class Metrics(Collector):
             "From the request's arrival to its last byte.",
             labels=("model",),
         )
-        for model, histogram in self._durations.items():
-            duration.add_metric((model,), histogram.buckets(), histogram.total)
+        for model, exchanges in self._exchanges.items():
+            duration.add_metric((model,), exchanges.durations.buckets(), exchanges.durations.total)
         yield duration
         first = HistogramMetricFamily(
             "windvane_time_to_first_token_seconds",
             "From a streamed request's arrival to its first words.",
             labels=("model",),
         )
-        for model, histogram in self._first_chunks.items():
-            first.add_metric((model,), histogram.buckets(), histogram.total)
+        for model, exchanges in self._exchanges.items():
+            if (firsts := exchanges.first_chunks) is not None:
+                first.add_metric((model,), firsts.buckets(), firsts.total)
         yield first
         overhead = HistogramMetricFamily(
             "windvane_overhead_seconds", "Request duration less the time spent on providers."
         )
         overhead.add_metric((), self._overhead.buckets(), self._overhead.total)
         yield overhead
-
-
-def _histogram(known: dict[str, _Histogram], label: str, bounds: tuple[float, ...]) -> _Histogram:
-    histogram = known.get(label)
-    if histogram is None:
-        histogram = known[label] = _Histogram(bounds)
-    return histogram
 
 
 def _counter(

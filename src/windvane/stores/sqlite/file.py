@@ -13,6 +13,8 @@ from pathlib import Path
 CHECKED_BYTES_MAX = 8 * 1024 * 1024
 """A file up to this size is read through at start (in less than a tenth of a second); of a larger one,
 damage is met when it is read or written."""
+STATEMENTS_KEPT = 64
+"""Prepared statements: some hundred kilobytes each, at most."""
 
 
 def lock(folder: Path) -> int:
@@ -34,7 +36,12 @@ def lock(folder: Path) -> int:
 def open_file(path: Path) -> sqlite3.Connection:
     """Open the ledger, or make it. Raises RuntimeError when it cannot be used as it is."""
     try:
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        connection = sqlite3.connect(
+            path,
+            check_same_thread=False,
+            isolation_level=None,
+            cached_statements=STATEMENTS_KEPT,
+        )
     except sqlite3.Error as error:
         raise unusable(path, error) from error
     try:

@@ -5,50 +5,35 @@ An attempt is on the ledger once, and in the sums once, however often it is brou
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
 from windvane.core.ledger import LedgerEntry
 from windvane.stores.rollup import PLACE, SUMS, Place, Sums, add_up
+from windvane.stores.sqlite.file import STATEMENTS_KEPT
 
 FIELDS = tuple(field.name for field in msgspec.structs.fields(LedgerEntry))
-ROWS_AT_ONCE = 32
-"""Rows of one statement: Python's lock changes hands once a statement, not once a row."""
+ROWS_AT_ONCE = 64
+"""Rows of one statement at most: Python's lock changes hands once a statement, not once a row."""
 IDS_AT_ONCE = 10_000
 
 _TAGS = FIELDS.index("tags")
-_IS_STREAM = FIELDS.index("is_stream")
-_CERTAINTY = FIELDS.index("certainty")
+_AS_BOUND: dict[int, Callable[[Any], object]] = {
+    _TAGS: ",".join,
+    FIELDS.index("is_stream"): int,
+    FIELDS.index("certainty"): str.__str__,
+}
 _NONE = -(2**62)
 """Stands for None on the way to SQLite: sqlite3 takes far longer to bind None, as it does anything
 that is not exactly an int or a str, than SQLite takes for `nullif`. No amount can be this."""
-_OPTIONAL = tuple(
+_OPTIONAL = frozenset(
     place
     for place, field in enumerate(msgspec.structs.fields(LedgerEntry))
     if type(None) in get_args(field.type)
-)
-
-
-def _insert_of(rows: int) -> str:
-    values = ", ".join(
-        f"nullif(?, {_NONE})" if place in _OPTIONAL else "?" for place in range(len(FIELDS))
-    )
-    return (
-        f"INSERT INTO ledger ({', '.join(FIELDS)}) VALUES {', '.join([f'({values})'] * rows)} "
-        "ON CONFLICT (attempt_id) DO NOTHING"
-    )
-
-
-_INSERT_ONE = _insert_of(1)
-_INSERT_MANY = _insert_of(ROWS_AT_ONCE)
-_ADD = (
-    f"INSERT INTO usage_daily ({', '.join((*PLACE, *SUMS))})"
-    f" VALUES ({', '.join('?' * (len(PLACE) + len(SUMS)))})"
-    f" ON CONFLICT ({', '.join(PLACE)}) DO UPDATE SET "
-    + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 )
 
 
@@ -73,18 +58,23 @@ def insert(connection: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> No
 
 def _write(connection: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> bool:
     """Write rows and sums; False, and no sums, when some of the rows were there already."""
-    rows = [_row(entry) for entry in entries]
-    whole = len(rows) - len(rows) % ROWS_AT_ONCE
-    for start in range(0, whole, ROWS_AT_ONCE):
-        values = chain.from_iterable(rows[start : start + ROWS_AT_ONCE])
-        if connection.execute(_INSERT_MANY, tuple(values)).rowcount < ROWS_AT_ONCE:
-            return False
-    for row in rows[whole:]:
-        if connection.execute(_INSERT_ONE, row).rowcount < 1:
+    if not entries:
+        return True
+    shared, varying = _by_field(entries)
+    once, width = list(shared.values()), len(varying)
+    values: list[object] = [None] * (width * len(entries))
+    for place, column in enumerate(varying.values()):
+        values[place::width] = column
+    for start, end in _pieces(len(entries)):
+        statement = _insert_of(tuple(shared), tuple(varying), end - start)
+        row_values = once + values[start * width : end * width]
+        if connection.execute(statement, row_values).rowcount < end - start:
             return False
     sums: dict[Place, Sums] = {}
     add_up(entries, sums)
-    connection.executemany(_ADD, [(*place, *added) for place, added in sums.items()])
+    added = [(*place, *known) for place, known in sums.items()]
+    for start, end in _pieces(len(added)):
+        connection.execute(_add_of(end - start), [*chain.from_iterable(added[start:end])])
     return True
 
 
@@ -106,15 +96,70 @@ def new_ones(
     return list(fresh.values())
 
 
-def _row(entry: LedgerEntry) -> list[object]:
-    row = list(msgspec.structs.astuple(entry))
-    row[_TAGS] = ",".join(entry.tags)
-    row[_IS_STREAM] = 1 if entry.is_stream else 0
-    row[_CERTAINTY] = str.__str__(entry.certainty)
-    for place in _OPTIONAL:
-        if row[place] is None:
-            row[place] = _NONE
-    return row
+def _by_field(
+    entries: Sequence[LedgerEntry],
+) -> tuple[dict[int, object], dict[int, list[object]]]:
+    """By the place of their field, as sqlite3 takes them: values that all entries share, and columns of
+    those they do not. What all of them lack is in neither.
+
+    Entries of one group are much alike, and binding values is most of what a row costs.
+    """
+    values: list[object] = []
+    for entry in entries:
+        values += msgspec.structs.astuple(entry)
+    shared: dict[int, object] = {}
+    varying: dict[int, list[object]] = {}
+    for place in range(len(FIELDS)):
+        column = values[place :: len(FIELDS)]
+        first = column[0]
+        if column[-1] != first or column.count(first) < len(column):
+            varying[place] = _bound(place, column)
+        elif first is not None:
+            [shared[place]] = _bound(place, [first])
+    return shared, varying
+
+
+def _bound(place: int, column: list[object]) -> list[object]:
+    if place in _OPTIONAL:
+        return [_NONE if value is None else value for value in column]
+    as_bound = _AS_BOUND.get(place)
+    return column if as_bound is None else list(map(as_bound, column))
+
+
+def _pieces(count: int) -> Iterator[tuple[int, int]]:
+    """The rows of each statement: of few sizes, because each is a statement to prepare."""
+    start, size = 0, ROWS_AT_ONCE
+    while start < count:
+        while size > count - start:
+            size //= 2
+        yield start, start + size
+        start += size
+
+
+@lru_cache(STATEMENTS_KEPT)
+def _insert_of(shared: tuple[int, ...], varying: tuple[int, ...], rows: int) -> str:
+    """The statement that inserts so many rows: shared values are bound first, then row by row."""
+    names = ", ".join(FIELDS[place] for place in (*shared, *varying))
+    values = ", ".join(
+        [f"?{number}" for number in range(1, len(shared) + 1)]
+        + [f"nullif(?, {_NONE})" if place in _OPTIONAL else "?" for place in varying]
+    )
+    return (
+        f"INSERT INTO ledger ({names}) VALUES {', '.join([f'({values})'] * rows)} "
+        "ON CONFLICT (attempt_id) DO NOTHING"
+    )
+
+
+@lru_cache(STATEMENTS_KEPT)
+def _add_of(places: int) -> str:
+    """The statement that adds sums to those that are kept, of so many places."""
+    values = f"({', '.join('?' * (len(PLACE) + len(SUMS)))})"
+    return (
+        f"INSERT INTO usage_daily ({', '.join((*PLACE, *SUMS))})"
+        f" VALUES {', '.join([values] * places)}"
+        f" ON CONFLICT ({', '.join(PLACE)}) DO UPDATE SET "
+        + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
+    )
 
 
 def entry_of(row: Sequence[object]) -> LedgerEntry:
