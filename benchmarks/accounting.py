@@ -120,7 +120,7 @@ class _NoSettlement(Settlement):
     """Holds nothing, writes nothing down, and works out no price."""
 
     bound_to_nothing = Bound(
-        hold_nano_usd=ZERO, scopes=(scope("model", "none"),), at_us=0, price=None
+        hold_nano_usd=ZERO, scopes=(scope("model", "none"),), at_us=0, price=None, resolved_model=""
     )
 
     def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
