@@ -96,7 +96,10 @@ class _NobodyAsked:
     def __init__(self, **_: object) -> None:
         self._caller = Principal(key_id="somebody")
 
-    def find(self, bearer: str) -> Principal:
+    def digest_of(self, bearer: str) -> bytes:
+        return b""
+
+    def find(self, bearer: str, digest: bytes) -> Principal:
         return self._caller
 
 
