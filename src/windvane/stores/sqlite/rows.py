@@ -5,6 +5,7 @@ An attempt is on the ledger once, and in the sums once, however often it is brou
 
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -20,6 +21,9 @@ FIELDS = tuple(field.name for field in msgspec.structs.fields(LedgerEntry))
 ROWS_AT_ONCE = 64
 """Rows of one statement at most: Python's lock changes hands once a statement, not once a row."""
 IDS_AT_ONCE = 10_000
+
+_MAY_SHARE = not (3, 12) <= sys.version_info < (3, 12, 4)
+"""In between, sqlite3 takes `?1` for a name, and warns of each."""
 
 _TAGS = FIELDS.index("tags")
 _AS_BOUND: dict[int, Callable[[Any], object]] = {
@@ -60,15 +64,12 @@ def _write(connection: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> bo
     """Write rows and sums; False, and no sums, when some of the rows were there already."""
     if not entries:
         return True
-    shared, varying = _by_field(entries)
-    once, width = list(shared.values()), len(varying)
-    values: list[object] = [None] * (width * len(entries))
-    for place, column in enumerate(varying.values()):
-        values[place::width] = column
+    columns = _columns(entries)
+    alike = _alike(columns) if len(entries) >= ROWS_AT_ONCE and _MAY_SHARE else ()
     for start, end in _pieces(len(entries)):
-        statement = _insert_of(tuple(shared), tuple(varying), end - start)
-        row_values = once + values[start * width : end * width]
-        if connection.execute(statement, row_values).rowcount < end - start:
+        shared = alike if end - start == ROWS_AT_ONCE else ()
+        statement, values = _piece(columns, shared, start, end)
+        if connection.execute(statement, values).rowcount < end - start:
             return False
     sums: dict[Place, Sums] = {}
     add_up(entries, sums)
@@ -96,27 +97,12 @@ def new_ones(
     return list(fresh.values())
 
 
-def _by_field(
-    entries: Sequence[LedgerEntry],
-) -> tuple[dict[int, object], dict[int, list[object]]]:
-    """By the place of their field, as sqlite3 takes them: values that all entries share, and columns of
-    those they do not. What all of them lack is in neither.
-
-    Entries of one group are much alike, and binding values is most of what a row costs.
-    """
+def _columns(entries: Sequence[LedgerEntry]) -> list[list[object]]:
+    """The values of each field, as sqlite3 takes them."""
     values: list[object] = []
     for entry in entries:
         values += msgspec.structs.astuple(entry)
-    shared: dict[int, object] = {}
-    varying: dict[int, list[object]] = {}
-    for place in range(len(FIELDS)):
-        column = values[place :: len(FIELDS)]
-        first = column[0]
-        if column[-1] != first or column.count(first) < len(column):
-            varying[place] = _bound(place, column)
-        elif first is not None:
-            [shared[place]] = _bound(place, [first])
-    return shared, varying
+    return [_bound(place, values[place :: len(FIELDS)]) for place in range(len(FIELDS))]
 
 
 def _bound(place: int, column: list[object]) -> list[object]:
@@ -124,6 +110,33 @@ def _bound(place: int, column: list[object]) -> list[object]:
         return [_NONE if value is None else value for value in column]
     as_bound = _AS_BOUND.get(place)
     return column if as_bound is None else list(map(as_bound, column))
+
+
+def _alike(columns: list[list[object]]) -> tuple[int, ...]:
+    """The fields in which all entries are the same.
+
+    Entries of one group are much alike, and binding values is most of what a row costs. But which fields
+    these are differs from group to group, and each choice is another statement to prepare: so only whole
+    statements make use of it.
+    """
+    return tuple(
+        place for place, column in enumerate(columns) if column.count(column[0]) == len(column)
+    )
+
+
+def _piece(
+    columns: list[list[object]], shared: tuple[int, ...], start: int, end: int
+) -> tuple[str, list[object]]:
+    """The statement for some of the entries, with its values: those that are shared once, then row by
+    row. What all entries lack is left out."""
+    said = tuple(place for place in shared if columns[place][0] != _NONE)
+    varying = tuple(place for place in range(len(FIELDS)) if place not in shared)
+    rows, width = end - start, len(varying)
+    values: list[object] = [None] * (width * rows)
+    for number, place in enumerate(varying):
+        values[number::width] = columns[place][start:end]
+    once = [columns[place][0] for place in said]
+    return _insert_of(said, varying, rows), once + values
 
 
 def _pieces(count: int) -> Iterator[tuple[int, int]]:
