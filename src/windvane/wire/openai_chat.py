@@ -61,10 +61,11 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
             written["max_completion_tokens"] = limit
     if not _MAY_BE_MARKED.isdisjoint(written):
         _drop_anthropics(written)
-    for message in request.messages:
-        if type(message.content) is list:
-            written["messages"] = _unmarked_all(written["messages"])
-            break
+    if not request.is_plain_talk:
+        for message in request.messages:
+            if type(message.content) is list:
+                written["messages"] = _unmarked_all(written["messages"])
+                break
     return _encode(written)
 
 
@@ -111,7 +112,8 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
         # Two limits could be read differently by two servers; what is priced must be what is sent.
         written.pop("max_tokens", None)
     written["model"] = model
-    written["messages"] = [_message(message) for message in _messages(request)]
+    if not request.is_plain_talk:
+        written["messages"] = [_message(message) for message in _messages(request)]
     if written.get("tool_choice") == "any":
         written["tool_choice"] = "required"
     if written.get("service_tier") == "standard_only":
