@@ -199,8 +199,12 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
         value = body[name]
         if value is not None:
             translated = translate(value)
-            if translated is not None:
+            if translated is None:
+                continue
+            if "." in told:
                 _put(written, told, translated)
+            else:
+                written[told] = translated
     _settle_tool_choice(written, body)
     _settle_thinking(written, body, model, turns)
     thinking = written.get("thinking")
@@ -216,10 +220,8 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
 
 
 def _put(written: JsonObject, told: str, value: object) -> None:
+    """Put the value where a name with a dot says."""
     outer, _, inner = told.partition(".")
-    if not inner:
-        written[outer] = value
-        return
     members = written.setdefault(outer, {})
     assert isinstance(members, dict)
     members[inner] = value
