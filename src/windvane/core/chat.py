@@ -3,7 +3,6 @@
 The request keeps two faces of one thing. `body` is everything the caller said, unknown fields and
 all, as plain JSON values: it is what dialects translate, what a cache key covers and what is sent
 on. The typed fields beside it are the view the engine reads. Neither is ever changed in place.
-What comes from JSON has no cycles, so most of these are kept from the collector of cycles (`gc=False`).
 
 Knows no dialect: spellings (`max_completion_tokens`, `random_seed`) are `wire`'s business.
 """
@@ -112,7 +111,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Message(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     content: str | list[Part] | None = None
     tool_calls: list[ToolCall] | None = None
@@ -152,7 +151,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
         return self.type in ("json_object", "json_schema")
 
 
-class ChatRequest(msgspec.Struct, frozen=True, gc=False):
+class ChatRequest(msgspec.Struct, frozen=True):
     """One chat request, of any dialect."""
 
     model: str
@@ -171,7 +170,7 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     family says them otherwise."""
 
 
-class ReplyMessage(msgspec.Struct, omit_defaults=True, gc=False):
+class ReplyMessage(msgspec.Struct, omit_defaults=True):
     """What the model said in one choice. `reasoning` is its thinking, as plain text; `thinking_blocks`
     the same as its provider signed it, to be said back to it word for word."""
 
@@ -186,13 +185,13 @@ class ReplyMessage(msgspec.Struct, omit_defaults=True, gc=False):
         return not (self.content and self.content.strip()) and not self.tool_calls
 
 
-class Choice(msgspec.Struct, gc=False):
+class Choice(msgspec.Struct):
     message: ReplyMessage
     index: int = 0
     finish_reason: FinishReason | None = None
 
 
-class Completion(msgspec.Struct, gc=False):
+class Completion(msgspec.Struct):
     """A whole answer. `raw` is the provider's own bytes, when they are an answer by themselves."""
 
     id: str
