@@ -151,7 +151,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
         return self.type in ("json_object", "json_schema")
 
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ChatRequest(msgspec.Struct, frozen=True):
     """One chat request, of any dialect."""
 
     model: str
@@ -164,9 +164,13 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     include_usage: bool = False
     """The caller asked for usage as an extra chunk, in OpenAI's manner."""
+    is_plain_talk: bool = False
+    """Its messages have a role and a text and nothing else; they are of user and assistant, after at most
+    one of the system; none of the assistant's is empty; the user speaks last. No dialect of the OpenAI
+    family says them otherwise."""
 
 
-class ReplyMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ReplyMessage(msgspec.Struct, omit_defaults=True):
     """What the model said in one choice. `reasoning` is its thinking, as plain text; `thinking_blocks`
     the same as its provider signed it, to be said back to it word for word."""
 
@@ -181,13 +185,13 @@ class ReplyMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
         return not (self.content and self.content.strip()) and not self.tool_calls
 
 
-class Choice(msgspec.Struct, kw_only=True):
+class Choice(msgspec.Struct):
     message: ReplyMessage
     index: int = 0
     finish_reason: FinishReason | None = None
 
 
-class Completion(msgspec.Struct, kw_only=True):
+class Completion(msgspec.Struct):
     """A whole answer. `raw` is the provider's own bytes, when they are an answer by themselves."""
 
     id: str

@@ -8,13 +8,13 @@ one role are one turn, answers of tools come back in the user's turn, and `max_t
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
 
 import msgspec
 
-from windvane.core.chat import ChatRequest, JsonObject
+from windvane.core.chat import ChatRequest, JsonObject, Message
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.wire.mistral_chat import nine_characters
+from windvane.wire.rows import Rows, Table
 from windvane.wire.strict_schema import strict
 
 MAX_TOKENS_DEFAULT = 20_000
@@ -56,7 +56,11 @@ def _as_is(value: object) -> object:
 
 
 def _temperature(value: object) -> object:
-    return min(value, TEMPERATURE_MAX) if isinstance(value, (int, float)) else None
+    if type(value) is not float and not isinstance(value, (int, float)):
+        return None
+    if value > TEMPERATURE_MAX:
+        return TEMPERATURE_MAX
+    return value
 
 
 def _stops(value: object) -> object:
@@ -134,7 +138,7 @@ def _format(value: object) -> object:
     return {"type": "json_schema", "schema": strict(schema)}
 
 
-FIELDS: Mapping[str, tuple[str, Callable[[object], object]]] = {
+FIELDS: Table = {
     # what the caller says: (what Anthropic is told, how); later rows win over earlier ones
     "cache_control": ("cache_control", _as_is),
     "functions": ("tools", _functions),
@@ -159,7 +163,7 @@ presence_penalty, frequency_penalty, logit_bias, min_tokens, prediction, prompt_
 prompt_cache_options, prompt_cache_retention, prompt_mode, safe_prompt, metadata, store, verbosity,
 stream_options."""
 
-_row_of = {name: row for row, name in enumerate(FIELDS)}.__getitem__
+_rows = Rows(FIELDS)
 
 _REFUSED = {
     "audio": "Anthropic's models do not answer in audio",
@@ -191,16 +195,16 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     }
     if system:
         written["system"] = system
-    names = [name for name in body if name in FIELDS]
-    if len(names) > 1:
-        names.sort(key=_row_of)  # the table's order, not the caller's: later rows win
-    for name in names:
+    for name, told, translate in _rows[tuple(body)]:
         value = body[name]
         if value is not None:
-            told, translate = FIELDS[name]
             translated = translate(value)
-            if translated is not None:
+            if translated is None:
+                continue
+            if "." in told:
                 _put(written, told, translated)
+            else:
+                written[told] = translated
     _settle_tool_choice(written, body)
     _settle_thinking(written, body, model, turns)
     thinking = written.get("thinking")
@@ -216,10 +220,8 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
 
 
 def _put(written: JsonObject, told: str, value: object) -> None:
+    """Put the value where a name with a dot says."""
     outer, _, inner = told.partition(".")
-    if not inner:
-        written[outer] = value
-        return
     members = written.setdefault(outer, {})
     assert isinstance(members, dict)
     members[inner] = value
@@ -289,14 +291,11 @@ def _has_forgotten(turns: list[JsonObject]) -> bool:
     return blocks[0]["type"] == "tool_result" and "thinking" not in before[0]["type"]
 
 
-_PLAIN_ROLES = frozenset(("user", "assistant"))
-
-
 def encode_messages(request: ChatRequest) -> tuple[object, list[JsonObject]]:
     """The system's words, None when there are none, and the turns."""
     said = request.body["messages"]
     assert isinstance(said, list)
-    if _is_usual(said):
+    if request.is_plain_talk and not _has_blank(request.messages):
         has_system = said[0]["role"] == "system"
         return (said[0]["content"], said[1:]) if has_system else (None, said)
     system: list[JsonObject] = []
@@ -315,19 +314,13 @@ def encode_messages(request: ChatRequest) -> tuple[object, list[JsonObject]]:
     return system or None, talk.turns_to_send()
 
 
-def _is_usual(messages: list[JsonObject]) -> bool:
-    """Whether these are texts of user and assistant, after at most one of the system, and the user
-    speaks last: there is nothing to translate then."""
-    before: object = None
+def _has_blank(messages: list[Message]) -> bool:
+    """Whether one of these texts would be left out."""
     for message in messages:
-        content = message.get("content")
-        if type(content) is not str or len(message) != 2 or not content or content.isspace():
-            return False
-        role = message["role"]
-        if role not in _PLAIN_ROLES and not (role == "system" and before is None):
-            return False
-        before = role
-    return before == "user"
+        content = message.content
+        if not isinstance(content, str) or not content or content.isspace():
+            return True
+    return False
 
 
 class _Talk:

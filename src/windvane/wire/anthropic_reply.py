@@ -38,19 +38,20 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
     "refusal": FinishReason.CONTENT_FILTER,
 }
 
+_STOP = FinishReason.STOP
 _ABSENT = msgspec.Raw(b"null")
 _NO_INPUT = b"{}"
 
 
-class _Written(msgspec.Struct, frozen=True):
+class _Written(msgspec.Struct, frozen=True, gc=False):
     ephemeral_1h_input_tokens: int | None = None
 
 
-class _OutputDetails(msgspec.Struct, frozen=True):
+class _OutputDetails(msgspec.Struct, frozen=True, gc=False):
     thinking_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct, frozen=True):
+class _Usage(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
@@ -60,7 +61,7 @@ class _Usage(msgspec.Struct, frozen=True):
     service_tier: str | None = None
 
 
-class _Block(msgspec.Struct):
+class _Block(msgspec.Struct, gc=False):
     """One block of a message's content; which members it has depends on its type."""
 
     type: str
@@ -73,7 +74,7 @@ class _Block(msgspec.Struct):
     data: str | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: list[_Block]
     id: str | None = None
     model: str | None = None
@@ -81,7 +82,7 @@ class _Message(msgspec.Struct):
     usage: msgspec.Raw = _ABSENT
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     partial_json: str | None = None
@@ -90,7 +91,7 @@ class _Delta(msgspec.Struct):
     stop_reason: str | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     """Any event of a stream: those nobody here has heard of are passed over, as Anthropic asks."""
 
     type: str
@@ -113,7 +114,8 @@ def read_usage(
     """A usage object, with what an earlier one said that it does not; None when there is none that can
     be believed."""
     try:
-        said, before = _usage_decoder.decode(raw), _usage_decoder.decode(said_before)
+        said = _usage_decoder.decode(raw)
+        before = None if said_before is _ABSENT else _usage_decoder.decode(said_before)
     except _UNREADABLE:
         return None
     if said is None:
@@ -128,20 +130,18 @@ def read_usage(
     for_an_hour = (said.cache_creation.ephemeral_1h_input_tokens if said.cache_creation else 0) or 0
     thought = said.output_tokens_details
     reasoning = (thought.thinking_tokens if thought else 0) or 0
-    counts = (fresh, output, read, written, for_an_hour, reasoning)
     total = fresh + read + written
-    if min(counts) < 0 or max(*counts, total) > TOKENS_MAX or not total or for_an_hour > written:
+    if not (
+        fresh >= 0
+        and read >= 0
+        and 0 <= for_an_hour <= written
+        and 0 < total <= TOKENS_MAX
+        and 0 <= output <= TOKENS_MAX
+        and 0 <= reasoning <= TOKENS_MAX
+    ):
         return None
-    return Usage(
-        input_tokens=total,
-        output_tokens=output,
-        cache_read_input_tokens=read,
-        cache_creation_input_tokens=written,
-        cache_creation_1h_input_tokens=for_an_hour,
-        reasoning_output_tokens=reasoning,
-        service_tier=said.service_tier,
-        is_so_far=is_so_far,
-    )
+    tier = said.service_tier
+    return Usage(total, output, read, written, reasoning, tier, for_an_hour, is_so_far)
 
 
 def _filled(said: _Usage, before: _Usage) -> _Usage:
@@ -163,22 +163,25 @@ def decode_message(body: bytes, now_s: int) -> Completion:
         said = _message_decoder.decode(body)
     except _UNREADABLE as error:
         raise error_of(_unreadable(body, str(error))) from error
-    blocks = said.content
-    calls = [block for block in blocks if block.type == "tool_use"]
-    message = ReplyMessage(
-        content="".join(block.text or "" for block in blocks if block.type == "text") or None,
-        reasoning="".join(block.thinking or "" for block in blocks) or None,
-        tool_calls=[_call(block, order) for order, block in enumerate(calls)],
-        thinking_blocks=[signed for block in blocks if (signed := _signed(block)) is not None],
-    )
-    finish = _finish(said.stop_reason)
-    return Completion(
-        id=said.id or "",
-        model=said.model or "",
-        created=now_s,
-        choices=[Choice(index=0, message=message, finish_reason=finish)],
-        usage=read_usage(said.usage),
-    )
+    choice = Choice(_message(said.content), 0, _finish(said.stop_reason))
+    return Completion(said.id or "", said.model or "", now_s, [choice], read_usage(said.usage))
+
+
+def _message(blocks: list[_Block]) -> ReplyMessage:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall] = []
+    signed: list[JsonObject] = []
+    for block in blocks:
+        if block.thinking:
+            thoughts.append(block.thinking)
+        if block.type == "text":
+            texts.append(block.text or "")
+        elif block.type == "tool_use":
+            calls.append(_call(block, len(calls)))
+        elif (again := _signed(block)) is not None:
+            signed.append(again)
+    return ReplyMessage("".join(texts) or None, calls, "".join(thoughts) or None, None, signed)
 
 
 def _call(block: _Block, order: int) -> ToolCall:
@@ -200,7 +203,7 @@ def _signed(block: _Block) -> JsonObject | None:
 
 
 def _finish(reason: str | None) -> FinishReason | None:
-    return None if reason is None else FINISH_REASONS.get(reason, FinishReason.STOP)
+    return None if reason is None else FINISH_REASONS.get(reason, _STOP)
 
 
 def _unreadable(body: bytes, why: str) -> Fault:

@@ -29,16 +29,16 @@ TOKENS_MAX = 1_000_000_000
 """A count above this is a broken upstream's, not a bill."""
 
 
-class _Details(msgspec.Struct, frozen=True):
+class _Details(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
 
 
-class _OutputDetails(msgspec.Struct, frozen=True):
+class _OutputDetails(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct, frozen=True):
+class _Usage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int
     completion_tokens: int | None = None
     total_tokens: int | None = None
@@ -48,19 +48,19 @@ class _Usage(msgspec.Struct, frozen=True):
     service_tier: str | None = None
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | JsonObject | None = None
 
 
-class _ToolCall(msgspec.Struct):
+class _ToolCall(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     type: str | None = None
     function: _Function | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     role: str | None = None
     content: str | list[JsonObject] | None = None
     reasoning_content: str | None = None
@@ -68,25 +68,29 @@ class _Message(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Choice(msgspec.Struct):
+_SAID_NOTHING = _Message()
+
+
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     message: _Message | None = None
     delta: _Message | None = None
     finish_reason: str | None = None
 
 
-class _ReplyUncounted(msgspec.Struct):
-    """A completion or a chunk of one: they differ in `message` and `delta` alone."""
+class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
+    """A completion or a chunk of one: they differ in `message` and `delta` alone. The members stand as
+    they are mostly said, where they are found at once."""
 
-    choices: list[_Choice]
     id: str | None = None
-    model: str | None = None
-    created: int | None = None
     object: str | None = None
+    created: int | None = None
+    model: str | None = None
+    choices: list[_Choice]
     service_tier: str | None = None
 
 
-class _Reply(_ReplyUncounted):
+class _Reply(_ReplyUncounted, kw_only=True, gc=False):
     usage: _Usage | None = None
 
 
@@ -94,7 +98,10 @@ _decode_reply = msgspec.json.Decoder(_Reply).decode
 _decode_uncounted = msgspec.json.Decoder(_ReplyUncounted).decode
 _decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
-_FINISH_REASONS: dict[str, FinishReason] = {
+_NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=0)
+
+_FINISH_REASONS: dict[str | None, FinishReason | None] = {
+    None: None,
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
     "model_length": FinishReason.LENGTH,
@@ -104,6 +111,8 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     "error": FinishReason.ERROR,
 }
 _STOP = FinishReason.STOP
+_EVERYBODYS_REASONS = frozenset(_FINISH_REASONS).difference((None, "model_length", "function_call"))
+"""Those that every client of the family knows."""
 
 
 def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usage | None:
@@ -116,16 +125,17 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
 
 
 def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
-    details = said.prompt_tokens_details
-    cached = (said.num_cached_tokens if details is None else details.cached_tokens) or 0
-    written = 0 if details is None else details.cache_write_tokens or 0
+    details, thought = said.prompt_tokens_details, said.completion_tokens_details
+    if details is None:
+        cached, written = said.num_cached_tokens or 0, 0
+    else:
+        cached, written = details.cached_tokens or 0, details.cache_write_tokens or 0
     asked, output = said.prompt_tokens, said.completion_tokens
     if output is None:
         # Half a count is no count, unless the total says the other half.
         if said.total_tokens is None:
             return None
         output = said.total_tokens - asked
-    thought = said.completion_tokens_details
     reasoning = 0 if thought is None else thought.reasoning_tokens or 0
     if not (
         0 < asked <= TOKENS_MAX
@@ -136,24 +146,17 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
         and cached + written <= asked
     ):
         return None
-    return Usage(
-        input_tokens=asked,
-        output_tokens=output,
-        cache_read_input_tokens=cached,
-        cache_creation_input_tokens=written,
-        reasoning_output_tokens=reasoning,
-        service_tier=said.service_tier or service_tier,
-    )
+    return Usage(asked, output, cached, written, reasoning, said.service_tier or service_tier)
 
 
-def _read_reply(data: bytes) -> tuple[_ReplyUncounted, _Usage | None, bool]:
-    """A reply, its usage, and whether it has one, be it unreadable. Raises what msgspec raises."""
+def _read_reply(data: bytes) -> _Reply:
+    """A reply. Raises what msgspec raises."""
     try:
-        reply = _decode_reply(data)
+        return _decode_reply(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
         # If it is the usage alone that cannot be read, there is an answer without one.
-        return _decode_uncounted(data), None, True
-    return reply, reply.usage, reply.usage is not None
+        said = msgspec.structs.asdict(_decode_uncounted(data))
+        return _Reply(**said, usage=_NOT_TO_BE_BELIEVED)
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -165,60 +168,59 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
     Raises APIConnectionError when it is not one: the provider may have billed it all the same.
     """
     try:
-        reply, counted, _ = _read_reply(body)
+        reply = _read_reply(body)
     except _UNREADABLE as error:
         raise error_of(_unreadable(body, str(error))) from error
     if not reply.choices:
         raise error_of(_unreadable(body, "it has no choices"))
-    usage = None if counted is None else _believed(counted, reply.service_tier)
+    usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
+    is_everybodys = bool(reply.id and reply.model and reply.created and reply.object and usage)
+    choices = []
+    for choice in reply.choices:
+        choices.append(_choice(choice))
+        is_everybodys = is_everybodys and _is_everybodys(choice)
     return Completion(
-        id=reply.id or "",
-        model=reply.model or "",
-        created=reply.created or now_s,
-        choices=[_choice(choice) for choice in reply.choices],
-        usage=usage,
-        raw=body if _may_relay(reply, usage) else None,
+        reply.id or "",
+        reply.model or "",
+        reply.created or now_s,
+        choices,
+        usage,
+        body if is_everybodys else None,
     )
 
 
-def _may_relay(reply: _ReplyUncounted, usage: Usage | None) -> bool:
-    """Whether these bytes are an answer that every client of the family accepts as it is."""
-    if not (reply.id and reply.model and reply.created and reply.object and usage):
+def _is_everybodys(choice: _Choice) -> bool:
+    """Whether every client of the family accepts this choice as it is."""
+    message = choice.message
+    if message is None or choice.finish_reason not in _EVERYBODYS_REASONS:
         return False
-    for choice in reply.choices:
-        message = choice.message
-        if message is None or choice.finish_reason not in _FINISH_REASONS:
-            return False
-        if choice.finish_reason in ("model_length", "function_call"):
-            return False
-        if isinstance(message.content, list) or (
-            message.content is None and not message.tool_calls
-        ):
-            return False
-        for call in message.tool_calls or ():
-            if call.type is None or call.id is None or call.function is None:
-                return False
-            if not isinstance(call.function.arguments, str):
-                return False
-    return True
+    content, calls = message.content, message.tool_calls
+    if type(content) is not str and (content is not None or not calls):
+        return False
+    return not calls or all(map(_is_whole, calls))
+
+
+def _is_whole(call: _ToolCall) -> bool:
+    return (
+        call.type is not None
+        and call.id is not None
+        and call.function is not None
+        and isinstance(call.function.arguments, str)
+    )
 
 
 def _choice(choice: _Choice) -> Choice:
-    message = choice.message or _Message()
+    message = choice.message or _SAID_NOTHING
     content, reasoning = message.content, message.reasoning_content
-    if isinstance(content, list):
+    if content is not None and type(content) is not str:
         content, thinking = split_thinking(content)
         reasoning = thinking or reasoning
     calls = message.tool_calls
+    told = [_call(call, order) for order, call in enumerate(calls)] if calls else []
     return Choice(
-        index=choice.index,
-        message=ReplyMessage(
-            content=content,
-            reasoning=reasoning,
-            refusal=message.refusal,
-            tool_calls=[_call(call, order) for order, call in enumerate(calls)] if calls else [],
-        ),
-        finish_reason=_finish(choice.finish_reason),
+        ReplyMessage(content, told, reasoning, message.refusal),
+        choice.index,
+        _FINISH_REASONS.get(choice.finish_reason, _STOP),
     )
 
 
@@ -237,10 +239,6 @@ def _arguments_text(arguments: str | JsonObject | None) -> str:
     if isinstance(arguments, dict):
         return msgspec.json.encode(arguments).decode()
     return arguments or ""
-
-
-def _finish(reason: str | None) -> FinishReason | None:
-    return None if reason is None else _FINISH_REASONS.get(reason, _STOP)
 
 
 def split_thinking(content: str | list[JsonObject] | None) -> tuple[str | None, str | None]:
@@ -272,11 +270,11 @@ class ChatStreamReader(ChunkReader):
             self.is_done = True
             return None
         try:
-            reply, counted, has_usage = _read_reply(event.data)
+            reply = _read_reply(event.data)
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
         choices = [_chunk_choice(choice) for choice in reply.choices]
-        usage = None if counted is None else _believed(counted, reply.service_tier)
+        usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
         return Chunk(
             id=reply.id or "",
             model=reply.model or "",
@@ -284,7 +282,7 @@ class ChatStreamReader(ChunkReader):
             choices=choices,
             usage=usage,
             raw=event.raw,
-            is_plain=not has_usage and _is_plain(reply, event),
+            is_plain=reply.usage is None and _is_plain(reply, event),
         )
 
 
@@ -320,7 +318,7 @@ def _chunk_choice(choice: _Choice) -> ChunkChoice:
         tool_calls=[_delta(call, order) for order, call in enumerate(delta.tool_calls)]
         if delta.tool_calls
         else None,
-        finish_reason=_finish(choice.finish_reason),
+        finish_reason=_FINISH_REASONS.get(choice.finish_reason, _STOP),
     )
 
 

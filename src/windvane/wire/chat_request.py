@@ -50,7 +50,7 @@ class _LegacyFunction(msgspec.Struct, frozen=True):
     parameters: JsonObject | None = None
 
 
-class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
+class ChatBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The wire's schema: every field we read, with the limits both providers document.
 
     Temperature up to 2 is OpenAI's range; Mistral's encoder lowers what is above its own.
@@ -88,7 +88,7 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # Looked up once: before Python 3.12 an enum's metaclass makes that slow.
-_ASSISTANT, _TOOL = Role.ASSISTANT, Role.TOOL
+_SYSTEM, _USER, _ASSISTANT, _TOOL = Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL
 _OPENAI = Dialect.OPENAI
 
 _OUTPUT_LIMITS = frozenset(("max_tokens", "max_completion_tokens"))
@@ -106,24 +106,29 @@ def chat_request_of(fields: JsonObject) -> ChatRequest:
         parsed = msgspec.convert(fields, ChatBody)
     except msgspec.ValidationError as error:
         raise invalid_field(error) from error
-    _check_messages(parsed.messages)
+    messages = parsed.messages
+    is_plain_talk = _is_plain_talk(messages, fields["messages"])  # type: ignore[arg-type]
+    if not is_plain_talk:
+        _check_messages(messages)
     if parsed.tools or parsed.tool_choice is not None:
         _check_tools(parsed)
     output_tokens_max = parsed.max_completion_tokens
     if output_tokens_max is None:
         # Of two limits the newer name's is sent on, and the other left out.
         output_tokens_max = parsed.max_tokens
+    options = parsed.stream_options
+    # By position: names would cost more than all that is in them.
     return ChatRequest(
-        model=parsed.model,
-        messages=parsed.messages,
-        body=fields,
-        tools=parsed.tools or [],
-        response_format=parsed.response_format,
-        output_tokens_max=output_tokens_max,
-        n=parsed.n or 1,
-        stream=parsed.stream is True,
-        include_usage=parsed.stream_options is not None
-        and parsed.stream_options.include_usage is True,
+        parsed.model,
+        messages,
+        fields,
+        parsed.tools or [],
+        parsed.response_format,
+        output_tokens_max,
+        parsed.n or 1,
+        parsed.stream is True,
+        options is not None and options.include_usage is True,
+        is_plain_talk,
     )
 
 
@@ -133,6 +138,25 @@ def limited(request: ChatRequest, output_tokens_max: int) -> ChatRequest:
     is_new = request.body.get("max_completion_tokens") is not None
     body["max_completion_tokens" if is_new else "max_tokens"] = output_tokens_max
     return msgspec.structs.replace(request, body=body, output_tokens_max=output_tokens_max)
+
+
+def _is_plain_talk(messages: list[Message], said: list[JsonObject]) -> bool:
+    """What `ChatRequest.is_plain_talk` says; there is nothing to refuse in such messages."""
+    for members in said:
+        if len(members) != 2:
+            return False
+    for message in messages:
+        content, role = message.content, message.role
+        if type(content) is not str:
+            return False
+        if role is _USER:
+            continue
+        if role is _ASSISTANT:
+            if not content:
+                return False
+        elif role is not _SYSTEM or message is not messages[0]:
+            return False
+    return role is _USER
 
 
 def _check_messages(messages: list[Message]) -> None:

@@ -7,12 +7,13 @@ and the validator it publishes.
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject
 from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.wire.rows import Rows, Table, Translate
 
 TEMPERATURE_MAX = 1.5
 TOP_P_MIN = 1e-6
@@ -29,7 +30,11 @@ def _as_is(value: object) -> object:
 
 
 def _temperature(value: object) -> object:
-    return min(value, TEMPERATURE_MAX) if isinstance(value, (int, float)) else None
+    if type(value) is not float and not isinstance(value, (int, float)):
+        return None
+    if value > TEMPERATURE_MAX:
+        return TEMPERATURE_MAX
+    return value
 
 
 def _top_p(value: object) -> object:
@@ -129,7 +134,7 @@ def _prediction(value: object) -> object:
     return {"type": "content", "content": content or ""}
 
 
-FIELDS: Mapping[str, tuple[str, Callable[[object], object]]] = {
+FIELDS: Table = {
     # what the caller says: (what Mistral is told, how); later rows win over earlier ones
     "frequency_penalty": ("frequency_penalty", _as_is),
     "guardrails": ("guardrails", _as_is),
@@ -161,14 +166,23 @@ change nothing in the answer or Mistral has no such thing: user, store, safety_i
 logprobs, verbosity, web_search_options, prompt_cache_retention, prompt_cache_options, moderation,
 stream_options."""
 
-_row_of = {name: row for row, name in enumerate(FIELDS)}.__getitem__
-
 _REFUSED = {
     "audio": "Mistral's chat cannot answer in audio",
     "modalities": "Mistral's chat answers in text only",
 }
 """Fields whose meaning would be lost: refused instead of dropped."""
-_MAY_BE_REFUSED = frozenset(_REFUSED)
+
+
+def _refusal(name: str, why: str) -> Translate:
+    def refused(value: object) -> object:
+        if value != ["text"]:
+            raise _refuse(name, why)
+        return None
+
+    return refused
+
+
+_rows = Rows({**FIELDS, **{name: (name, _refusal(name, why)) for name, why in _REFUSED.items()}})
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:
@@ -178,20 +192,13 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     """
     written: JsonObject = {"model": model, "messages": encode_messages(request)}
     body = request.body
-    names = [name for name in body if name in FIELDS]
-    if len(names) > 1:
-        names.sort(key=_row_of)  # the table's order, not the caller's: later rows win
-    for name in names:
+    for name, told, translate in _rows[tuple(body)]:
         value = body[name]
         if value is not None:
-            told, translate = FIELDS[name]
-            translated = value if translate is _as_is else translate(value)
-            if translated is not None:
-                written[told] = translated
-    if not _MAY_BE_REFUSED.isdisjoint(body):
-        for name, why in _REFUSED.items():
-            if body.get(name) not in (None, ["text"]):
-                raise _refuse(name, why)
+            if translate is not _as_is:
+                value = translate(value)
+            if value is not None:
+                written[told] = value
     if "tool_choice" in written and "tools" not in written:
         del written["tool_choice"]
     if written.get("n", 1) != 1:
@@ -208,9 +215,9 @@ _PLAIN_ROLES = frozenset(("system", "user", "assistant"))
 def encode_messages(request: ChatRequest) -> list[JsonObject]:
     """The messages, each as Mistral's schema has it, in an order it accepts."""
     said = request.body["messages"]
+    if request.is_plain_talk:
+        return said  # type: ignore[return-value]
     assert isinstance(said, list)
-    if _is_usual(said):
-        return said
     ids = _ToolCallIds()
     written = []
     for place, message in enumerate(said):
@@ -227,24 +234,6 @@ def encode_messages(request: ChatRequest) -> list[JsonObject]:
                 written.append(translated)
     _check_order(written)
     return written
-
-
-def _is_usual(messages: list[JsonObject]) -> bool:
-    """Whether these are texts of user and assistant, after at most one of the system, and the user
-    speaks last: there is nothing to translate then, and no order to refuse."""
-    before: object = None
-    for message in messages:
-        content = message.get("content")
-        if type(content) is not str or len(message) != 2:
-            return False
-        role = message["role"]
-        if role == "assistant":
-            if not content:
-                return False
-        elif role != "user" and not (role == "system" and before is None):
-            return False
-        before = role
-    return before == "user"
 
 
 def _message(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject | None:

@@ -29,8 +29,8 @@ _NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
 _RESPELLED = _NOT_OPENAI.union(_RENAMED)
 _NOT_OPENAI_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
 _ANTHROPICS = ("cache_control", "thinking")
-"""Fields that only Anthropic has."""
-_MAY_BE_MARKED = frozenset((*_ANTHROPICS, "tools"))
+"""Fields that only Anthropic has, and OpenAI would refuse."""
+_SAMPLING = ("temperature", "top_p")
 _TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
 """Beginnings of the names of models that take temperature, top_p and max_tokens."""
 
@@ -54,26 +54,23 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
     if written.get("service_tier") is None:
         written["service_tier"] = "default"
     if not model.startswith(_TAKE_SAMPLING):
-        for name in ("temperature", "top_p"):
-            written.pop(name, None)
+        for name in _SAMPLING:
+            if name in written:
+                del written[name]
         limit = written.pop("max_tokens", None)
         if limit is not None:
             written["max_completion_tokens"] = limit
-    if not _MAY_BE_MARKED.isdisjoint(written):
-        _drop_anthropics(written)
-    for message in request.messages:
-        if type(message.content) is list:
-            written["messages"] = _unmarked_all(written["messages"])
-            break
-    return _encode(written)
-
-
-def _drop_anthropics(written: JsonObject) -> None:
-    """Take out what only Anthropic takes, and OpenAI would refuse."""
     for name in _ANTHROPICS:
-        written.pop(name, None)
+        if name in written:
+            del written[name]
     if "tools" in written:
         written["tools"] = _unmarked_all(written["tools"])
+    if not request.is_plain_talk:
+        for message in request.messages:
+            if type(message.content) is list:
+                written["messages"] = _unmarked_all(written["messages"])
+                break
+    return _encode(written)
 
 
 def _unmarked_all(members: object) -> object:
@@ -91,16 +88,16 @@ def _unmarked(member: JsonObject) -> JsonObject:
 
 
 def _edited(request: ChatRequest, model: str) -> JsonObject:
-    if request.body.get("guardrails"):
+    body = request.body
+    if _RESPELLED.isdisjoint(body):
+        written = body.copy()
+    elif body.get("guardrails"):
         # Dropping them would answer what the caller wanted blocked.
         raise refuse(
             FaultKind.INVALID_REQUEST,
             "guardrails: only Mistral's models have them; ask for one of those",
             param="guardrails",
         )
-    body = request.body
-    if _RESPELLED.isdisjoint(body):
-        written = body.copy()
     else:
         written = {
             _RENAMED.get(name, name): value
@@ -111,7 +108,8 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
         # Two limits could be read differently by two servers; what is priced must be what is sent.
         written.pop("max_tokens", None)
     written["model"] = model
-    written["messages"] = [_message(message) for message in _messages(request)]
+    if not request.is_plain_talk:
+        written["messages"] = [_message(message) for message in _messages(request)]
     if written.get("tool_choice") == "any":
         written["tool_choice"] = "required"
     if written.get("service_tier") == "standard_only":
