@@ -7,6 +7,7 @@ the flight, whoever is still there to see it; all others are ended here.
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 
 import msgspec
@@ -211,7 +212,7 @@ class Sharing:
             attempt = flight.leader.final_attempt
             if attempt is not None and flight.leader is not exchange:
                 # A joiner's first words are those that it is given, not those that the leader was.
-                attempt = msgspec.structs.replace(attempt, first_chunk_s=self._clock.monotonic_s())
+                attempt = replace(attempt, first_chunk_s=self._clock.monotonic_s())
             exchange.answered_by = attempt
             return FollowStream(
                 exchange,

@@ -35,8 +35,8 @@ async def chat_completions(door: Door, body: bytes) -> None:
         headers=incoming.headers,
         client_request_id=incoming.request_id,
         reading=reading,
+        principal=door.principal,
     )
-    exchange.principal = door.principal
     answer = await door.engine.handle(exchange)
     if exchange.cache_status == "hit":
         recall.keep(body, reading)
