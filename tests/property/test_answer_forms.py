@@ -40,7 +40,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
         received_s=draw(TIMES_S),
         received_at_us=0,
         decision=decision,
-        attempts=[attempt],
+        attempts=[attempt] * draw(st.integers(1, 3)),
         cost_nano_usd=draw(COSTS),
         cache_status=draw(st.sampled_from(["miss", "bypass", "joined", "hit"])),
         cache_ttl_s=draw(st.integers(-5, 3_600)),

@@ -7,6 +7,7 @@ The only mutable record of the engine. Its laws:
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
@@ -32,15 +33,13 @@ class AttemptState(StrEnum):
     SETTLED = "settled"
 
 
-_MAY_BECOME: dict[AttemptState, frozenset[AttemptState]] = {
-    AttemptState.HELD: frozenset((AttemptState.SENT, AttemptState.SETTLED)),
-    AttemptState.SENT: frozenset((AttemptState.SETTLED,)),
-    AttemptState.SETTLED: frozenset(),
-}
+_HELD, _SENT, _SETTLED = AttemptState
+"""By name: to look a member up in its enumeration takes as long as a call."""
 
 
-class Attempt(msgspec.Struct):
-    """One try at one deployment."""
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One try at one deployment. Much is written to it: what msgspec makes takes longer to write to."""
 
     id: str
     number: int
@@ -49,7 +48,7 @@ class Attempt(msgspec.Struct):
     started_s: float
     price: Price | None = None
     """That of its day, by which it was held and will be settled."""
-    state: AttemptState = AttemptState.HELD
+    state: AttemptState = _HELD
     first_chunk_s: float | None = None
     usage: Usage | None = None
     fault: Fault | None = None
@@ -61,12 +60,14 @@ class Attempt(msgspec.Struct):
     tokens_expected: int = 0
     admission: object | None = None
     """Its leave to be sent, of the engine's waiting room."""
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = field(default_factory=dict)
     """Those of the provider's answer, names in lower case."""
 
     def become(self, state: AttemptState) -> None:
-        """Move to `state`; a move the table does not have is our own bug."""
-        assert state in _MAY_BECOME[self.state], f"{self.id}: {self.state} cannot become {state}"
+        """Move on to `state`; to stay or go back is our own bug."""
+        was = self.state
+        may_be = was is not _SETTLED if state is _SETTLED else state is _SENT and was is _HELD
+        assert may_be, f"{self.id}: {was} cannot become {state}"
         self.state = state
 
 

@@ -71,7 +71,7 @@ def _decide_in_peace(
 ) -> Decision:
     """Decide while everyone is available: for the same bytes the same, unless rules ask who sends them,
     or when."""
-    if decider.asks_facts(requested):
+    if requested in decider.asking_facts:
         return decider.decide(requested, analysis, Facts(exchange))
     reading = exchange.reading
     if reading is None:
@@ -86,7 +86,8 @@ def _decide_in_peace(
 
 def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
     """What the observers are told of it. By position: so many names would cost more than all else."""
-    attempt, decision, principal = exchange.final_attempt, exchange.decision, exchange.principal
+    attempt = exchange.answered_by or exchange.final_attempt
+    decision, principal = exchange.decision, exchange.principal
     model = provider = ""
     first_chunk_s: float | None = None
     if attempt is not None:
@@ -95,7 +96,8 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
             first_chunk_s = attempt.first_chunk_s - exchange.received_s
     duration_s = now_s - exchange.received_s
     waited_s = exchange.upstream_s + exchange.queued_s
-    attempts, fault = exchange.attempts, exchange.fault
+    attempts, fault, request = exchange.attempts, exchange.fault, exchange.request
+    count = len(attempts)
     return ExchangeEnded(
         exchange.id,
         model,
@@ -104,10 +106,11 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         status,
         "" if decision is None else decision.reason,
         None if principal is None else principal.key_id,
-        exchange.request.model,
-        len(attempts),
-        tuple([each.deployment.model for each in attempts]),
-        exchange.request.stream,
+        request.model,
+        count,
+        # Most have one attempt, at the model that has answered.
+        (model,) if count == 1 else tuple([each.deployment.model for each in attempts]),
+        request.stream,
         exchange.cache_status,
         duration_s,
         duration_s - waited_s if waited_s < duration_s else 0.0,
@@ -203,8 +206,10 @@ class Engine:
         headers: dict[bytes, bytes] | None = None,
         client_request_id: str | None = None,
         reading: Reading | None = None,
+        principal: Principal | None = None,
     ) -> Exchange:
-        """Step 1: open the record of a decoded request. `body_bytes` is its size as JSON."""
+        """Step 1: open the record of a decoded request. `body_bytes` is its size as JSON; `principal`
+        is whose it is, when that is known."""
         now_us = self._clock.wall_us()
         return Exchange(
             self._ids.request_id(now_us),
@@ -217,6 +222,7 @@ class Engine:
             client_request_id,
             body_bytes,
             reading,
+            principal,
         )
 
     @property
@@ -334,7 +340,9 @@ class Engine:
         if decider is None or decider.day != day or self._decider_of is not snapshot:
             decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
             self._decider, self._decider_of = decider, snapshot
-        requested = meant(exchange.request.model, principal)
+        requested = exchange.request.model
+        if principal.route is not None:
+            requested = meant(requested, principal)
         if self.health.is_all_well and not self.room.has_bars:
             decision = _decide_in_peace(decider, requested, exchange, analysis)
         else:
@@ -358,9 +366,11 @@ class Engine:
         if exchange.ended_s is not None:
             return
         now_s = self._clock.monotonic_s()
-        exchange.fault = fault
+        if fault is not None:
+            exchange.fault = fault
         exchange.end(now_s)
-        self._admission.end(exchange)
+        if exchange.lease is not None:
+            self._admission.end(exchange)
         event = _end_of(exchange, status, now_s)
         lookups = self.cache_lookups
         lookups[exchange.cache_status] = lookups.get(exchange.cache_status, 0) + 1

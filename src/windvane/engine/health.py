@@ -23,14 +23,11 @@ class HealthBook:
 
     def __init__(self) -> None:
         self._breakers: dict[str, Breaker] = {}
+        self.is_all_well = True
+        """Whether no breaker has anything to say."""
         self._requests: dict[str, int] = {}
         self._failures: dict[str, int] = {}
         self._errors: dict[str, tuple[str, int]] = {}
-
-    @property
-    def is_all_well(self) -> bool:
-        """Whether no breaker has anything to say."""
-        return not self._breakers
 
     def is_available(self, deployment: Deployment, now_s: float) -> bool:
         known = self._breakers.get(deployment.id)
@@ -43,8 +40,8 @@ class HealthBook:
             self._breakers[name] = breaker.admitted(self._breakers[name], now_s)
 
     def succeeded(self, deployment: Deployment) -> None:
-        if self._breakers:
-            self._breakers.pop(deployment.id, None)
+        if not self.is_all_well:
+            self._put(deployment, breaker.CLOSED)
 
     def failed(self, deployment: Deployment, fault: Fault, now_s: float, now_us: int) -> None:
         known = self._breakers.get(deployment.id, breaker.CLOSED)
@@ -67,6 +64,7 @@ class HealthBook:
             self._breakers.pop(deployment.id, None)
         else:
             self._breakers[deployment.id] = state
+        self.is_all_well = not self._breakers
 
     def of(self, deployment: Deployment) -> Health:
         message, at_us = self._errors.get(deployment.id, (None, None))

@@ -89,7 +89,7 @@ class _Asked(NamedTuple):
     ask: Ask
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class Found(msgspec.Struct, frozen=True):
     """An entry, and what it is good for."""
 
     entry: CacheEntry
@@ -111,12 +111,12 @@ class Lookup:
         self._clock = clock
         self._rng = rng
 
-    def ask_of(self, exchange: Exchange, rules: CacheRules | None) -> Ask | None:
+    def ask_of(self, exchange: Exchange, rules: CacheRules) -> Ask | None:
         """What the exchange asks; None when it has nothing to do with the cache. Raises
         BadRequestError for tags that are none."""
         decision, principal = exchange.decision, exchange.principal
         assert decision is not None and principal is not None
-        if rules is None or self._cache is None:
+        if self._cache is None:
             return None
         known = self._invalidations
         version = 0 if known is None else known.known.version
@@ -183,7 +183,7 @@ class Lookup:
         standing = standing_of(entry, ask.policy, ask.wish, now_us, self._rng)
         if standing is USELESS:
             return None
-        return Found(entry=entry, standing=standing)
+        return Found(entry, standing)
 
     async def find_newer(self, ask: Ask, known: Found | None) -> Found | None:
         """An answer made after the one in memory: another process may have kept it since."""

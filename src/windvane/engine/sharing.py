@@ -7,6 +7,7 @@ the flight, whoever is still there to see it; all others are ended here.
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 
 import msgspec
@@ -82,12 +83,14 @@ class Sharing:
 
     def answer(self, exchange: Exchange, snapshot: Snapshot) -> Coroutine[object, object, Answer]:
         """The answer, to be awaited. Either raises the WindvaneError of whoever was to give it."""
-        ask = self._lookup.ask_of(exchange, snapshot.cache)
+        rules = snapshot.cache
+        ask = None if rules is None else self._lookup.ask_of(exchange, rules)
         if ask is not None:
             return self._find(exchange, snapshot, ask)
         if wish_said(exchange).only_if_cached:
             raise _not_cached()
-        self._admission.take_tokens(exchange)
+        if exchange.lease is not None:
+            self._admission.take_tokens(exchange)
         return self._dispatch.run(exchange, snapshot)
 
     async def _find(self, exchange: Exchange, snapshot: Snapshot, ask: Ask) -> Answer:
@@ -95,14 +98,14 @@ class Sharing:
         exchange.cache_status = "miss"
         began_s = self._clock.monotonic_s()
         found = await self._lookup.find(ask, exchange.reading)
-        # A store that takes its time is not asked a second time: the caller has waited enough.
-        is_quick = self._clock.monotonic_s() - began_s < SLOW_STORE_S
         if found is not None and found.standing is not SPARE:
             if found.standing is not FRESH and not ask.wish.only_if_cached:
                 self._refresh(exchange, snapshot, ask, found)
             return self._hit(exchange, ask, found.entry)
         if ask.wish.only_if_cached:
             raise _not_cached()
+        # A store that takes its time is not asked a second time: the caller has waited enough.
+        is_quick = self._clock.monotonic_s() - began_s < SLOW_STORE_S
         try:
             return await self._fly(
                 exchange, snapshot, ask, has_spare=found is not None, asks_others=is_quick
@@ -211,7 +214,7 @@ class Sharing:
             attempt = flight.leader.final_attempt
             if attempt is not None and flight.leader is not exchange:
                 # A joiner's first words are those that it is given, not those that the leader was.
-                attempt = msgspec.structs.replace(attempt, first_chunk_s=self._clock.monotonic_s())
+                attempt = replace(attempt, first_chunk_s=self._clock.monotonic_s())
             exchange.answered_by = attempt
             return FollowStream(
                 exchange,
@@ -265,7 +268,7 @@ class Sharing:
         exchange.cache_age_s = entry.age_s(now_us)
         exchange.cache_ttl_s = (ask.policy.fresh_until_us(entry) - now_us) // 1_000_000
         self._settlement.record_free(exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd)
-        fresh_id = f"chatcmpl-{exchange.id.removeprefix('req_')}"
+        fresh_id = "chatcmpl-" + exchange.id.removeprefix("req_")
         assert entry.completion is not None
         completion = msgspec.structs.replace(
             entry.completion,

@@ -8,8 +8,7 @@ cancelled, and it is set again if anybody waits.
 
 import asyncio
 import math
-
-import msgspec
+from dataclasses import dataclass
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 
@@ -65,7 +64,8 @@ class Watch:
             self._set(max(next_s, now_s + LATENESS_MAX_S))
 
 
-class Watchdog(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class Watchdog:
     """Cancels the task that waits, when what it waits for does not come in time."""
 
     _watch: Watch

@@ -263,16 +263,18 @@ class GuardedProtocol(HttpToolsProtocol):
             if head is None or self.transport.is_closing():
                 return data
             self._known, self._lessons = head, LESSONS_MAX
-            self._disarm()
+            if self._head_timer is not None:
+                self._disarm()
             caller = HttpCaller(self, head.method, head.path, head.incoming)
+            self.cycle = caller  # its turn has come: the last one is answered
             data = data[head.size :]
             if len(data) == head.length:  # all of it, as mostly
                 caller.feed_whole(data)
                 self._is_packet_fresh = False
-                self._begin(caller)
+                self._serve(caller)
                 return b""
             self._owed_bytes = head.length
-            self._begin(caller)
+            self._serve(caller)
         piece = data[: self._owed_bytes]
         if piece:
             self._owed_bytes -= len(piece)
@@ -433,16 +435,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start(self, cycle: _Cycle | HttpCaller) -> None:
         if isinstance(cycle, HttpCaller):
-            self._next = cycle
-            rest = self._rest
-            if self._worker is None:
-                self._worker = self.loop.create_task(self._work())
-            elif rest is not None and not rest.done():
-                rest.set_result(None)
+            self._serve(cycle)
             return
         task = self._running = self.loop.create_task(cycle.run_asgi(self.application))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def _serve(self, caller: HttpCaller) -> None:
+        """Hand a request for the data plane to the worker."""
+        self._next = caller
+        rest = self._rest
+        if self._worker is None:
+            self._worker = self.loop.create_task(self._work())
+        elif rest is not None and not rest.done():
+            rest.set_result(None)
 
     async def _work(self) -> None:
         """Serve the data plane's requests of this connection, one after another, until it is lost.

@@ -12,6 +12,7 @@ NOT_THE_PROVIDERS = frozenset(("id", "router_metadata"))
 """Members that each answer is given anew."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 def rest_of(raw: bytes) -> bytes | None:
@@ -23,7 +24,7 @@ def rest_of(raw: bytes) -> bytes | None:
         return None
     return b"".join(
         [
-            b",%b:%b" % (msgspec.json.encode(name), bytes(value))
+            b",%b:%b" % (_encode(name), bytes(value))
             for name, value in members.items()
             if name not in NOT_THE_PROVIDERS
         ]
@@ -32,7 +33,7 @@ def rest_of(raw: bytes) -> bytes | None:
 
 def raw_of(rest: bytes, answer_id: str) -> bytes:
     """The provider's answer again, under another id."""
-    return b'{"id":%b%b}' % (msgspec.json.encode(answer_id), rest)
+    return b'{"id":%b%b}' % (_encode(answer_id), rest)
 
 
 def completion_of(rest: bytes) -> Completion:

@@ -44,7 +44,8 @@ class CacheEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     def age_s(self, now_us: int) -> int:
         """Whole seconds since the answer was made."""
-        return max(now_us - self.created_at_us, 0) // 1_000_000
+        age_us = now_us - self.created_at_us
+        return age_us // 1_000_000 if age_us > 0 else 0
 
 
 _encode = msgspec.msgpack.Encoder().encode

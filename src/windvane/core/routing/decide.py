@@ -32,6 +32,8 @@ class Decider:
         self._deployments = deployments
         self._catalog = catalog
         self.day = day
+        self.asking_facts = routes.asking_facts
+        """The routes whose decisions may depend on more than the request itself."""
         self._plain: dict[tuple[str, int | None], tuple[int, Decision]] = {}
 
     def decide(
@@ -62,10 +64,6 @@ class Decider:
         if is_plain and not any(item.why.startswith(TOO_LONG) for item in decision.ruled_out):
             self._plain[requested, rule] = (_smallest_window(decision), decision)
         return decision
-
-    def asks_facts(self, requested: str) -> bool:
-        """Whether the decision may depend on more than the request itself."""
-        return requested in self._routes.asking_facts
 
     def _work_out(
         self,

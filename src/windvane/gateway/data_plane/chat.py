@@ -25,20 +25,21 @@ async def chat_completions(door: Door, body: bytes) -> None:
     reading = recall.find(body)
     fields = read_object(body) if reading is None else reading.request.body
     door.dialect = dialect_of(fields, incoming.user_agent)
-    if reading is None:
-        reading = Reading(chat_request_of(fields))
+    request = chat_request_of(fields) if reading is None else reading.request
+    if reading is None and door.engine.cache is not None:
+        reading = Reading(request)
     exchange = door.exchange = door.engine.accept(
-        reading.request,
+        request,
         dialect=str(door.dialect),
         credentials=incoming.credentials(),
         body_bytes=len(body),
         headers=incoming.headers,
         client_request_id=incoming.request_id,
         reading=reading,
+        principal=door.principal,
     )
-    exchange.principal = door.principal
     answer = await door.engine.handle(exchange)
-    if exchange.cache_status == "hit":
+    if reading is not None and exchange.cache_status == "hit":
         recall.keep(body, reading)
     has_metadata = (
         door.engine.snapshot.has_metadata

@@ -31,43 +31,30 @@ class Incoming:
     A head that comes again is the same object: what was worked out of it is worked out once.
     """
 
-    __slots__ = ("_credentials", "_user_agent", "headers", "is_checked", "said")
+    __slots__ = ("_credentials", "headers", "is_checked", "request_id", "said", "user_agent")
 
-    def __init__(
-        self,
-        said: HeaderList,
-        *,
-        credentials: Credentials | None = None,
-        user_agent: str | None = None,
-    ) -> None:
-        """`credentials` and `user_agent` are what it is known to say."""
+    def __init__(self, said: HeaderList, *, credentials: Credentials | None = None) -> None:
+        """`credentials` are what it is known to show."""
         self.said = said
         # Later headers of one name win, as in no other place: what must be unique is checked below.
-        self.headers: dict[bytes, bytes] = dict(said)
+        headers: dict[bytes, bytes] = dict(said)
+        self.headers = headers
         self.is_checked = False
+        self.user_agent = headers.get(b"user-agent", b"").decode("latin-1")
+        shown = headers.get(b"x-request-id")
+        self.request_id = (
+            shown.decode() if shown is not None and _REQUEST_ID.fullmatch(shown) else None
+        )
+        """The caller's own id for this request, when it sent one that is safe to show."""
         self._credentials = credentials
-        self._user_agent = user_agent
 
     def with_length(self, length: bytes) -> "Incoming":
         """The same head before a body of another length."""
         name = b"content-length"
         said = [(name, length) if header[0] == name else header for header in self.said]
-        other = Incoming(said, credentials=self._credentials, user_agent=self._user_agent)
+        other = Incoming(said, credentials=self._credentials)
         other.is_checked = self.is_checked
         return other
-
-    @property
-    def request_id(self) -> str | None:
-        """The caller's own id for this request, when it sent one that is safe to show."""
-        said = self.headers.get(b"x-request-id")
-        return said.decode() if said and _REQUEST_ID.fullmatch(said) else None
-
-    @property
-    def user_agent(self) -> str:
-        known = self._user_agent
-        if known is None:
-            known = self._user_agent = self.headers.get(b"user-agent", b"").decode("latin-1")
-        return known
 
     @property
     def dialect(self) -> Dialect:

@@ -57,14 +57,6 @@ def lines_of(headers: HeaderList) -> bytes:
 
 
 _IDS = lines_of(id_headers("%b"))
-_WORK = lines_of(
-    [
-        (b"x-router-latency-ms", b"%.1f"),
-        (b"x-router-attempts", b"%d"),
-        (b"cache-status", b"%b"),
-        (b"server-timing", b"upstream;dur=%.2f, gateway;dur=%.2f"),
-    ]
-)
 _WHOLE = [(b"x-router-cost-usd", b"%b"), JSON]
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -86,10 +78,11 @@ _encode = msgspec.json.Encoder().encode
 
 def whole_lines(exchange: Exchange, now_s: float) -> bytes:
     """Headers of a whole answer."""
-    attempt, decision = exchange.final_attempt, exchange.decision
+    attempt, decision = exchange.answered_by or exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
     deployment = attempt.deployment
-    form = _whole_form(deployment.model, deployment.provider, decision.reason)
+    attempts = len(exchange.attempts)
+    form = _whole_form(deployment.model, deployment.provider, decision.reason, attempts)
     facts = _facts(exchange, now_s, exchange.upstream_s * 1000)
     lines = form % (*facts, _cost_text(exchange.cost_nano_usd))
     rare = _rare_lines(exchange, deployment.card)
@@ -101,23 +94,24 @@ def stream_lines(exchange: Exchange, now_s: float) -> bytes:
     attempt, decision = exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
     deployment = attempt.deployment
-    form = _stream_form(deployment.model, deployment.provider, decision.reason)
+    attempts = len(exchange.attempts)
+    form = _stream_form(deployment.model, deployment.provider, decision.reason, attempts)
     upstream_ms = (exchange.upstream_s + now_s - attempt.started_s) * 1000
     lines = form % _facts(exchange, now_s, upstream_ms)
     return lines + _rare_lines(exchange, deployment.card)
 
 
 @lru_cache(FORMS_MAX)
-def _whole_form(model: str, provider: str, reason: str) -> bytes:
-    return _facts_form(model, provider, reason) + lines_of(_WHOLE)
+def _whole_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
+    return _facts_form(model, provider, reason, attempts) + lines_of(_WHOLE)
 
 
 @lru_cache(FORMS_MAX)
-def _stream_form(model: str, provider: str, reason: str) -> bytes:
-    return _facts_form(model, provider, reason) + lines_of(_STREAM)
+def _stream_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
+    return _facts_form(model, provider, reason, attempts) + lines_of(_STREAM)
 
 
-def _facts_form(model: str, provider: str, reason: str) -> bytes:
+def _facts_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
     choice = lines_of(
         [
             (b"x-router-model", safe_name(model)),
@@ -125,21 +119,28 @@ def _facts_form(model: str, provider: str, reason: str) -> bytes:
             (b"x-router-reason", safe_text(reason)),
         ]
     )
-    return _IDS + choice.replace(b"%", b"%%") + _WORK
+    work = lines_of(
+        [
+            (b"x-router-latency-ms", b"%.1f"),
+            (b"x-router-attempts", b"%d" % attempts),
+            (b"cache-status", b"%b"),
+            (b"server-timing", b"upstream;dur=%.2f, gateway;dur=%.2f"),
+        ]
+    )
+    return _IDS + choice.replace(b"%", b"%%") + work
 
 
 def _facts(
     exchange: Exchange, now_s: float, upstream_ms: float
-) -> tuple[bytes, bytes, bytes, float, int, bytes, float, float]:
+) -> tuple[bytes, bytes, bytes, float, bytes, float, float]:
     """What both forms tell, in their order."""
-    shown = exchange.public_id.encode()
+    shown = (exchange.client_request_id or exchange.id).encode()
     elapsed_ms = (now_s - exchange.received_s) * 1000
     return (
         shown,
         shown,
         shown,
         elapsed_ms,
-        len(exchange.attempts),
         _cache_status(exchange),
         upstream_ms,
         elapsed_ms - upstream_ms if elapsed_ms > upstream_ms else 0.0,
@@ -222,7 +223,7 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
 def router_metadata(exchange: Exchange, now_s: float) -> msgspec.Raw:
     """`router_metadata` of an answer, written as JSON. `estimated_cost` is in dollars, for people; the
     exact amount is `cost_nano_usd`, an integer, or null when the price is unknown."""
-    attempt, decision = exchange.final_attempt, exchange.decision
+    attempt, decision = exchange.answered_by or exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
     deployment, cost = attempt.deployment, exchange.cost_nano_usd
     form = _metadata_form(
