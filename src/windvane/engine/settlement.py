@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 import msgspec
 
 from windvane.core.analysis.tokens import estimate_tokens
-from windvane.core.budgets import US_PER_DAY, is_any_used
+from windvane.core.budgets import US_PER_DAY
 from windvane.core.catalog.models import Capability
 from windvane.core.catalog.prices import PERMILLE, Price, cost
 from windvane.core.chat import Completion
@@ -145,7 +145,7 @@ class Settlement:
         if budgets.table.is_empty:
             return False
         # A model's own budget is not looked at: each candidate has another.
-        return is_any_used(budgets.accounts(exchange.scopes, exchange.received_at_us), permille)
+        return budgets.is_used(exchange.scopes, exchange.received_at_us, permille)
 
     def cheapest_first(
         self, exchange: Exchange, candidates: Sequence[Candidate]
