@@ -108,7 +108,8 @@ class Settlement:
         deployment = candidate.deployment
         number = len(exchange.attempts) + 1
         amount, at_us = bound.hold_nano_usd, bound.at_us
-        attempt_id = f"{exchange.id}-{number}"
+        # Most are the first: a number is written out only for the others.
+        attempt_id = exchange.id + "-1" if number == 1 else f"{exchange.id}-{number}"
         model = bound.resolved_model
         hold = _entry(
             attempt_id, exchange, deployment, model, number, at_us, _ASSUMED, amount, "unknown"
@@ -126,7 +127,10 @@ class Settlement:
         attempt = Attempt(attempt_id, number, deployment, hold, started_s, bound.price)
         if lease is not None:
             attempt.lease = lease
-        exchange.clamped_to = bound.output_tokens_max if bound.is_clamped else None
+        if bound.is_clamped:
+            exchange.clamped_to = bound.output_tokens_max
+        elif exchange.clamped_to is not None:
+            exchange.clamped_to = None
         exchange.attempts = [*exchange.attempts, attempt]
         return attempt
 
