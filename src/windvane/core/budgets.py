@@ -66,6 +66,7 @@ def bounds(period: Period, at_us: int) -> tuple[int, int | None]:
     return int(first.timestamp()) * US_PER_S, int(following.timestamp()) * US_PER_S
 
 
+HALF_PERMILLE = 500
 NEVER = 1 << 66
 """More than any amount there can be."""
 
@@ -206,7 +207,7 @@ def is_any_used(accounts: Sequence[Account], permille: int) -> bool:
             break
     else:
         # Below half of its limit, which is where most are, it need not be worked out.
-        if permille > 500:
+        if permille > HALF_PERMILLE:
             return False
     return any(_is_used(account, permille) for account in accounts)
 

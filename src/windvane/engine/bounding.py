@@ -138,10 +138,9 @@ class Bounder:
         cap = principal.output_tokens_max
         capped = None if cap is None and asked else _capped(asked, cap, tariff)
         sent = capped or asked
-        account = None
-        if not self._budgets.table.is_empty:
-            account = tightest(self._budgets.accounts(scopes, now_us))
-        if account is None:
+        budgets = self._budgets
+        room = None if budgets.table.is_empty else budgets.room(scopes, now_us)
+        if room is None:
             amount = None
             if price is not None:
                 longest = tariff.output_max if sent is None else sent
@@ -151,8 +150,13 @@ class Bounder:
             raise unpriceable(exchange, deployment, what)
         worst = _worst_case(exchange, tariff)
         whole = output_bound(exchange, deployment) if sent is None else sent
-        amount, left = worst.of(whole), max(account.free, 0)
-        if sent is None and principal.may_clamp and amount > left // FAIR_PARTS:
+        amount, is_fair = worst.of(whole), sent is not None or not principal.may_clamp
+        wanted = amount if is_fair else amount * FAIR_PARTS
+        if wanted <= room:
+            said = None if whole == asked else whole
+            return Bound(amount, scopes, now_us, price, tariff.resolved_model, said)
+        left = max(budgets.room(scopes, now_us, wanted) or 0, 0)
+        if not is_fair and amount > left // FAIR_PARTS:
             sent = _fair(worst, whole, left)
             amount = worst.of(sent)
         else:
@@ -161,9 +165,9 @@ class Bounder:
         if amount > left:
             least = min(sent, OUTPUT_TOKENS_MIN)
             if not principal.may_clamp:
-                raise self.refuse(account, amount, principal, now_us)
+                raise self._refuse(scopes, amount, principal, now_us)
             if (needed := worst.of(least)) > left:
-                raise self.refuse(account, needed, principal, now_us)
+                raise self._refuse(scopes, needed, principal, now_us)
             sent, is_clamped = worst.longest(left, least, sent), True
             amount = worst.of(sent)
         said = None if sent == asked else sent
@@ -180,6 +184,13 @@ class Bounder:
         assert exchange.analysis is not None
         part = deployment.unpriced_part(exchange.analysis, exchange.request.body)
         return None if part is None else f"the price of {part} at {deployment.id}"
+
+    def _refuse(
+        self, scopes: tuple[Scope, ...], needed: int, caller: Principal, now_us: int
+    ) -> WindvaneError:
+        account = tightest(self._budgets.accounts(scopes, now_us))
+        assert account is not None
+        return self.refuse(account, needed, caller, now_us)
 
     def refuse(
         self, account: Account, needed: int, caller: Principal | None, now_us: int

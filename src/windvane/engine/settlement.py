@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 import msgspec
 
 from windvane.core.analysis.tokens import estimate_tokens
-from windvane.core.budgets import US_PER_DAY, is_any_used
+from windvane.core.budgets import US_PER_DAY
 from windvane.core.catalog.models import Capability
 from windvane.core.catalog.prices import PERMILLE, Price, cost
 from windvane.core.chat import Completion
@@ -108,7 +108,8 @@ class Settlement:
         deployment = candidate.deployment
         number = len(exchange.attempts) + 1
         amount, at_us = bound.hold_nano_usd, bound.at_us
-        attempt_id = f"{exchange.id}-{number}"
+        # Most are the first: a number is written out only for the others.
+        attempt_id = exchange.id + "-1" if number == 1 else f"{exchange.id}-{number}"
         model = bound.resolved_model
         hold = _entry(
             attempt_id, exchange, deployment, model, number, at_us, _ASSUMED, amount, "unknown"
@@ -126,7 +127,10 @@ class Settlement:
         attempt = Attempt(attempt_id, number, deployment, hold, started_s, bound.price)
         if lease is not None:
             attempt.lease = lease
-        exchange.clamped_to = bound.output_tokens_max if bound.is_clamped else None
+        if bound.is_clamped:
+            exchange.clamped_to = bound.output_tokens_max
+        elif exchange.clamped_to is not None:
+            exchange.clamped_to = None
         exchange.attempts = [*exchange.attempts, attempt]
         return attempt
 
@@ -145,7 +149,7 @@ class Settlement:
         if budgets.table.is_empty:
             return False
         # A model's own budget is not looked at: each candidate has another.
-        return is_any_used(budgets.accounts(exchange.scopes, exchange.received_at_us), permille)
+        return budgets.is_used(exchange.scopes, exchange.received_at_us, permille)
 
     def cheapest_first(
         self, exchange: Exchange, candidates: Sequence[Candidate]

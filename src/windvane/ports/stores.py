@@ -96,6 +96,15 @@ class BudgetStore(Protocol):
         """The accounts that a hold made now would be in."""
         ...
 
+    def room(self, scopes: tuple[Scope, ...], at_us: int, wanted: int = 0) -> int | None:
+        """What is free in each of these accounts; None when none has a limit. Where that is `wanted`
+        or more, it may be said to be less than it is, but never less than `wanted`."""
+        ...
+
+    def is_used(self, scopes: tuple[Scope, ...], at_us: int, permille: int) -> bool:
+        """Whether so many thousandths of the limit of one of these accounts are spent or held."""
+        ...
+
     def hold(
         self, attempt_id: str, scopes: tuple[Scope, ...], amount: int, at_us: int
     ) -> Account | None:

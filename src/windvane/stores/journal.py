@@ -39,9 +39,10 @@ _SETTLEMENT = 1
 _HEADER = struct.Struct("<II")
 _HEADER_BYTES = _HEADER.size
 _write_header = _HEADER.pack
-_encode = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
+_encode_into = _encoder.encode_into
 _decode = msgspec.msgpack.Decoder(tuple[int, LedgerEntry]).decode
-_HOLD_MARK = _encode((_HOLD, None))[:2]
+_HOLD_MARK = _encoder.encode((_HOLD, None))[:2]
 """What the records of holds begin with."""
 
 
@@ -84,6 +85,8 @@ class FileJournal:
         self._file = -1
         self._map: mmap.mmap | None = None
         self._end = self._room_end = 0
+        self._payload = bytearray()
+        """Of the record that was written last: the next one is encoded in its place."""
         self._reserve: _Segment | None = None
         self._is_closed = False
         self._damaged: set[Path] = set()
@@ -187,7 +190,8 @@ class FileJournal:
 
         Raises OSError when a new segment is needed and the disk has no room for one.
         """
-        payload = _encode((kind, entry))
+        payload = self._payload
+        _encode_into((kind, entry), payload)
         length = len(payload)
         assert length <= RECORD_BYTES_MAX, "replay would stop at such a record"
         end = self._end + _HEADER_BYTES + length

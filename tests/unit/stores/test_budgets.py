@@ -25,7 +25,9 @@ from windvane.core.budgets import (
     BudgetTerms,
     Period,
     bounds,
+    is_any_used,
     settle,
+    tightest,
 )
 from windvane.core.money import NanoUsd
 from windvane.core.principal import GLOBAL, Scope
@@ -183,6 +185,22 @@ class Bench:
             true = self.books.spent[place], self.books.held[place]
             assert said == true, f"{account}: spent and held are {true}"
             assert account.held >= 0 and account.spent >= 0
+        self.compare_room(scopes, at_us)
+
+    def compare_room(self, scopes: tuple[Scope, ...], at_us: int) -> None:
+        """What is said without looking at each account is what a look at each would say."""
+        accounts = self.store.accounts(scopes, at_us)
+        for permille in (500, 501, 800, 1000):
+            used = self.store.is_used(scopes, at_us, permille)
+            assert used == is_any_used(accounts, permille)
+        account, room = tightest(accounts), self.store.room(scopes, at_us)
+        if account is None or room is None:
+            assert account is None and room is None
+            return
+        assert room <= account.free, f"{room} is said to be free in {account}"
+        if account.free % 3 == 0:
+            # Not each time: it is looked up then, and what was known before is not relied on.
+            assert self.store.room(scopes, at_us, account.free) == account.free
 
 
 ATTEMPTS: dict[str, tuple[Scope, ...]] = {

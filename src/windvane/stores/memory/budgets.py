@@ -4,6 +4,9 @@ What is spent at the start comes from the ledger, holds that a dead process left
 are made when they are first needed, and for a new period with nothing spent. The last few of a scope
 are kept: when the clock is set back over midnight, the day before is paid from again. How far back
 what was spent is known is remembered; what comes before counts as of then.
+
+No account can have lost more than all together since it was last looked at. So what was found free, less
+all that was taken since, is free still, and most requests need not look at each account again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from windvane.core.budgets import (
+    HALF_PERMILLE,
+    NEVER,
     US_PER_DAY,
     Account,
     BudgetTable,
@@ -18,8 +23,10 @@ from windvane.core.budgets import (
     Standing,
     bounds,
     hold,
+    is_any_used,
     settle,
     standing_of,
+    tightest,
 )
 from windvane.core.principal import Scope
 
@@ -57,6 +64,13 @@ class MemoryBudgets:
         self._found: dict[tuple[Scope, ...], tuple[Account, ...]] = {}
         self._found_from_us = 0
         self._found_until_us = 0
+        self._taken = 0
+        """All that was ever taken from accounts; what was given back is not looked at."""
+        self._free_until: dict[tuple[Scope, ...], int | None] = {}
+        """By how much `_taken` must be for any of these accounts to have nothing free; None for those
+        without a limit."""
+        self._half_until: dict[tuple[Scope, ...], int] = {}
+        """The same, for half of a limit to be used."""
 
     def accounts(self, scopes: tuple[Scope, ...], at_us: int) -> tuple[Account, ...]:
         if not self._found_from_us <= at_us < self._found_until_us:
@@ -64,14 +78,48 @@ class MemoryBudgets:
         found = self._found.get(scopes)
         if found is None:
             if len(self._found) >= FOUND_MAX:
-                self._found.clear()
+                self._forget_found()
             found = self._found[scopes] = self._find(scopes, at_us)
         return found
+
+    def room(self, scopes: tuple[Scope, ...], at_us: int, wanted: int = 0) -> int | None:
+        if not self._found_from_us <= at_us < self._found_until_us:
+            self._turn_to_day_of(at_us)
+        try:
+            until = self._free_until[scopes]
+        except KeyError:
+            until = self._measure(scopes, at_us)
+        if until is None:
+            return None
+        if (room := until - self._taken) >= wanted:
+            return room
+        until = self._measure(scopes, at_us)
+        return None if until is None else until - self._taken
+
+    def _measure(self, scopes: tuple[Scope, ...], at_us: int) -> int | None:
+        account = tightest(self.accounts(scopes, at_us))
+        until = self._free_until[scopes] = None if account is None else account.free + self._taken
+        return until
+
+    def is_used(self, scopes: tuple[Scope, ...], at_us: int, permille: int) -> bool:
+        if not self._found_from_us <= at_us < self._found_until_us:
+            self._turn_to_day_of(at_us)
+        if permille > HALF_PERMILLE and self._half_until.get(scopes, 0) > self._taken:
+            return False
+        accounts = self.accounts(scopes, at_us)
+        above_half = min((account.free - account.half for account in accounts), default=NEVER)
+        self._half_until[scopes] = above_half + self._taken
+        return is_any_used(accounts, permille)
+
+    def _forget_found(self) -> None:
+        self._found.clear()
+        self._free_until.clear()
+        self._half_until.clear()
 
     def _turn_to_day_of(self, at_us: int) -> None:
         """All periods begin and end with a day: within one, what was found stays."""
         is_later = at_us >= self._found_until_us
-        self._found.clear()
+        self._forget_found()
         self._found_from_us = at_us - at_us % US_PER_DAY
         self._found_until_us = self._found_from_us + US_PER_DAY
         if is_later:
@@ -140,6 +188,7 @@ class MemoryBudgets:
         assert attempt_id not in self._holds, f"{attempt_id} is held twice"
         if accounts and (refusing := hold(accounts, amount)) is not None:
             return refusing
+        self._taken += amount
         self._holds[attempt_id] = _Hold(scopes, accounts, amount, at_us)
         return None
 
@@ -147,6 +196,8 @@ class MemoryBudgets:
         held = self._holds.pop(attempt_id, None)
         if held is None or not held.accounts:
             return ()
+        if cost > held.amount:
+            self._taken += cost - held.amount
         return settle(held.accounts, held.amount, cost)
 
     @property
@@ -171,7 +222,7 @@ class MemoryBudgets:
             if scope in held.scopes and held.at_us >= account.starts_at_us:
                 held.accounts = (*held.accounts, account)
                 account.held += held.amount
-        self._found.clear()
+        self._forget_found()
         return account
 
     def unwatch(self, account: Account) -> None:
@@ -183,7 +234,7 @@ class MemoryBudgets:
         else:
             self._accounts.pop(place, None)
             self._known_since_us.pop(place, None)
-        self._found.clear()
+        self._forget_found()
 
     def change(self, table: BudgetTable) -> None:
         """From now, `table` says what may be spent. Accounts keep what they have counted."""
@@ -193,7 +244,7 @@ class MemoryBudgets:
             limit = None if terms is None else dict(terms.limits()).get(period)
             for account in kept:
                 account.set_limit(limit)
-        self._found.clear()
+        self._forget_found()
 
     def standings(self, at_us: int) -> Sequence[Standing]:
         # Scopes named one by one have an account before they are first used.
