@@ -346,6 +346,20 @@ def test_a_stranger_s_large_body_is_not_waited_for(served, framing):
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/keys"])
+def test_a_key_in_a_trailer_is_none(served, path):
+    """RFC 9110, 6.5.1: a trailer is no header, and least of all one that says who calls."""
+    body = b'{"model":"auto","messages":[]}'
+    head = raw_request(b"", "connection: close", path=path)
+    request = head.replace(b"content-length: 0", b"transfer-encoding: chunked")
+    request += b"%x\r\n%b\r\n0\r\nauthorization: Bearer %b\r\n\r\n" % (
+        len(body),
+        body,
+        KEY.encode(),
+    )
+    assert served.talk(request).startswith(b"HTTP/1.1 401 ")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [

@@ -309,3 +309,33 @@ async def test_connections_leave_nothing_behind() -> None:
         assert not [
             each for each in callers if getattr(each._connection, "server_state", None) is state
         ]
+
+
+TRAILERS = "transfer-encoding: chunked"
+
+
+@pytest.mark.parametrize("what", ["one", "early"])
+@pytest.mark.parametrize("piece", [b"x: a\r\n" * 1_000, b"a" * 4_000], ids=["many", "one of them"])
+async def test_trailers_without_end_are_cut_off(what: str, piece: bytes) -> None:
+    """None is kept, and what the parser keeps of an unfinished one is bounded like a head."""
+    async with running() as on:
+        reader, writer = await on.open()
+        writer.write(get(what, TRAILERS).replace(b"GET", b"POST") + b"1\r\na\r\n0\r\nfirst: ")
+        with suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(piece)
+                await writer.drain()
+            assert await reader.read()
+        assert not on.protocols
+        writer.close()
+
+
+async def test_a_trailer_that_never_comes_ends_after_the_body_s_time() -> None:
+    async with running() as on:
+        reader, writer = await on.open()
+        writer.write(get("early", TRAILERS).replace(b"GET", b"POST") + b"1\r\na\r\n")
+        await read_for(reader, b"early")
+        writer.write(b"0\r\nx: a\r\n")
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b""
+        writer.close()

@@ -77,7 +77,8 @@ class Credentials(msgspec.Struct, kw_only=True):
     bearer: str | None = None
     is_in_process: bool = False
     digest: bytes | None = None
-    """The keyring's, of `bearer`: made once for credentials that are shown again."""
+    """The keyring's, of `bearer`: made once for credentials that are shown again. It holds as long as the
+    keyring's pepper, which is the process'."""
 
     def __repr__(self) -> str:
         return f"Credentials(bearer={'***' if self.bearer else None})"

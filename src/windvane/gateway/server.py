@@ -183,7 +183,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._head_bytes = 0  # of packets since a head began, or since a body's last piece
         self._packet_bytes = 0
         self._is_packet_fresh = True
         self._is_in_head = False
@@ -227,6 +227,8 @@ class GuardedProtocol(HttpToolsProtocol):
             else:
                 self._arm()
         elif cycle is not None and cycle.more_body:
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(431, "what stands around the body is too large", "trailers_too_large")
             self._mind_body()
         elif self._is_packet_fresh and (cycle is None or cycle.response_complete):
             # Bytes that neither begin nor end a request do not keep a connection.
@@ -319,7 +321,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_priming:
+        if self._is_in_head:  # else a trailer: RFC 9110, 6.5.1 forbids to take it for a header
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -346,7 +348,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._begin(self._cycle_of(method, version, keep_alive))
             return
         incoming = Incoming(self.headers)
-        if self._lessons and keep_alive and self._is_packet_fresh:
+        begun_here = self._is_packet_fresh and self._head_bytes == self._packet_bytes
+        if self._lessons and keep_alive and begun_here:
             self._lessons -= 1
             learned = known_head(self._packet, method, self.url, path, incoming)
             self._known = learned or self._known
@@ -366,16 +369,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         cycle = self.cycle
-        if cycle is None or self.transport.is_closing():
-            return
-        if not cycle.response_complete:
+        if cycle is not None and not cycle.response_complete and not self.transport.is_closing():
             cycle.feed(body)
-        elif self._body_timer is None:
-            # Answered already; what is left of the body has its time, and then the end.
-            self._body_timer = self.loop.call_later(
-                self.limits.body_timeout_s, self.transport.close
-            )
 
     def on_message_complete(self) -> None:
         if self._unread:
@@ -515,15 +512,26 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refuse(408, f"the request's head did not arrive within {within}", "request_timeout")
 
     def _mind_body(self) -> None:
-        """A body that is still to come has its time, from when it is its request's turn."""
+        """A body that is still to come has its time, from when it is its request's turn; and what is
+        left of it when that is answered already."""
         cycle = self.cycle
-        if cycle.more_body and not (cycle.response_started or self._waiting or self._body_timer):
-            within_s = self.limits.body_timeout_s
-            self._body_timer = self.loop.call_later(within_s, self._on_slow_body)
+        if not cycle.more_body or self._waiting or self._body_timer is not None:
+            return
+        if cycle.response_complete:
+            self._body_timer = self.loop.call_later(
+                self.limits.body_timeout_s, self.transport.close
+            )
+        elif not cycle.response_started:
+            self._body_timer = self.loop.call_later(self.limits.body_timeout_s, self._on_slow_body)
 
     def _on_slow_body(self) -> None:
         self._body_timer = None
-        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_started:
+        cycle = self.cycle
+        if cycle is None or not cycle.more_body:
+            return
+        if cycle.response_started:
+            self._mind_body()  # it was answered meanwhile: what is left of it has its own time
+        else:
             within = f"{self.limits.body_timeout_s:g} s"
             self._refuse(408, f"the body did not arrive within {within}", "request_timeout")
 

@@ -30,6 +30,7 @@ from windvane.ports.transport import UpstreamRequest
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
+NAME_BYTES_KEPT = 64
 PENDING_BYTES_MAX = 256 * 1024
 """Above this much unread body, the socket is not read until the reader has caught up."""
 
@@ -112,17 +113,17 @@ class _Connection(asyncio.Protocol):
             # Bytes nobody asked for: an answer to nothing. The connection is worth nothing now.
             self.destroy()
             return
-        if not self.has_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail(_protocol_fault("it switched protocols unasked"))
         except (httptools.HttpParserError, ValueError) as error:
             self._fail(_protocol_fault(f"its answer is not HTTP: {error}"))
-        # Only a head still unfinished is measured so: the read that ends it may hold body as well.
-        if not self.has_head and self._head_bytes > HEAD_BYTES_MAX:
-            self._fail(_protocol_fault("the head of its answer is too large"))
+        # Only what is unfinished is measured so: the read that ends a head may hold body as well.
+        if self._head_bytes > HEAD_BYTES_MAX and not self.is_complete:
+            what = "what stands around the body" if self.has_head else "the head"
+            self._fail(_protocol_fault(f"{what} of its answer is too large"))
         self._wake()
 
     def eof_received(self) -> bool:
@@ -170,9 +171,9 @@ class _Connection(asyncio.Protocol):
         headers[key] = value
 
     def _name_of(self, name: bytes) -> str:
-        """A header's name in lower case; it is remembered."""
+        """A header's name in lower case; it is remembered, if it is like a name."""
         key = name.lower().decode("latin-1")
-        if len(self._names) < HEADERS_MAX:
+        if len(self._names) < HEADERS_MAX and len(name) <= NAME_BYTES_KEPT:
             self._names[name] = key
         return key
 
@@ -186,8 +187,10 @@ class _Connection(asyncio.Protocol):
             raise ValueError("too many headers")
         self.status = status
         self.has_head = True
+        self._head_bytes = 0
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         self._pieces.append(body)
         self._pending_bytes += len(body)
         if self._pending_bytes > PENDING_BYTES_MAX and not self._is_paused and self._transport:

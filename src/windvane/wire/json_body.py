@@ -72,24 +72,28 @@ def _is_whole(value: JsonObject, pairs: int, body: bytes) -> bool:
 def _count_pairs(value: JsonObject) -> int:
     """Count members of all objects in `value`, level by level, within the bounds."""
     level: Collection[object] = value.values()
-    nodes, pairs = 0, len(value)
+    pairs = len(value)
+    nodes = pairs
     for _ in range(DEPTH_MAX):
-        nodes += len(level)
-        if nodes > NODES_MAX:
-            raise refuse(FaultKind.INVALID_REQUEST, f"the body has more than {NODES_MAX} values")
-        is_last = True
         deeper: list[object] = []
+        is_last = True
         for member in level:
             kind = type(member)
             if kind is str:
                 continue
-            if kind is dict:
-                pairs += len(member)  # type: ignore[arg-type]
-                deeper += member.values()  # type: ignore[attr-defined]
+            if kind is dict or kind is list:
+                size = len(member)  # type: ignore[arg-type]
+                nodes += size
+                if nodes > NODES_MAX:  # before they are listed: there may be as many as bytes
+                    break
                 is_last = False
-            elif kind is list:
-                deeper += member  # type: ignore[arg-type]
-                is_last = False
+                if kind is dict:
+                    pairs += size
+                    deeper += member.values()  # type: ignore[attr-defined]
+                else:
+                    deeper += member  # type: ignore[arg-type]
+        if nodes > NODES_MAX:
+            raise refuse(FaultKind.INVALID_REQUEST, f"the body has more than {NODES_MAX} values")
         if is_last:
             return pairs
         level = deeper

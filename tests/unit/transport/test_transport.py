@@ -589,6 +589,36 @@ async def test_a_trailer_is_no_header(transport):
         assert dict(headers) == {"transfer-encoding": "chunked"}
 
 
+@pytest.mark.parametrize("name", [b"\r\nx-%d: ", b"%d"], ids=["many", "one that does not end"])
+async def test_trailers_without_end_are_the_end_of_the_connection(transport, name):
+    async def script(peer):
+        await peer.receive()
+        await peer.say(CHUNKED + b"2\r\nok\r\n0\r\nx-first: a")
+        for number in range(1_000):
+            await peer.say(name % number + b"a" * 1_000)
+
+    async with Server(script) as server:
+        with pytest.raises(WindvaneError, match="around the body"):
+            await ask(transport, server.request())
+
+
+async def test_a_header_s_name_is_remembered_only_if_it_is_like_one(transport):
+    heads = iter([b"x-%s: a" % (b"n" * 50_000), b"x-short: b"])
+
+    async def script(peer):
+        while True:
+            await peer.receive()
+            await peer.say(b"HTTP/1.1 200 OK\r\n" + next(heads) + b"\r\ncontent-length: 0\r\n\r\n")
+
+    async with Server(script) as server:
+        for _ in range(2):
+            response = await transport.open(server.request())
+            remembered = response._connection._names
+            response.close()
+        assert server.connections == 1
+        assert set(remembered) == {b"x-short", b"content-length"}
+
+
 async def test_what_was_closed_reads_as_ended(transport):
     """Its connection may serve another by now: not a byte of that may come out here."""
     async with Server(answering(OK)) as server:
