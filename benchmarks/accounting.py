@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,8 +25,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
-from benchmarks import contenders, layout, payloads
-from benchmarks.children import clean_environment
+from benchmarks import contenders, payloads
 from benchmarks.upstream import write_answers
 from windvane import assembly
 from windvane.config import load_config
@@ -76,16 +74,8 @@ class Share:
 
 def measure() -> Share:
     """Measure in a fresh interpreter."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.accounting"],
-        env={**clean_environment(), **contenders.python_environment()},
-        cwd=layout.BENCH,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=True,
-    )
-    return Share(**json.loads(done.stdout))
+    printed = contenders.run_python("-m", "benchmarks.accounting", timeout_s=TIMEOUT_S)
+    return Share(**json.loads(printed))
 
 
 class _NobodyAsked:

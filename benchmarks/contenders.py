@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import layout, peers
+from benchmarks.children import clean_environment
 from benchmarks.probe import free_port
 
 KEY = "wv-bench-0123456789abcdef0123456789abcdef"
@@ -149,6 +151,23 @@ def python_environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join((str(layout.SOURCE), str(layout.ROOT))),
         "PYTHONPYCACHEPREFIX": str(layout.BYTE_CODE),
     }
+
+
+def run_python(*arguments: str, timeout_s: float) -> str:
+    """What a fresh interpreter of this repository prints.
+
+    Raises subprocess.CalledProcessError and subprocess.TimeoutExpired.
+    """
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**clean_environment(), **python_environment()},
+        cwd=layout.BENCH,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=True,
+    )
+    return done.stdout
 
 
 def _nginx_program() -> str | None:

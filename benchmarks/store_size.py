@@ -7,12 +7,9 @@ interpreter in it nor anything else that is there once.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 
-from benchmarks import contenders, layout
-from benchmarks.children import clean_environment
+from benchmarks import contenders
 
 TIMEOUT_S = 120
 
@@ -65,14 +62,8 @@ def measure(shape: Shape) -> Overhead:
 
 
 def _filled(shape: Shape, count: int) -> list[int]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(count), str(shape.entry_bytes)],
-        env={**clean_environment(), **contenders.python_environment()},
-        cwd=layout.BENCH,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=True,
+    printed = contenders.run_python(
+        "-c", PROGRAM, str(count), str(shape.entry_bytes), timeout_s=TIMEOUT_S
     )
-    found: list[int] = json.loads(done.stdout)
+    found: list[int] = json.loads(printed)
     return found

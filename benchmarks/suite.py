@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks import accounting, contenders, layout, payloads, sampling, store_size
-from benchmarks.children import clean_environment, on_core
+from benchmarks import accounting, contenders, payloads, sampling, store_size
+from benchmarks.children import on_core
 from benchmarks.contenders import PEERS, CannotTakePartError
 from benchmarks.peers import PeerNotInstalledError
 from benchmarks.probe import NotReadyError
@@ -398,16 +397,9 @@ class _Import:
 
 
 def _import_once() -> _Import:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT_PROGRAM],
-        env={**clean_environment(), **contenders.python_environment()},
-        cwd=layout.BENCH,
-        capture_output=True,
-        text=True,
-        timeout=IMPORT_TIMEOUT_S,
-        check=True,
+    return _Import(
+        **json.loads(contenders.run_python("-c", IMPORT_PROGRAM, timeout_s=IMPORT_TIMEOUT_S))
     )
-    return _Import(**json.loads(done.stdout))
 
 
 OTHER_GROUPS: Mapping[str, Callable[[Plan, Stage], Iterator[Cell]]] = {

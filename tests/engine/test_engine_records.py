@@ -1,47 +1,24 @@
 """What the engine makes by position: each value must be where its name is."""
 
+from tests.entries import PLAIN_ENTRY
+
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.events import ExchangeEnded
 from windvane.core.exchange import Attempt, Credentials, Exchange, Reading
 from windvane.core.faults import Fault, FaultKind, Source
-from windvane.core.ledger import LedgerEntry
 from windvane.core.money import NanoUsd
 from windvane.core.principal import Principal
 from windvane.core.routing.decision import Candidate, Decision
-from windvane.core.usage import Certainty
 from windvane.engine.engine import _end_of
 from windvane.testing import Stage, run_virtual
 
 REQUEST = ChatRequest(model="asked", messages=[], body={}, stream=True)
 
 
-def held() -> LedgerEntry:
-    return LedgerEntry(
-        attempt_id="a",
-        request_id="r",
-        number=1,
-        started_at_us=0,
-        key_id="k",
-        team=None,
-        tags=(),
-        route=None,
-        requested_model="m",
-        provider="p",
-        model="m",
-        resolved_model="m",
-        reason="",
-        dialect="openai",
-        is_stream=False,
-        certainty=Certainty.EXACT,
-        cost_nano_usd=None,
-        hold_nano_usd=None,
-    )
-
-
 def attempt(number: int, first_chunk_s: float | None = None) -> Attempt:
     model = Deployment(id=f"p{number}/m{number}", provider=f"p{number}", model=f"m{number}")
-    return Attempt(f"a-{number}", number, model, held(), 12.0, first_chunk_s=first_chunk_s)
+    return Attempt(f"a-{number}", number, model, PLAIN_ENTRY, 12.0, first_chunk_s=first_chunk_s)
 
 
 def exchange() -> Exchange:

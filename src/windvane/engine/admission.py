@@ -117,7 +117,7 @@ class Admission:
         lease = exchange.lease
         if lease is None:
             return
-        now_us = int(self._clock.monotonic_s() * US_PER_S)
+        now_us = self.now_us()
         tokens = tokens_expected(exchange)
         refusal = self._limits.take_tokens(exchange.scopes, tokens, lease, now_us)
         if refusal is not None:

@@ -86,7 +86,7 @@ def _decide_in_peace(
 
 def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
     """What the observers are told of it. By position: so many names would cost more than all else."""
-    attempt = exchange.answered_by or exchange.final_attempt
+    attempt = exchange.final_attempt
     decision, principal = exchange.decision, exchange.principal
     model = provider = ""
     first_chunk_s: float | None = None

@@ -42,7 +42,10 @@ LOCAL_ADMIN = Principal(key_id="local-admin", is_admin=True)
 
 def key_digest(pepper: bytes, secret: str) -> bytes:
     """The digest a key is stored and found by: BLAKE2b, keyed with a pepper of at most 64 bytes."""
-    hashing = _hasher(pepper)
+    return _digest_of(_hasher(pepper), secret)
+
+
+def _digest_of(hashing: blake2b, secret: str) -> bytes:
     hashing.update(secret.encode("utf-8", "surrogatepass"))
     return hashing.digest()
 
@@ -120,9 +123,7 @@ class Keyring:
 
     def digest_of(self, secret: str) -> bytes:
         """What a secret is found by here."""
-        hashing = self._hasher.copy()
-        hashing.update(secret.encode("utf-8", "surrogatepass"))
-        return hashing.digest()
+        return _digest_of(self._hasher.copy(), secret)
 
     def find(self, secret: str, digest: bytes | None = None) -> Principal | None:
         """Whose this secret is, of this digest if that is known; None when it is nobody's, or no more.

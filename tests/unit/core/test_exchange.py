@@ -2,37 +2,18 @@
 
 import msgspec
 import pytest
+from tests.entries import PLAIN_ENTRY
 
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Attempt, AttemptState, Credentials, Exchange
 from windvane.core.ledger import LedgerEntry
-from windvane.core.usage import Certainty
 
 HELD, SENT, SETTLED = AttemptState
 
 
 def entry(cost: int | None) -> LedgerEntry:
-    return LedgerEntry(
-        attempt_id="a",
-        request_id="r",
-        number=1,
-        started_at_us=0,
-        key_id="k",
-        team=None,
-        tags=(),
-        route=None,
-        requested_model="m",
-        provider="p",
-        model="m",
-        resolved_model="m",
-        reason="",
-        dialect="openai",
-        is_stream=False,
-        certainty=Certainty.EXACT,
-        cost_nano_usd=cost,  # type: ignore[arg-type]
-        hold_nano_usd=None,
-    )
+    return msgspec.structs.replace(PLAIN_ENTRY, cost_nano_usd=cost)
 
 
 def attempt(cost: int | None = 0, state: AttemptState = HELD) -> Attempt:

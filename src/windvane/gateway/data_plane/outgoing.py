@@ -78,7 +78,7 @@ _encode = msgspec.json.Encoder().encode
 
 def whole_lines(exchange: Exchange, now_s: float) -> bytes:
     """Headers of a whole answer."""
-    attempt, decision = exchange.answered_by or exchange.final_attempt, exchange.decision
+    attempt, decision = exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
     deployment = attempt.deployment
     attempts = len(exchange.attempts)
@@ -223,7 +223,7 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
 def router_metadata(exchange: Exchange, now_s: float) -> msgspec.Raw:
     """`router_metadata` of an answer, written as JSON. `estimated_cost` is in dollars, for people; the
     exact amount is `cost_nano_usd`, an integer, or null when the price is unknown."""
-    attempt, decision = exchange.answered_by or exchange.final_attempt, exchange.decision
+    attempt, decision = exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
     deployment, cost = attempt.deployment, exchange.cost_nano_usd
     form = _metadata_form(
