@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -33,6 +33,7 @@ from windvane.gateway.data_plane.caller import DATA_PLANE
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.http_caller import HttpCaller
 from windvane.gateway.known_head import KnownHead, known_head
+from windvane.listener import Listener, address_of, listen
 from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error
 
@@ -41,7 +42,6 @@ HEADERS_MAX = 100
 KEEP_ALIVE_S = 75
 """Longer than a load balancer's 60 s, so that the balancer closes first and no request is lost."""
 GRACEFUL_S = 30
-BACKLOG = 2_048
 PIPELINED_MAX = 64
 """Requests that may wait behind another of their connection: they are held in memory."""
 LESSONS_MAX = 3
@@ -577,11 +577,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which returns when it was told to stop.
+    """uvicorn's server, which takes a crowd at once, and returns when it was told to stop.
 
     uvicorn raises the signal again once it has stopped serving; the process would end there, before
     the ledger has been written and closed.
     """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen; there is no lifespan to begin. Raises OSError."""
+        if sockets is None:
+            sockets = [listen(self.config.host, self.config.port)]
+        made: Any = self.config.http_protocol_class
+        protocol = partial(made, config=self.config, server_state=self.server_state, app_state={})
+        listeners: list[Any] = [Listener(listening, protocol) for listening in sockets]
+        self.servers = listeners
+        self.started = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -616,7 +626,6 @@ def make_server(app: Application, *, host: str, port: int, limits: ServerLimits)
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACEFUL_S,
-        backlog=BACKLOG,
     )
     return _Server(config)
 
@@ -644,23 +653,3 @@ async def serve_until_stopped(server: uvicorn.Server, on_ready: OnReady) -> None
         await serving
     finally:
         listening.close()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address. Raises OSError; uvicorn would end the process instead."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def address_of(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

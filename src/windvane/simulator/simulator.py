@@ -2,6 +2,7 @@
 
 import asyncio
 
+from windvane.listener import Listener, listen
 from windvane.simulator.bill import Bill
 from windvane.simulator.config import SimulatorConfig
 from windvane.simulator.connection import Connection
@@ -11,9 +12,6 @@ from windvane.simulator.http_message import Received
 from windvane.simulator.reply import Reply
 from windvane.simulator.service import Service
 from windvane.simulator.tape import TapeEntry, Violation
-
-BACKLOG = 4096
-"""Connections that may wait to be accepted: a load test opens thousands at once."""
 
 
 class Simulator:
@@ -32,33 +30,31 @@ class Simulator:
         self._service = Service(self.config)
         self._control = Control(self._service, self._gauges)
         self._connections: set[Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._host = "127.0.0.1"
         self.port = 0
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes a free one. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(loop, self._service, self._respond, self._connections),
-            host,
-            port,
-            backlog=BACKLOG,
-        )
+        listening = listen(host, port)
         self._host = host
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = listening.getsockname()[1]
+        self._listener = Listener(
+            listening, lambda: Connection(loop, self._service, self._respond, self._connections)
+        )
 
     async def stop(self) -> None:
         """Stop listening, drop all connections, and settle what was under way as aborted."""
-        if self._server is None:
+        if self._listener is None:
             return
-        self._server.close()
+        self._listener.close()
         for connection in list(self._connections):
             connection.close()
         while self._connections:
             await asyncio.sleep(0)
-        await self._server.wait_closed()
-        self._server = None
+        await self._listener.wait_closed()
+        self._listener = None
 
     @property
     def url(self) -> str:
