@@ -16,6 +16,8 @@ BACKLOG = 4_096
 """Connections that may wait to be taken: a load test opens thousands at once."""
 PAUSE_S = 0.25
 """How long none is taken when the process has no descriptor left for one."""
+WARNED_S = 60
+"""How often the log is told of that: it may last as long as its cause."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -37,6 +39,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._arriving: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._silent_until_s = 0.0
         self._resume()
 
     def close(self) -> None:
@@ -69,13 +72,19 @@ class Listener:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                logger.warning("no connections are taken for %g s: %s", PAUSE_S, error)
-                self._loop.remove_reader(self._listening)
-                self._pause = self._loop.call_later(PAUSE_S, self._resume)
+                self._rest(error)
                 return
             arrival = self._loop.create_task(self._let_in(connection))
             self._arriving.add(arrival)
             arrival.add_done_callback(self._arriving.discard)
+
+    def _rest(self, reason: OSError) -> None:
+        """Take none for a while; who waits is in the kernel's queue."""
+        self._loop.remove_reader(self._listening)
+        self._pause = self._loop.call_later(PAUSE_S, self._resume)
+        if self._loop.time() >= self._silent_until_s:
+            self._silent_until_s = self._loop.time() + WARNED_S
+            logger.warning("connections wait, as none can be taken: %s", reason)
 
     async def _let_in(self, connection: socket.socket) -> None:
         connection.setblocking(False)
