@@ -1,9 +1,10 @@
-"""The real clock, dice, ids and environment: the only file that may read them."""
+"""The real clock, dice, ids, environment and limits: the only file that may read them."""
 
 import asyncio
 import os
 import pwd
 import random
+import resource
 import secrets
 import time
 from collections.abc import Mapping
@@ -62,3 +63,20 @@ def user_name() -> str:
 
 async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
+
+
+def allow_open_files(count: int) -> int:
+    """Let this process open `count` files, or as many as its user may; returns how many it may open then.
+
+    A shell's usual 1,024 are 500 calls under way: one connection to its caller, and one to a provider.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = count if hard == unlimited else min(count, hard)
+    if soft == unlimited or soft >= wanted:
+        return count if soft == unlimited else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft  # some systems have a lower limit beside this one
+    return wanted

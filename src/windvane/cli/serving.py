@@ -26,10 +26,15 @@ from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway, audit_path
 from windvane.gateway.reloading import Reload, Reloaded
 from windvane.gateway.server import ServerLimits, make_server, serve_until_stopped
-from windvane.system import SystemClock
+from windvane.system import SystemClock, allow_open_files
 from windvane.telemetry.audit import AuditTrail
 from windvane.telemetry.logs import RequestLog, configure
 from windvane.telemetry.metrics import Metrics
+
+FILES_OF_A_CALL = 2
+"""The caller's connection, and the provider's."""
+OWN_FILES = 256
+"""Ledger, journal, cache, log, and what is open for a moment."""
 
 Announce = Callable[[str, int], None]
 """Told the address, and how many keys there are, once requests are taken."""
@@ -62,6 +67,7 @@ def run(
 ) -> None:
     """Serve until stopped. Exits with status 1, and a reason, when it cannot start."""
     configure(config.log.level, config.log.format)
+    allow_open_files(FILES_OF_A_CALL * config.limits.connections_max + OWN_FILES)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, announce, beside, source))

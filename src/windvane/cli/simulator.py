@@ -8,6 +8,10 @@ import click
 import uvloop
 
 from windvane.simulator import Simulator, SimulatorConfig
+from windvane.system import allow_open_files
+
+OPEN_FILES = 20_000
+"""A connection is one: load tests open thousands."""
 
 
 @click.command("simulator")
@@ -43,6 +47,7 @@ def command(
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
     )
+    allow_open_files(OPEN_FILES)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, host, port))
 
