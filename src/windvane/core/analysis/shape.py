@@ -10,6 +10,7 @@ import sys
 import msgspec
 
 from windvane.core.analysis import lexicon
+from windvane.core.analysis.lexicon import ALL_WORDS, Lexicon
 
 EXAMINED_CHARS = 8_000
 """Only the beginning and the end of a longer text are looked at: what is asked stands there."""
@@ -45,8 +46,8 @@ class Shape(msgspec.Struct, frozen=True):
     script: str = "latin"
 
 
-def shape_of(text: str) -> Shape:
-    """Look at `text`."""
+def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
+    """Look at `text`. The language of a Latin one is told when `known` has the words for it."""
     if len(text) > EXAMINED_CHARS:
         half = EXAMINED_CHARS // 2
         text = f"{text[:half]}\n{text[-half:]}"
@@ -57,7 +58,7 @@ def shape_of(text: str) -> Shape:
         encoded = text.replace(_KELVIN_SIGN, "k").encode(errors="replace")
     encoded = encoded.translate(_WORDS_ONLY)
     words = encoded.split()
-    counts = lexicon.counts(words)
+    counts = known.counts(words)
     return Shape(
         _has_code(text, counts),
         _has_math(text, counts),
@@ -113,7 +114,7 @@ def _reasoning_words(encoded: bytes, counts: bytes) -> int:
 def _language(counts: bytes) -> str | None:
     """The language with the most common words, when there are two at least."""
     hits = counts[lexicon.LANGUAGE :]
-    most = max(hits)
+    most = max(hits) if hits else 0
     return lexicon.LANGUAGES[hits.index(most)] if most >= 2 else None
 
 
