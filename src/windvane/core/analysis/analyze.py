@@ -71,6 +71,7 @@ LOOKED_FOR = frozenset(
     ("code", "math", "reasoning_words", "question", "language", "script", "difficulty")
 )
 """The fields that tell what the last user message looks like: three quarters of the work."""
+_OF_LANGUAGE = frozenset(("language", "script"))
 _NOT_LOOKED_AT = Shape()
 
 
@@ -113,7 +114,8 @@ def analyze(request: ChatRequest, asked: frozenset[str] = EVERYTHING) -> Analysi
     if asked.isdisjoint(LOOKED_FOR):
         shape, difficulty = _NOT_LOOKED_AT, 0.0
     else:
-        shape = shape_of(question, ALL_WORDS if "language" in asked else SIGN_WORDS)
+        known = SIGN_WORDS if asked.isdisjoint(_OF_LANGUAGE) else ALL_WORDS
+        shape = shape_of(question, known)
         difficulty = difficulty_of(shape, len(question), turns, tools)
     # In the order of the fields: to name so many would cost more than to look at the text for code.
     return Analysis(

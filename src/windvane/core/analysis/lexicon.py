@@ -157,11 +157,12 @@ TABLES = (*SIGN_TABLES, *(words for _, words in LANGUAGE_WORDS))
 
 
 class Lexicon:
-    """Tables whose words are looked up together."""
+    """Tables whose words are looked up together; those of `languages` are the last."""
 
-    __slots__ = ("_meanings", "_places", "_words")
+    __slots__ = ("_meanings", "_places", "_words", "languages")
 
-    def __init__(self, tables: tuple[frozenset[str], ...]) -> None:
+    def __init__(self, tables: tuple[frozenset[str], ...], languages: tuple[str, ...] = ()) -> None:
+        self.languages = languages
         meanings: dict[bytes, int] = {}
         for place, table in enumerate(tables):
             for word in table:
@@ -181,6 +182,6 @@ class Lexicon:
         return sum(map(self._meanings.__getitem__, found)).to_bytes(self._places, "little")
 
 
-ALL_WORDS = Lexicon(TABLES)
+ALL_WORDS = Lexicon(TABLES, LANGUAGES)
 SIGN_WORDS = Lexicon(SIGN_TABLES)
 """Without the words that tell a language. They are half of any prose, and so dear to find."""

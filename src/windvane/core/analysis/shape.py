@@ -45,15 +45,17 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
-    """Look at `text`. The language of a Latin one is told when `known` has the words for it."""
+    """Look at `text`. Its language and script are told when `known` has words of languages."""
     if len(text) > EXAMINED_CHARS:
         half = EXAMINED_CHARS // 2
         text = f"{text[:half]}\n{text[-half:]}"
+    script = "latin"
     if text.isascii():
-        script, encoded = "latin", text.encode()
+        encoded = text.encode()
     else:
-        script = _script(text[:SCRIPT_SAMPLE_CHARS])
         encoded = text.replace(_KELVIN_SIGN, "k").encode(errors="replace")
+        if known.languages:
+            script = _script(text[:SCRIPT_SAMPLE_CHARS])
     encoded = encoded.translate(_WORDS_ONLY)
     words = encoded.split()
     counts = known.counts(words)
@@ -62,7 +64,7 @@ def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
         _has_math(text, counts),
         _reasoning_words(encoded, counts),
         "?" in text or "\uff1f" in text or (bool(words) and words[0] in lexicon.QUESTION_WORDS),
-        _language(counts) if script == "latin" else script,
+        _language(counts, known.languages) if script == "latin" else script,
         script,
     )
 
@@ -109,11 +111,11 @@ def _reasoning_words(encoded: bytes, counts: bytes) -> int:
     return found
 
 
-def _language(counts: bytes) -> str | None:
+def _language(counts: bytes, languages: tuple[str, ...]) -> str | None:
     """The language with the most common words, when there are two at least."""
     hits = counts[lexicon.LANGUAGE :]
     most = max(hits) if hits else 0
-    return lexicon.LANGUAGES[hits.index(most)] if most >= 2 else None
+    return languages[hits.index(most)] if most >= 2 else None
 
 
 _SCRIPTS: tuple[tuple[int, int, str], ...] = (
