@@ -125,7 +125,11 @@ async def hard_story(seed: int, recalls: bool) -> tuple[list[object], int]:
     budgets = {"team:red": BudgetConfig(daily=Decimal(COST * 400) / 10**9)}
     router = RouterConfig(economy_at_percent=1)
     routes = {
-        "plain": Route(otherwise="large", fallbacks=("small",)),
+        "plain": Route(
+            rules=(Rule(use=("small", "large"), when={"language": "en"}),),
+            otherwise="large",
+            fallbacks=("small",),
+        ),
         "auto": Route(otherwise="small", fallbacks=("large",)),
     }
     settings = {"auth": AUTH, "routes": routes, "budgets": budgets, "router": router}

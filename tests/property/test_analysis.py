@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windvane.core.analysis import analyze, lexicon
+from windvane.core.analysis import EVERYTHING, analyze, lexicon
+from windvane.core.analysis.analyze import LOOKED_FOR
 from windvane.core.analysis.shape import EXAMINED_CHARS, Shape, shape_of
 from windvane.core.analysis.tokens import SAMPLE_CHARS, estimate_tokens, tokens_upper_bound
 from windvane.core.chat import ChatRequest, Message, Role, TextPart
@@ -142,6 +143,14 @@ MADE_OF_PIECES = st.builds(
 @given(MADE_OF_PIECES | ANY_TEXT)
 def test_a_text_is_seen_as_when_each_thing_is_looked_for_by_itself(text: str) -> None:
     assert shape_of(text) == plainly_shaped(text)
+
+
+@settings(deadline=None, max_examples=1_000)
+@given(MADE_OF_PIECES | ANY_TEXT, st.sets(st.sampled_from(sorted(EVERYTHING))))
+def test_what_is_asked_is_the_same_whatever_else_is(text: str, asked: set[str]) -> None:
+    some, all_of_it = analyze(request(text), frozenset(asked)), analyze(request(text))
+    for field in asked | (EVERYTHING - LOOKED_FOR):
+        assert getattr(some, field) == getattr(all_of_it, field), field
 
 
 def test_a_capital_is_read_as_its_small_letter_in_every_word() -> None:

@@ -87,16 +87,17 @@ class Credentials(msgspec.Struct, kw_only=True):
 class Reading:
     """What was worked out of a request's bytes: the same whoever sends them, and when.
 
-    `decided`, `asked` and `kept` are notes of who worked on it last: what was decided, and by what; what
-    the cache was asked, and for whom; and the entry that was last unpacked. `size` is what it takes in
-    memory, about, with the entry it was `sized` with.
+    `analyzed`, `decided`, `asked` and `kept` are notes of who worked on it last: its analysis, after the
+    fields that were asked of it; what was decided, and by what; what the cache was asked, and for whom;
+    and the entry that was last unpacked. `size` is what it takes in memory, about, with the entry it was
+    `sized` with.
     """
 
-    __slots__ = ("analysis", "asked", "decided", "kept", "request", "size", "sized")
+    __slots__ = ("analyzed", "asked", "decided", "kept", "request", "size", "sized")
 
     def __init__(self, request: ChatRequest) -> None:
         self.request = request
-        self.analysis: Analysis | None = None
+        self.analyzed: tuple[frozenset[str], Analysis] | None = None
         self.decided: tuple[object, str, Decision] | None = None
         self.asked: object = None
         self.kept: tuple[bytes, CacheEntry] | None = None

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from windvane.core.analysis import Analysis, analyze
+from windvane.core.analysis import EVERYTHING, NOTHING, Analysis, analyze
 from windvane.core.cache.invalidation import ALL
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
@@ -64,6 +64,13 @@ from windvane.ports.transport import Transport
 CHAT = "chat"
 """The endpoint, as keys name it in what they may use."""
 ECONOMY = "budget nearly used up: the cheapest that can"
+
+
+def _requested(exchange: Exchange) -> str:
+    """The route or model that the caller means."""
+    principal, name = exchange.principal, exchange.request.model
+    assert principal is not None
+    return name if principal.route is None else meant(name, principal)
 
 
 def _decide_in_peace(
@@ -268,8 +275,10 @@ class Engine:
             if exchange.principal.endpoints:
                 check_endpoint(exchange.principal, CHAT)
             self._admission.gate(exchange)
-            exchange.analysis = self._analyze(exchange, snapshot)
-            exchange.decision = self._decide(exchange, snapshot)
+            requested = _requested(exchange)
+            asked = snapshot.routes.asked.get(requested, NOTHING)
+            exchange.analysis = self._analyze(exchange, snapshot, asked)
+            exchange.decision = self._decide(exchange, snapshot, requested)
             return await self._sharing.answer(exchange, snapshot)
         except WindvaneError as error:
             self._end_unled(exchange, error.fault.status, error.fault)
@@ -299,8 +308,8 @@ class Engine:
         snapshot = self.snapshot
         exchange.principal = self.identify(credentials)
         attribute(exchange, exchange.principal)
-        exchange.analysis = self._analyze(exchange, snapshot)
-        return exchange.analysis, self._decide(exchange, snapshot)
+        exchange.analysis = self._analyze(exchange, snapshot, EVERYTHING)
+        return exchange.analysis, self._decide(exchange, snapshot, _requested(exchange))
 
     def identify(self, credentials: Credentials, endpoint: str | None = None) -> Principal:
         """Who shows these credentials. Raises AuthenticationError, and PermissionDeniedError when
@@ -315,13 +324,16 @@ class Engine:
         is_well = self.health.is_available(deployment, self._clock.monotonic_s())
         return is_well and self.room.bar(deployment.id) is None
 
-    def _analyze(self, exchange: Exchange, snapshot: Snapshot) -> Analysis:
+    def _analyze(self, exchange: Exchange, snapshot: Snapshot, asked: frozenset[str]) -> Analysis:
+        """What is known of the request: all that is `asked`, at least."""
         reading = exchange.reading
-        analysis = None if reading is None else reading.analysis
-        if analysis is None:
-            analysis = analyze(exchange.request)
+        known = None if reading is None else reading.analyzed
+        if known is not None and asked <= known[0]:
+            analysis = known[1]
+        else:
+            analysis = analyze(exchange.request, asked)
             if reading is not None:
-                reading.analysis = analysis
+                reading.analyzed = asked, analysis
         limit = snapshot.input_tokens_max
         if limit is not None and analysis.input_tokens > limit:
             raise refuse(
@@ -332,7 +344,7 @@ class Engine:
             )
         return analysis
 
-    def _decide(self, exchange: Exchange, snapshot: Snapshot) -> Decision:
+    def _decide(self, exchange: Exchange, snapshot: Snapshot, requested: str) -> Decision:
         analysis, principal = exchange.analysis, exchange.principal
         assert analysis is not None and principal is not None
         day = self._settlement.day(exchange.received_at_us)
@@ -340,9 +352,6 @@ class Engine:
         if decider is None or decider.day != day or self._decider_of is not snapshot:
             decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
             self._decider, self._decider_of = decider, snapshot
-        requested = exchange.request.model
-        if principal.route is not None:
-            requested = meant(requested, principal)
         if self.health.is_all_well and not self.room.has_bars:
             decision = _decide_in_peace(decider, requested, exchange, analysis)
         else:

@@ -1,5 +1,5 @@
 """What can be known of a request without asking anyone."""
 
-from windvane.core.analysis.analyze import Analysis, analyze
+from windvane.core.analysis.analyze import EVERYTHING, NOTHING, Analysis, analyze
 
-__all__ = ["Analysis", "analyze"]
+__all__ = ["EVERYTHING", "NOTHING", "Analysis", "analyze"]

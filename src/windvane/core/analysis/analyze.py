@@ -6,6 +6,7 @@ The last user message tells what is asked; the whole conversation tells how much
 
 import msgspec
 
+from windvane.core.analysis.lexicon import ALL_WORDS, SIGN_WORDS
 from windvane.core.analysis.shape import Shape, shape_of
 from windvane.core.analysis.tokens import (
     IMAGE_TOKENS,
@@ -64,13 +65,27 @@ class Analysis(msgspec.Struct, frozen=True):
     difficulty: float = 0.0
 
 
-def analyze(request: ChatRequest) -> Analysis:
-    """Read a request; pure, linear in its size, and cheap for the usual one."""
+EVERYTHING = frozenset(Analysis.__struct_fields__)
+NOTHING: frozenset[str] = frozenset()
+LOOKED_FOR = frozenset(
+    ("code", "math", "reasoning_words", "question", "language", "script", "difficulty")
+)
+"""The fields that tell what the last user message looks like: three quarters of the work."""
+_OF_LANGUAGE = frozenset(("language", "script"))
+_NOT_LOOKED_AT = Shape()
+
+
+def analyze(request: ChatRequest, asked: frozenset[str] = EVERYTHING) -> Analysis:
+    """Read a request; pure, linear in its size, and cheap for the usual one.
+
+    `asked` names the fields that will be asked for. Of those that are `LOOKED_FOR`, no other need be
+    true of the request; all the rest always are.
+    """
     texts: list[str] = []
     messages = request.messages
     tokens: float = REPLY_OVERHEAD_TOKENS + MESSAGE_OVERHEAD_TOKENS * len(messages)
     turns = images = audio = documents = 0
-    asked: Message | None = None
+    last: Message | None = None
     for message in messages:
         content = message.content
         if type(content) is str:
@@ -87,16 +102,21 @@ def analyze(request: ChatRequest) -> Analysis:
                     documents += 1
         if message.role is _USER:
             turns += 1
-            asked = message
+            last = message
         elif message.tool_calls:
             tokens += _tool_call_tokens(message)
     everything = "\n".join(texts)
     tokens += estimate_tokens(everything)
     tokens += images * IMAGE_TOKENS
     tokens += _schema_tokens(request.body)
-    question = _asked_text(asked)
-    shape = shape_of(question)
+    question = _text_of(last)
     tools, form = len(request.tools), request.response_format
+    if asked.isdisjoint(LOOKED_FOR):
+        shape, difficulty = _NOT_LOOKED_AT, 0.0
+    else:
+        known = SIGN_WORDS if asked.isdisjoint(_OF_LANGUAGE) else ALL_WORDS
+        shape = shape_of(question, known)
+        difficulty = difficulty_of(shape, len(question), turns, tools)
     # In the order of the fields: to name so many would cost more than to look at the text for code.
     return Analysis(
         int(tokens) + 1,
@@ -119,7 +139,7 @@ def analyze(request: ChatRequest) -> Analysis:
         messages[-1].prefix is True,
         request.stream,
         request.output_tokens_max,
-        difficulty_of(shape, len(question), turns, tools),
+        difficulty,
     )
 
 
@@ -142,7 +162,7 @@ def difficulty_of(shape: Shape, chars: int, turns: int, tools: int) -> float:
     return round(score, 3) if score < 1.0 else 1.0
 
 
-def _asked_text(message: Message | None) -> str:
+def _text_of(message: Message | None) -> str:
     if message is None:
         return ""
     content = message.content

@@ -140,40 +140,48 @@ LANGUAGE_WORDS: tuple[tuple[str, frozenset[str]], ...] = (
 
 
 REASONING, PHRASE, MATH, CODE, CODE_STRONG, CODE_SIGN, LANGUAGE = range(7)
-"""The place of each table in a text's `counts`; those of the languages are the last, from `LANGUAGE` on."""
+"""The place of each table in a text's counts; those of the languages are the last, from `LANGUAGE` on."""
 
 LANGUAGES = tuple(language for language, _ in LANGUAGE_WORDS)
 
-TABLES = (
+SIGN_TABLES = (
     REASONING_WORDS,
     PHRASE_WORDS,
     MATH_WORDS,
     CODE_WORDS,
     CODE_WORDS_STRONG,
     CODE_SIGN_WORDS,
-    *(words for _, words in LANGUAGE_WORDS),
 )
+TABLES = (*SIGN_TABLES, *(words for _, words in LANGUAGE_WORDS))
 """By place. No table has more words than a byte can count."""
 
 
-def _meanings() -> dict[bytes, int]:
-    meanings: dict[bytes, int] = {}
-    for place, table in enumerate(TABLES):
-        for word in table:
-            known = meanings.get(word.encode(), 0)
-            meanings[word.encode()] = known + (1 << 8 * place)
-    return meanings
+class Lexicon:
+    """Tables whose words are looked up together; those of `languages` are the last."""
+
+    __slots__ = ("_meanings", "_places", "_words", "languages")
+
+    def __init__(self, tables: tuple[frozenset[str], ...], languages: tuple[str, ...] = ()) -> None:
+        self.languages = languages
+        meanings: dict[bytes, int] = {}
+        for place, table in enumerate(tables):
+            for word in table:
+                known = meanings.get(word.encode(), 0)
+                meanings[word.encode()] = known + (1 << 8 * place)
+        self._meanings = meanings
+        """Each word of each table: a number whose bytes are 1 in the places of the tables it stands in."""
+        self._words = frozenset(meanings)
+        self._places = len(tables)
+
+    def counts(self, words: list[bytes]) -> bytes:
+        """How many words of each table are among `words`, by the table's place; each counts once.
+
+        The meanings of the words that were found are added up: so all tables are counted at once.
+        """
+        found = self._words.intersection(words)
+        return sum(map(self._meanings.__getitem__, found)).to_bytes(self._places, "little")
 
 
-_MEANINGS = _meanings()
-"""Each word of each table: a number whose bytes are 1 in the places of the tables it stands in."""
-_WORDS = frozenset(_MEANINGS)
-
-
-def counts(words: list[bytes]) -> bytes:
-    """How many words of each table are among `words`, by the table's place; each counts once.
-
-    The meanings of the words that were found are added up: so all tables are counted at once.
-    """
-    found = _WORDS.intersection(words)
-    return sum(map(_MEANINGS.__getitem__, found)).to_bytes(len(TABLES), "little")
+ALL_WORDS = Lexicon(TABLES, LANGUAGES)
+SIGN_WORDS = Lexicon(SIGN_TABLES)
+"""Without the words that tell a language. They are half of any prose, and so dear to find."""

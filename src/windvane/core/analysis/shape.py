@@ -5,11 +5,10 @@ is looked for only when a character is there that it has and prose seldom has. S
 microseconds a kilobyte, and linear.
 """
 
-import sys
-
 import msgspec
 
 from windvane.core.analysis import lexicon
+from windvane.core.analysis.lexicon import ALL_WORDS, Lexicon
 
 EXAMINED_CHARS = 8_000
 """Only the beginning and the end of a longer text are looked at: what is asked stands there."""
@@ -45,25 +44,27 @@ class Shape(msgspec.Struct, frozen=True):
     script: str = "latin"
 
 
-def shape_of(text: str) -> Shape:
-    """Look at `text`."""
+def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
+    """Look at `text`. Its language and script are told when `known` has words of languages."""
     if len(text) > EXAMINED_CHARS:
         half = EXAMINED_CHARS // 2
         text = f"{text[:half]}\n{text[-half:]}"
+    script = "latin"
     if text.isascii():
-        script, encoded = "latin", text.encode()
+        encoded = text.encode()
     else:
-        script = _script(text[:SCRIPT_SAMPLE_CHARS])
         encoded = text.replace(_KELVIN_SIGN, "k").encode(errors="replace")
+        if known.languages:
+            script = _script(text[:SCRIPT_SAMPLE_CHARS])
     encoded = encoded.translate(_WORDS_ONLY)
     words = encoded.split()
-    counts = lexicon.counts(words)
+    counts = known.counts(words)
     return Shape(
         _has_code(text, counts),
         _has_math(text, counts),
         _reasoning_words(encoded, counts),
         "?" in text or "\uff1f" in text or (bool(words) and words[0] in lexicon.QUESTION_WORDS),
-        _language(counts) if script == "latin" else script,
+        _language(counts, known.languages) if script == "latin" else script,
         script,
     )
 
@@ -110,11 +111,11 @@ def _reasoning_words(encoded: bytes, counts: bytes) -> int:
     return found
 
 
-def _language(counts: bytes) -> str | None:
+def _language(counts: bytes, languages: tuple[str, ...]) -> str | None:
     """The language with the most common words, when there are two at least."""
     hits = counts[lexicon.LANGUAGE :]
-    most = max(hits)
-    return lexicon.LANGUAGES[hits.index(most)] if most >= 2 else None
+    most = max(hits) if hits else 0
+    return languages[hits.index(most)] if most >= 2 else None
 
 
 _SCRIPTS: tuple[tuple[int, int, str], ...] = (
@@ -128,23 +129,24 @@ _SCRIPTS: tuple[tuple[int, int, str], ...] = (
     (0x4E00, 0x9FFF, "han"),
     (0xAC00, 0xD7AF, "hangul"),
 )
-_LATIN, _FOREIGN = 1, 2
-"""Kinds of character: a Latin letter; and a letter of the first of `_SCRIPTS`, then of the others."""
+_LATIN = "l"
+_SCRIPT_OF = {str(place): script for place, (_, _, script) in enumerate(_SCRIPTS)}
+"""Kinds of character: a Latin letter, and a letter of each of `_SCRIPTS`, by its place there."""
 _LATIN_UNTIL = 0x0370
 
 
-def _kinds() -> bytes:
-    kinds = bytearray(1 << 16)
+def _kinds() -> str:
+    kinds = [" "] * (1 << 16)
     for point in range(_LATIN_UNTIL):
-        kinds[point] = _LATIN if chr(point).isalpha() else 0
-    for kind, (first, last, _) in enumerate(_SCRIPTS, start=_FOREIGN):
-        kinds[first : last + 1] = bytes([kind]) * (last + 1 - first)
-    return bytes(kinds)
+        if chr(point).isalpha():
+            kinds[point] = _LATIN
+    for kind, (first, last, _) in zip(_SCRIPT_OF, _SCRIPTS, strict=True):
+        kinds[first : last + 1] = kind * (last + 1 - first)
+    return "".join(kinds)
 
 
 _KINDS = _kinds()
-"""By UTF-16 unit; 0 for what tells of no script."""
-_UTF_16 = "utf-16-le" if sys.byteorder == "little" else "utf-16-be"
+"""By code point; a space for what tells of no script. No character after them tells of one."""
 
 _LEADS = bytes(range(0xCD, 0xE2)) + bytes(range(0xE3, 0xEE))
 """The first bytes, in UTF-8, of what is of another script; that of dashes and curly quotes is not here."""
@@ -160,11 +162,9 @@ than a Greek letter in a formula, and less than Chinese around names of function
 def _script(sample: str) -> str:
     if not sample.encode(errors="replace").translate(None, _NO_LEADS):
         return "latin"
-    units = memoryview(sample.encode(_UTF_16, "surrogatepass")).cast("H")
-    kinds = bytes([_KINDS[unit] for unit in units])
-    counts: dict[str, int] = {}
-    for kind in sorted(set(kinds).difference((0, _LATIN)), key=kinds.index):
-        counts[_SCRIPTS[kind - _FOREIGN][2]] = kinds.count(kind)
+    kinds = sample.translate(_KINDS)
+    found = sorted((kind for kind in _SCRIPT_OF if kind in kinds), key=kinds.index)
+    counts = {_SCRIPT_OF[kind]: kinds.count(kind) for kind in found}
     if sum(counts.values()) * LATIN_SHARE < max(kinds.count(_LATIN), 1):
         return "latin"
     if "japanese" in counts:

@@ -161,10 +161,11 @@ _ORDERINGS: dict[str, Callable[[float, float], bool]] = {"gt": lt, "gte": le, "l
 
 class RouteTable(msgspec.Struct, frozen=True):
     """All routes of one moment, ready to match. `asking_facts` are those with rules that ask about
-    more than the request."""
+    more than the request; `asked` are the fields of the analysis that the rules of each ask for."""
 
     routes: dict[str, tuple[Route, tuple[CompiledRule, ...]]]
     asking_facts: frozenset[str] = frozenset()
+    asked: dict[str, frozenset[str]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.routes
@@ -186,4 +187,10 @@ class RouteTable(msgspec.Struct, frozen=True):
             for name, (_, rules) in compiled.items()
             if any(is_fact for rule in rules for _, is_fact, _ in rule.tests)
         ]
-        return cls(compiled, frozenset(asking))
+        asked = {
+            name: frozenset(
+                field for rule in rules for field, is_fact, _ in rule.tests if not is_fact
+            )
+            for name, (_, rules) in compiled.items()
+        }
+        return cls(compiled, frozenset(asking), asked)

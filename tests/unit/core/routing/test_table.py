@@ -113,6 +113,15 @@ def test_a_table_knows_its_routes() -> None:
     assert "m" not in table
 
 
+def test_a_table_knows_what_each_route_asks_of_the_analysis() -> None:
+    rules = (
+        Rule(use="a", when={"code": True, "hour": 3, "header.x": "y"}),
+        Rule(use="b", when={"code": False, "chars": {"gt": 3}}),
+    )
+    table = RouteTable.of({"auto": Route(rules=rules), "other": Route(otherwise="m")})
+    assert table.asked == {"auto": {"code", "chars"}, "other": frozenset()}
+
+
 def test_use_is_one_model_or_several() -> None:
     assert Rule(use="a").models == ("a",)
     assert Rule(use=("a", "b")).models == ("a", "b")
