@@ -19,6 +19,7 @@ import os
 import struct
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 from zlib import crc32
@@ -173,6 +174,10 @@ class FileJournal:
             os.close(self._full.popleft())
         if (file := self._file) >= 0:
             os.fdatasync(file)
+        if (written := self._map) is not None:
+            # The kernel keeps what the map has: this process need not be charged for its pages too.
+            with suppress(ValueError):  # a segment retired meanwhile
+                written.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Close; what the ledger has confirmed is deleted. `sync` must not be running."""

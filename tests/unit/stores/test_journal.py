@@ -362,6 +362,31 @@ def test_sync_makes_full_segments_safe_as_well(
     assert len(synced) == 2
 
 
+def _resident_bytes(path: Path) -> int:
+    """How much of a mapped file counts in this process's memory."""
+    mapped = Path("/proc/self/smaps").read_text().split(str(path), 1)[1]
+    return int(mapped.split("Rss:", 1)[1].split()[0]) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_what_is_synced_takes_no_memory_of_the_process(open_journal: Open, tmp_path: Path) -> None:
+    journal = open_journal()
+    path = tmp_path / "000001.journal"
+    for number in range(1, 4):
+        journal.hold(hold(number, reason=LARGE))
+    assert _resident_bytes(path) > 3 * len(LARGE)
+    journal.sync()
+    assert _resident_bytes(path) == 0
+    journal.settle(settlement(1))
+    assert _resident_bytes(path) <= 64 * 1024
+    assert [entry.attempt_id for entry in read_segment(path)] == [
+        "req_1-1",
+        "req_2-1",
+        "req_3-1",
+        "req_1-1",
+    ]
+
+
 async def test_a_crash_leaves_every_hold_in_the_ledger_as_assumed(tmp_path: Path) -> None:
     journal = FileJournal(tmp_path / "journal", Sink())
     for number in (1, 2, 3):
