@@ -168,6 +168,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """Its messages have a role and a text and nothing else; they are of user and assistant, after at most
     one of the system; none of the assistant's is empty; the user speaks last. No dialect of the OpenAI
     family says them otherwise."""
+    messages_json: msgspec.Raw | None = None
+    """The messages of plain talk as JSON, if they have been written already."""
 
 
 class ReplyMessage(msgspec.Struct, omit_defaults=True):

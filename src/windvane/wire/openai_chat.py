@@ -108,7 +108,9 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
         # Two limits could be read differently by two servers; what is priced must be what is sent.
         written.pop("max_tokens", None)
     written["model"] = model
-    if not request.is_plain_talk:
+    if request.messages_json is not None:
+        written["messages"] = request.messages_json
+    elif not request.is_plain_talk:
         written["messages"] = [_message(message) for message in _messages(request)]
     if written.get("tool_choice") == "any":
         written["tool_choice"] = "required"

@@ -11,7 +11,7 @@ from windvane.wire.chat_request import chat_request_of, dialect_of
 from windvane.wire.chat_stream import ChatStreamWriter
 from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error_event
-from windvane.wire.json_body import read_object
+from windvane.wire.json_body import read_object_with
 from windvane.wire.openai_chat import encode_completion
 from windvane.wire.sse import COMMENT
 
@@ -23,11 +23,15 @@ async def chat_completions(door: Door, body: bytes) -> None:
     """Serve one chat request. Raises WindvaneError before anything has been sent."""
     incoming, recall = door.incoming, door.engine.recall
     reading = recall.find(body)
-    fields = read_object(body) if reading is None else reading.request.body
-    door.dialect = dialect_of(fields, incoming.user_agent)
-    request = chat_request_of(fields) if reading is None else reading.request
-    if reading is None and door.engine.cache is not None:
-        reading = Reading(request)
+    if reading is None:
+        fields, messages_json = read_object_with(body, "messages")
+        door.dialect = dialect_of(fields, incoming.user_agent)
+        request = chat_request_of(fields, messages_json)
+        if door.engine.cache is not None:
+            reading = Reading(request)
+    else:
+        request = reading.request
+        door.dialect = dialect_of(request.body, incoming.user_agent)
     exchange = door.exchange = door.engine.accept(
         request,
         dialect=str(door.dialect),
