@@ -189,12 +189,9 @@ def usage_object(usage: Usage) -> JsonObject:
 
 
 def encode_completion(
-    completion: Completion,
-    usage: Usage,
-    dialect: Dialect,
-    metadata: JsonObject | msgspec.Raw | None,
+    completion: Completion, usage: Usage, dialect: Dialect, metadata: bytes | None
 ) -> bytes:
-    """A whole answer for a client of `dialect`, with `router_metadata` unless it is None.
+    """A whole answer for a client of `dialect`, with `router_metadata`, which is JSON, unless it is None.
 
     The provider's own bytes are kept, and the metadata put before their last brace, whenever they
     are an answer by themselves; otherwise the answer is written anew.
@@ -203,7 +200,7 @@ def encode_completion(
     if raw is not None and (dialect is _OPENAI or not _is_foreign(completion)):
         if metadata is None:
             return raw
-        return b"".join((raw.rstrip()[:-1], b',"router_metadata":', _encode(metadata), b"}"))
+        return b'%b,"router_metadata":%b}' % (raw.rstrip()[:-1], metadata)
     written: JsonObject = {
         "id": completion.id or "chatcmpl-windvane",
         "object": "chat.completion",
@@ -220,7 +217,7 @@ def encode_completion(
         "usage": usage_object(usage),
     }
     if metadata is not None:
-        written["router_metadata"] = metadata
+        written["router_metadata"] = msgspec.Raw(metadata)
     return _encode(written)
 
 
