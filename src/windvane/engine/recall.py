@@ -16,7 +16,7 @@ BYTES_MAX = 24 * 1024 * 1024
 """All readings together, with the entries unpacked for them."""
 READING_BYTES = ENTRY_BYTES = 3_500
 """What the smallest takes."""
-PER_BYTE, PER_OBJECT, PER_ITEM = 5, 512, 64
+PER_BYTE, PER_OBJECT, PER_ITEM = 4, 512, 64
 """What more a reading takes for each byte, brace and comma of its body, and an entry for each byte of its
 JSON. A body of braces is twenty times as large once it is read, an entry may be packed to a fiftieth;
 `tests/engine/test_recall.py` measures that this is enough."""

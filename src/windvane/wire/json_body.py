@@ -48,7 +48,8 @@ def read_object(body: bytes) -> JsonObject:
     members, or says a key twice.
     """
     value = _parse(body)
-    _refuse_losses(body, _encode(value))
+    if (anew := _encode(value)) != body:
+        _refuse_losses(body, anew)
     return value
 
 
@@ -61,9 +62,12 @@ def read_object_with(body: bytes, name: str) -> tuple[JsonObject, msgspec.Raw | 
     if name not in value:
         _refuse_losses(body, _encode(value))
         return value, None
-    member = msgspec.Raw(_encode(value[name]))
-    _refuse_losses(body, _encode({**value, name: member}))
-    return value, member
+    member = value[name]
+    written = value[name] = msgspec.Raw(_encode(member))
+    if (anew := _encode(value)) != body:
+        _refuse_losses(body, anew)
+    value[name] = member
+    return value, written
 
 
 def _parse(body: bytes) -> JsonObject:
@@ -124,11 +128,8 @@ def _refuse_losses(body: bytes, anew: bytes) -> None:
     Compact JSON is written anew as the very same bytes, which say each key once. Otherwise count colons: a
     lost key takes its own with it, unless one in a text was hidden in an escape.
     """
-    if anew == body:
-        return
-    if anew.count(b":") == body.count(b":") and rb"\u003" not in body:
-        return
-    _refuse_duplicates(body)
+    if anew.count(b":") != body.count(b":") or rb"\u003" in body:
+        _refuse_duplicates(body)
 
 
 def _refuse_duplicates(body: bytes) -> None:

@@ -200,7 +200,7 @@ def encode_completion(
     if raw is not None and (dialect is _OPENAI or not _is_foreign(completion)):
         if metadata is None:
             return raw
-        return b'%b,"router_metadata":%b}' % (raw.rstrip()[:-1], metadata)
+        return b"".join((raw.rstrip()[:-1], b',"router_metadata":', metadata, b"}"))
     written: JsonObject = {
         "id": completion.id or "chatcmpl-windvane",
         "object": "chat.completion",

@@ -94,8 +94,9 @@ def whole_lines(exchange: Exchange, now_s: float) -> tuple[bytes, bytes]:
     elapsed_ms = (now_s - exchange.received_s) * 1000
     elapsed = b"%.1f" % elapsed_ms
     cost, dollars = _cost_texts(exchange.cost_nano_usd)
-    facts = _facts(exchange, elapsed, elapsed_ms, exchange.upstream_s * 1000)
-    lines = form % (*facts, cost) + _rare_lines(exchange, deployment.card)
+    facts: tuple[object, ...] = _facts(exchange, elapsed, elapsed_ms, exchange.upstream_s * 1000)
+    facts += (cost,)
+    lines = form % facts + _rare_lines(exchange, deployment.card)
     return lines, _metadata(exchange, metadata_form, dollars, elapsed)
 
 
@@ -254,10 +255,9 @@ def stream_metadata(exchange: Exchange, now_s: float) -> msgspec.Raw:
 def _metadata(exchange: Exchange, form: bytes, dollars: bytes, elapsed: bytes) -> bytes:
     """`estimated_cost` is in dollars, for people; the exact amount is `cost_nano_usd`, an integer, or null
     when the price is unknown."""
-    cost = exchange.cost_nano_usd
     return form % (
         dollars,
-        b"null" if cost is None else b"%d" % cost,
+        _encode(exchange.cost_nano_usd),
         b"true" if exchange.cache_status in _CACHED else b"false",
         elapsed,
     )
