@@ -179,7 +179,7 @@ def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
     """What few answers tell: of limits, of their age, and of a model on its way out."""
     lines = limit_lines(exchange)
     if exchange.cache_age_s is not None:
-        lines += b"age: %d\r\n" % exchange.cache_age_s
+        lines += b"age: %b\r\n" % _encode(exchange.cache_age_s)
     if card is not None and card.deprecated_on is not None:
         lines += lines_of(deprecation_headers(card))
     return lines
@@ -195,7 +195,7 @@ _CACHE_STATUS = {
 def _cache_status(exchange: Exchange) -> bytes:
     """`Cache-Status` (RFC 9211)."""
     if exchange.cache_status == "hit":
-        return b"Windvane; hit; ttl=%d" % (exchange.cache_ttl_s or 0)
+        return b"Windvane; hit; ttl=" + _encode(exchange.cache_ttl_s or 0)
     said = _CACHE_STATUS[exchange.cache_status]
     return said + b"; stored" if exchange.is_stored else said
 
