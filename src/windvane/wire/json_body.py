@@ -59,10 +59,11 @@ def read_object_with(body: bytes, name: str) -> tuple[JsonObject, msgspec.Raw | 
     It costs next to nothing: the whole is written anew in any case.
     """
     value = _parse(body)
-    if name not in value:
+    if name not in value:  # nor may it be in what is written: its colon would stand for a lost one
         _refuse_losses(body, _encode(value))
         return value, None
     member = value[name]
+    # In its own place for as long as the whole is written.
     written = value[name] = msgspec.Raw(_encode(member))
     if (anew := _encode(value)) != body:
         _refuse_losses(body, anew)
