@@ -135,7 +135,8 @@ def test_a_whole_answers_hit_has_all_that_the_provider_said(dialect: Dialect) ->
             got = await scene.ask("why", dialect=str(dialect))
             assert got.how == how and got.completion is not None
             metadata = {"cached": how == "hit"}
-            data = encode_completion(got.completion, got.usage, dialect, metadata)
+            written = msgspec.json.encode(metadata)
+            data = encode_completion(got.completion, got.usage, dialect, written)
             body = msgspec.json.decode(data)
             assert body.pop("id") == got.id
             assert body.pop("router_metadata") == metadata

@@ -72,8 +72,9 @@ def test_a_request_for_a_provider(case: str, provider: str, writes: bool) -> Non
 def test_an_answer_for_a_client(case: str, writes: bool) -> None:
     folder = HERE / case
     completion = provider_of(case).decode_chat((folder / "reply.json").read_bytes(), NOW_S)
+    metadata = msgspec.json.encode(METADATA)
     written = encode_completion(
-        completion, completion.usage or Usage(), Dialect(folder.parent.name), METADATA
+        completion, completion.usage or Usage(), Dialect(folder.parent.name), metadata
     )
     check(folder / "client_reply.json", pretty(written), writes)
 

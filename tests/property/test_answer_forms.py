@@ -16,7 +16,8 @@ from windvane.gateway.data_plane import outgoing
 from windvane.system import SystemIds
 
 TEXTS = st.text(alphabet='ab%"\\ é\r\n/:', max_size=12)
-COSTS = st.none() | st.integers(0, 2 * 10**9) | st.sampled_from([0, 1, 10**9, 10**9 - 1, 2**63 - 1])
+EDGES = [0, 1, 9_999, 10_000, 10**9 - 1, 10**9, 2**63 - 1]
+COSTS = st.none() | st.integers(0, 10**5) | st.integers(0, 2 * 10**9) | st.sampled_from(EDGES)
 TIMES_S = st.floats(0, 10_000) | st.sampled_from([0.0, 0.00005, 0.00015, 0.00025, 0.5])
 
 
@@ -86,7 +87,8 @@ def test_the_headers_of_a_whole_answer(exchange, after_s):
         f"x-router-cost-usd: {'unknown' if cost is None else usd_text(cost)}",
         "content-type: application/json",
     ]
-    assert outgoing.whole_lines(exchange, now_s).decode() == "\r\n".join([*expected, ""])
+    lines, _ = outgoing.whole_lines(exchange, now_s)
+    assert lines.decode() == "\r\n".join([*expected, ""])
 
 
 @given(exchanges(), TIMES_S)
@@ -116,7 +118,9 @@ def test_the_metadata_of_an_answer(exchange, after_s):
         "reason": decision.reason,
         "latency_ms": round((now_s - exchange.received_s) * 1000, 1),
     }
-    assert bytes(outgoing.router_metadata(exchange, now_s)) == msgspec.json.encode(expected)
+    _, metadata = outgoing.whole_lines(exchange, now_s)
+    assert metadata == msgspec.json.encode(expected)
+    assert bytes(outgoing.stream_metadata(exchange, now_s)) == metadata
 
 
 @given(st.integers(0, 2**48 * 1_000 - 1), st.integers())

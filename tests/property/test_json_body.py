@@ -5,11 +5,12 @@ import math
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windvane.core.faults import BadRequestError
-from windvane.wire.json_body import read_object
+from windvane.wire.json_body import read_object, read_object_with
 
 KEY = st.sampled_from(["a", "b", "", '":', '"', "\\", "é", ":", "a\\u0061", '{"a":1}'])
 STRING = KEY | st.text(alphabet='ab":{}[],\\ \n\u00e9\U0001f600\x7f', max_size=8)
@@ -107,6 +108,22 @@ def test_what_is_written_anew_is_read_the_same(body: bytes) -> None:
     except BadRequestError:
         return
     assert same(read_object(msgspec.json.encode(value)), value)
+
+
+@settings(deadline=None, max_examples=250)
+@given(bodies(), KEY)
+def test_a_member_asked_for_changes_nothing_that_is_read(body: bytes, name: str) -> None:
+    try:
+        expected = read_object(body)
+    except BadRequestError as error:
+        with pytest.raises(BadRequestError) as caught:
+            read_object_with(body, name)
+        assert caught.value.fault == error.fault
+        return
+    value, written = read_object_with(body, name)
+    assert same(value, expected)
+    said = None if written is None else bytes(written)
+    assert said == (msgspec.json.encode(value[name]) if name in value else None)
 
 
 @settings(deadline=None, max_examples=100)

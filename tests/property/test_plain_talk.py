@@ -1,5 +1,6 @@
 """Plain talk is sent as it was said: exactly what the translation of each message would have made of it."""
 
+import json
 from collections.abc import Callable
 
 import msgspec
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from windvane.core.chat import ChatRequest, JsonObject
 from windvane.core.faults import WindvaneError
 from windvane.wire import anthropic_chat, mistral_chat, openai_chat
-from windvane.wire.chat_request import chat_request_of
+from windvane.wire.chat_request import chat_request_of, decode_chat_request
 
 ROLES = st.sampled_from(("user", "assistant", "system", "developer"))
 TEXTS = st.sampled_from(("hi", "so?", "", " ", "\n\u2028"))
@@ -40,6 +41,10 @@ def told(encode: Callable[[ChatRequest, str], bytes], request: ChatRequest) -> b
         return error.fault.message
 
 
+def spaced(said: JsonObject) -> bytes:
+    return json.dumps(said).encode()
+
+
 def turns(said: bytes | str) -> object:
     """What Anthropic reads: a text is a block of text, and turns of one role are one."""
     if isinstance(said, str):
@@ -64,8 +69,11 @@ def blocks(content: str | list[object]) -> list[object]:
 @example([{"role": "assistant", "content": ""}, {"role": "user", "content": "so?"}])
 def test_plain_talk_is_told_as_its_translation_would_be(talk: list[JsonObject]) -> None:
     request, translated = both(talk)
+    said = {"model": "m", "messages": talk}
+    read = [decode_chat_request(write(said)) for write in (msgspec.json.encode, spaced)]
     for encode in AS_SAID:
-        assert told(encode, request) == told(encode, translated)
+        expected = told(encode, translated)
+        assert [told(encode, each) for each in (request, *read)] == [expected] * 3
 
 
 @given(TALKS)

@@ -4,7 +4,8 @@ The request keeps two faces of one thing. `body` is everything the caller said, 
 all, as plain JSON values: it is what dialects translate, what a cache key covers and what is sent
 on. The typed fields beside it are the view the engine reads. Neither is ever changed in place.
 
-Knows no dialect: spellings (`max_completion_tokens`, `random_seed`) are `wire`'s business.
+Knows no dialect: spellings (`max_completion_tokens`, `random_seed`) are `wire`'s business. What has come
+as JSON holds no circles: the collector need not look at it.
 """
 
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     role: Role
     content: str | list[Part] | None = None
     tool_calls: list[ToolCall] | None = None
@@ -151,7 +152,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
         return self.type in ("json_object", "json_schema")
 
 
-class ChatRequest(msgspec.Struct, frozen=True):
+class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """One chat request, of any dialect."""
 
     model: str
@@ -168,9 +169,11 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """Its messages have a role and a text and nothing else; they are of user and assistant, after at most
     one of the system; none of the assistant's is empty; the user speaks last. No dialect of the OpenAI
     family says them otherwise."""
+    messages_json: msgspec.Raw | None = None
+    """The messages of plain talk as JSON, if they have been written already."""
 
 
-class ReplyMessage(msgspec.Struct, omit_defaults=True):
+class ReplyMessage(msgspec.Struct, omit_defaults=True, gc=False):
     """What the model said in one choice. `reasoning` is its thinking, as plain text; `thinking_blocks`
     the same as its provider signed it, to be said back to it word for word."""
 
@@ -185,13 +188,13 @@ class ReplyMessage(msgspec.Struct, omit_defaults=True):
         return not (self.content and self.content.strip()) and not self.tool_calls
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     message: ReplyMessage
     index: int = 0
     finish_reason: FinishReason | None = None
 
 
-class Completion(msgspec.Struct):
+class Completion(msgspec.Struct, gc=False):
     """A whole answer. `raw` is the provider's own bytes, when they are an answer by themselves."""
 
     id: str

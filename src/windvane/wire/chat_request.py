@@ -24,7 +24,7 @@ from windvane.core.chat import (
 )
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.wire.dialect import Dialect
-from windvane.wire.json_body import read_object
+from windvane.wire.json_body import read_object_with
 
 MESSAGES_MAX = 20_000
 STOPS_MAX = 16
@@ -97,11 +97,14 @@ _CHOICES = ("auto", "none", "any", "required")
 
 def decode_chat_request(body: bytes) -> ChatRequest:
     """Read a request. Raises BadRequestError that names the field at fault."""
-    return chat_request_of(read_object(body))
+    return chat_request_of(*read_object_with(body, "messages"))
 
 
-def chat_request_of(fields: JsonObject) -> ChatRequest:
-    """The canonical request of parsed `fields`. Raises BadRequestError that names the field."""
+def chat_request_of(fields: JsonObject, messages_json: msgspec.Raw | None = None) -> ChatRequest:
+    """The canonical request of parsed `fields`, whose messages may have been written as JSON.
+
+    Raises BadRequestError that names the field at fault.
+    """
     try:
         parsed = msgspec.convert(fields, ChatBody)
     except msgspec.ValidationError as error:
@@ -129,6 +132,7 @@ def chat_request_of(fields: JsonObject) -> ChatRequest:
         parsed.stream is True,
         options is not None and options.include_usage is True,
         is_plain_talk,
+        messages_json if is_plain_talk else None,
     )
 
 

@@ -6,7 +6,8 @@ parsed value go upstream.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from types import GenericAlias, UnionType
 from typing import NoReturn
 
 import msgspec
@@ -18,11 +19,26 @@ DEPTH_MAX = 64
 NODES_MAX = 100_000
 """Objects, arrays and their members: bounds the work a small body can ask for."""
 
-_FIRST_BYTES = 64
-"""Enough to see whether JSON is written with spaces: it is only a guess of which proof is the cheaper."""
+_SHALLOW_LEVELS = 9
+"""As deep as tools and their schemas mostly are. Each level more doubles the decoder that knows them."""
+_SMALL_BYTES = 2 * NODES_MAX
+"""Each member takes two bytes at least: its value, and what ends it."""
 
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def _shallow(levels: int) -> GenericAlias:
+    """The type of an object that is at most so many levels deep."""
+    plain = str | int | float | bool | None
+    value: UnionType = plain
+    for _ in range(levels - 1):
+        value = plain | GenericAlias(list, (value,)) | GenericAlias(dict, (str, value))
+    return GenericAlias(dict, (str, value))
+
+
+_decode_shallow: Callable[[bytes], JsonObject]
+_decode_shallow = msgspec.json.Decoder(_shallow(_SHALLOW_LEVELS)).decode
 
 
 def read_object(body: bytes) -> JsonObject:
@@ -31,8 +47,46 @@ def read_object(body: bytes) -> JsonObject:
     Raises BadRequestError when it is empty, malformed, not an object, too deep, too large in
     members, or says a key twice.
     """
+    value = _parse(body)
+    if (anew := _encode(value)) != body:
+        _refuse_losses(body, anew)
+    return value
+
+
+def read_object_with(body: bytes, name: str) -> tuple[JsonObject, msgspec.Raw | None]:
+    """Parse `body` as `read_object` does, and give its member `name` as JSON too, written anew.
+
+    It costs next to nothing: the whole is written anew in any case.
+    """
+    value = _parse(body)
+    if name not in value:  # nor may it be in what is written: its colon would stand for a lost one
+        _refuse_losses(body, _encode(value))
+        return value, None
+    member = value[name]
+    # In its own place for as long as the whole is written.
+    written = value[name] = msgspec.Raw(_encode(member))
+    if (anew := _encode(value)) != body:
+        _refuse_losses(body, anew)
+    value[name] = member
+    return value, written
+
+
+def _parse(body: bytes) -> JsonObject:
+    """What `body` says, within the bounds: those of most bodies are seen from their type and length."""
     if not body:
         raise refuse(FaultKind.INVALID_REQUEST, "the request body is empty; send a JSON object")
+    try:
+        value = _decode_shallow(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = _parse_deep(body)
+    else:
+        if len(body) <= _SMALL_BYTES:
+            return value
+    _check_bounds(value)
+    return value
+
+
+def _parse_deep(body: bytes) -> JsonObject:
     try:
         value = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -43,65 +97,44 @@ def read_object(body: bytes) -> JsonObject:
         raise refuse(
             FaultKind.INVALID_REQUEST, f"the body must be a JSON object, not {_kind(value)}"
         )
-    pairs = _count_pairs(value)
-    if not _is_whole(value, pairs, body):
-        _refuse_duplicates(body)
     return value
 
 
-def _is_whole(value: JsonObject, pairs: int, body: bytes) -> bool:
-    """Whether `value` is for certain all that `body` says: a key said twice is lost in the value.
-
-    The value written anew says each key once. Compact JSON is the very same bytes, and so says each key
-    once, too. Otherwise count colons, one of which follows each key: with no more of them than pairs,
-    none was lost. Nor was one when the value written anew has as many, for a lost key takes its colon
-    with it, unless one in a text was hidden in an escape.
-    """
-    is_spaced = body.find(b'": ', 0, _FIRST_BYTES) >= 0
-    if is_spaced and body.count(b":") == pairs:
-        return True
-    anew = _encode(value)
-    if anew == body:
-        return True
-    colons = body.count(b":")
-    return colons == pairs or (
-        colons == anew.count(b":") and rb"\u003a" not in body and rb"\u003A" not in body
-    )
-
-
-def _count_pairs(value: JsonObject) -> int:
-    """Count members of all objects in `value`, level by level, within the bounds."""
+def _check_bounds(value: JsonObject) -> None:
+    """Refuse a value of too many levels, or of too many members in all of them."""
     level: Collection[object] = value.values()
-    pairs = len(value)
-    nodes = pairs
+    nodes = len(value)
     for _ in range(DEPTH_MAX):
         deeper: list[object] = []
         is_last = True
         for member in level:
             kind = type(member)
-            if kind is str:
-                continue
             if kind is dict or kind is list:
-                size = len(member)  # type: ignore[arg-type]
-                nodes += size
+                nodes += len(member)  # type: ignore[arg-type]
                 if nodes > NODES_MAX:  # before they are listed: there may be as many as bytes
                     break
                 is_last = False
-                if kind is dict:
-                    pairs += size
-                    deeper += member.values()  # type: ignore[attr-defined]
-                else:
-                    deeper += member  # type: ignore[arg-type]
+                deeper += member.values() if kind is dict else member  # type: ignore[attr-defined,arg-type]
         if nodes > NODES_MAX:
             raise refuse(FaultKind.INVALID_REQUEST, f"the body has more than {NODES_MAX} values")
         if is_last:
-            return pairs
+            return
         level = deeper
     raise refuse(FaultKind.INVALID_REQUEST, _too_deep())
 
 
+def _refuse_losses(body: bytes, anew: bytes) -> None:
+    """Refuse a key said twice: it is lost in what `body` was read as, and in that, written `anew`.
+
+    Compact JSON is written anew as the very same bytes, which say each key once. Otherwise count colons: a
+    lost key takes its own with it, unless one in a text was hidden in an escape.
+    """
+    if anew.count(b":") != body.count(b":") or rb"\u003" in body:
+        _refuse_duplicates(body)
+
+
 def _refuse_duplicates(body: bytes) -> None:
-    """The exact check, for bodies whose quotes and colons do not add up."""
+    """The exact check, for bodies whose colons do not add up."""
 
     def once(members: list[tuple[str, object]]) -> None:
         names = set()

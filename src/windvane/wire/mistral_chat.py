@@ -190,7 +190,8 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
 
     Raises BadRequestError that names the field when the request cannot be said to Mistral.
     """
-    written: JsonObject = {"model": model, "messages": encode_messages(request)}
+    messages = request.messages_json or encode_messages(request)
+    written: JsonObject = {"model": model, "messages": messages}
     body = request.body
     for name, told, translate in _rows[tuple(body)]:
         value = body[name]

@@ -108,7 +108,9 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
         # Two limits could be read differently by two servers; what is priced must be what is sent.
         written.pop("max_tokens", None)
     written["model"] = model
-    if not request.is_plain_talk:
+    if request.messages_json is not None:
+        written["messages"] = request.messages_json
+    elif not request.is_plain_talk:
         written["messages"] = [_message(message) for message in _messages(request)]
     if written.get("tool_choice") == "any":
         written["tool_choice"] = "required"
@@ -187,12 +189,9 @@ def usage_object(usage: Usage) -> JsonObject:
 
 
 def encode_completion(
-    completion: Completion,
-    usage: Usage,
-    dialect: Dialect,
-    metadata: JsonObject | msgspec.Raw | None,
+    completion: Completion, usage: Usage, dialect: Dialect, metadata: bytes | None
 ) -> bytes:
-    """A whole answer for a client of `dialect`, with `router_metadata` unless it is None.
+    """A whole answer for a client of `dialect`, with `router_metadata`, which is JSON, unless it is None.
 
     The provider's own bytes are kept, and the metadata put before their last brace, whenever they
     are an answer by themselves; otherwise the answer is written anew.
@@ -201,7 +200,7 @@ def encode_completion(
     if raw is not None and (dialect is _OPENAI or not _is_foreign(completion)):
         if metadata is None:
             return raw
-        return b"".join((raw.rstrip()[:-1], b',"router_metadata":', _encode(metadata), b"}"))
+        return b"".join((raw.rstrip()[:-1], b',"router_metadata":', metadata, b"}"))
     written: JsonObject = {
         "id": completion.id or "chatcmpl-windvane",
         "object": "chat.completion",
@@ -218,7 +217,7 @@ def encode_completion(
         "usage": usage_object(usage),
     }
     if metadata is not None:
-        written["router_metadata"] = metadata
+        written["router_metadata"] = msgspec.Raw(metadata)
     return _encode(written)
 
 

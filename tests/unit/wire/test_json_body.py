@@ -3,7 +3,7 @@
 import pytest
 
 from windvane.core.faults import BadRequestError
-from windvane.wire.json_body import DEPTH_MAX, NODES_MAX, read_object
+from windvane.wire.json_body import DEPTH_MAX, NODES_MAX, read_object, read_object_with
 
 
 def nested(depth: int) -> bytes:
@@ -71,6 +71,22 @@ def test_a_repeated_key_is_named() -> None:
     with pytest.raises(BadRequestError) as caught:
         read_object(b'{"model":"a","model":"b"}')
     assert caught.value.fault.param == "model"
+
+
+@pytest.mark.parametrize("depth", range(1, 20))
+def test_a_key_said_twice_is_found_at_any_depth(depth: int) -> None:
+    assert read_object(nested(depth).replace(b"1", b'{"a":1,"b":2}'))
+    twice = nested(depth).replace(b"1", b'{"a":1,"a":2}')
+    for name in ("a", "b"):
+        with pytest.raises(BadRequestError, match="twice"):
+            read_object_with(twice, name)
+
+
+def test_a_member_is_given_as_json_too() -> None:
+    value, written = read_object_with(b'{"a": [1.0, "\\u00e9"], "b": null}', "a")
+    assert value == {"a": [1.0, "é"], "b": None}
+    assert bytes(written or b"") == '[1.0,"é"]'.encode()
+    assert read_object_with(b'{"b":null}', "a") == ({"b": None}, None)
 
 
 def test_depth_is_bounded() -> None:

@@ -248,7 +248,8 @@ def completion(raw: bytes | None = None, **said: Any) -> Completion:
 def answered(
     one: Completion, dialect: Dialect, metadata: dict[str, object] | None = None
 ) -> dict[str, Any]:
-    body: dict[str, Any] = msgspec.json.decode(encode_completion(one, USAGE, dialect, metadata))
+    written = None if metadata is None else msgspec.json.encode(metadata)
+    body: dict[str, Any] = msgspec.json.decode(encode_completion(one, USAGE, dialect, written))
     return body
 
 
@@ -340,7 +341,7 @@ RAW = b'{"id":"c1",  "kept":1}\n'
 def test_the_providers_own_bytes_are_kept_and_metadata_put_at_their_end() -> None:
     one = completion(RAW, content="hi")
     assert encode_completion(one, USAGE, Dialect.OPENAI, None) == RAW
-    with_metadata = encode_completion(one, USAGE, Dialect.OPENAI, {"model": "x"})
+    with_metadata = encode_completion(one, USAGE, Dialect.OPENAI, b'{"model":"x"}')
     assert with_metadata == b'{"id":"c1",  "kept":1,"router_metadata":{"model":"x"}}'
 
 

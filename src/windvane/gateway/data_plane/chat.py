@@ -6,12 +6,12 @@ from windvane.core.faults import Fault, WindvaneError
 from windvane.core.usage import Usage
 from windvane.engine.sharing import AnswerStream
 from windvane.gateway.data_plane.door import Door
-from windvane.gateway.data_plane.outgoing import router_metadata, stream_lines, whole_lines
+from windvane.gateway.data_plane.outgoing import stream_lines, stream_metadata, whole_lines
 from windvane.wire.chat_request import chat_request_of, dialect_of
 from windvane.wire.chat_stream import ChatStreamWriter
 from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error_event
-from windvane.wire.json_body import read_object
+from windvane.wire.json_body import read_object_with
 from windvane.wire.openai_chat import encode_completion
 from windvane.wire.sse import COMMENT
 
@@ -23,11 +23,15 @@ async def chat_completions(door: Door, body: bytes) -> None:
     """Serve one chat request. Raises WindvaneError before anything has been sent."""
     incoming, recall = door.incoming, door.engine.recall
     reading = recall.find(body)
-    fields = read_object(body) if reading is None else reading.request.body
-    door.dialect = dialect_of(fields, incoming.user_agent)
-    request = chat_request_of(fields) if reading is None else reading.request
-    if reading is None and door.engine.cache is not None:
-        reading = Reading(request)
+    if reading is None:
+        fields, messages_json = read_object_with(body, "messages")
+        door.dialect = dialect_of(fields, incoming.user_agent)
+        request = chat_request_of(fields, messages_json)
+        if door.engine.cache is not None:
+            reading = Reading(request)
+    else:
+        request = reading.request
+        door.dialect = dialect_of(request.body, incoming.user_agent)
     exchange = door.exchange = door.engine.accept(
         request,
         dialect=str(door.dialect),
@@ -46,20 +50,18 @@ async def chat_completions(door: Door, body: bytes) -> None:
         and incoming.headers.get(b"x-router-metadata") != NO_METADATA
     )
     if isinstance(answer, Completion):
-        now_s = door.clock.monotonic_s()
-        written = _completion(exchange, answer, door.dialect, now_s, has_metadata)
-        await door.caller.answer(200, whole_lines(exchange, now_s), written)
+        lines, metadata = whole_lines(exchange, door.clock.monotonic_s())
+        usage = answer.usage or _usage_of(exchange)
+        shown = metadata if has_metadata else None
+        await door.caller.answer(200, lines, encode_completion(answer, usage, door.dialect, shown))
     else:
         await _send_stream(door, exchange, answer, door.dialect, has_metadata)
 
 
-def _completion(
-    exchange: Exchange, answer: Completion, dialect: Dialect, now_s: float, has_metadata: bool
-) -> bytes:
+def _usage_of(exchange: Exchange) -> Usage:
+    """What was used for an answer that does not say it."""
     attempt = exchange.final_attempt
-    usage = answer.usage or (attempt.usage if attempt else None) or Usage()
-    metadata = router_metadata(exchange, now_s) if has_metadata else None
-    return encode_completion(answer, usage, dialect, metadata)
+    return (attempt.usage if attempt else None) or Usage()
 
 
 async def _send_stream(
@@ -78,7 +80,7 @@ async def _send_stream(
             async for chunks in answer:
                 if data := writer.write(chunks):
                     await caller.send(data)
-            metadata = router_metadata(exchange, clock.monotonic_s()) if has_metadata else None
+            metadata = stream_metadata(exchange, clock.monotonic_s()) if has_metadata else None
             last = writer.end(answer.usage, metadata)
         except WindvaneError as error:
             last = _last_words(error.fault, exchange)

@@ -6,6 +6,8 @@
 from functools import lru_cache
 from math import ceil
 
+import msgspec
+
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault
 from windvane.core.limits import RateStanding
@@ -17,6 +19,9 @@ FORMS_MAX = 1_024
 """Limits whose headers are kept written out but for what is left: one for each pair of limits."""
 DURATIONS_MAX = 65_536
 """Those up to a minute, by the millisecond."""
+
+_encode = msgspec.json.Encoder().encode
+"""It writes an integer at less cost than a form does."""
 
 
 def _form_of(unit: str, mistral_unit: str, limit: int) -> str:
@@ -47,9 +52,9 @@ def _rate_lines(requests: RateStanding | None, tokens: RateStanding | None) -> b
         if one is None:
             return b""
         form = _form(None, one.limit) if requests is None else _form(one.limit, None)
-        left = b"%d" % one.remaining
+        left = _encode(one.remaining)
         return form % (left, duration(one.reset_ms), left)
-    left, tokens_left = b"%d" % requests.remaining, b"%d" % tokens.remaining
+    left, tokens_left = _encode(requests.remaining), _encode(tokens.remaining)
     resets, tokens_reset = duration(requests.reset_ms), duration(tokens.reset_ms)
     return _form(requests.limit, tokens.limit) % (
         left,

@@ -65,28 +65,39 @@ _STREAM = [
 ]
 _METADATA = (
     b'{"selected_provider":%b,"selected_model":%b,"requested_model":%b,"estimated_cost":%%b,'
-    b'"cost_nano_usd":%%b,"cached":%%b,"reason":%b,"latency_ms":%%.1f}'
+    b'"cost_nano_usd":%%b,"cached":%%b,"reason":%b,"latency_ms":%%b}'
 )
 FORMS_MAX = 1_024
 """Forms of good answers' headers and metadata that are kept: all that is the same for every answer of a
 deployment for a reason. They are filled in one go, not written one by one."""
+
+PLAIN_FROM_NANO_USD = 10_000
+"""Where JSON's numbers of dollars begin to be written without an exponent."""
 
 _CACHED = ("hit", "joined")
 
 _encode = msgspec.json.Encoder().encode
 
 
-def whole_lines(exchange: Exchange, now_s: float) -> bytes:
-    """Headers of a whole answer."""
+def whole_lines(exchange: Exchange, now_s: float) -> tuple[bytes, bytes]:
+    """Headers of a whole answer, and its `router_metadata`, which mostly tells the same."""
     attempt, decision = exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
     deployment = attempt.deployment
-    attempts = len(exchange.attempts)
-    form = _whole_form(deployment.model, deployment.provider, decision.reason, attempts)
-    facts = _facts(exchange, now_s, exchange.upstream_s * 1000)
-    lines = form % (*facts, _cost_text(exchange.cost_nano_usd))
-    rare = _rare_lines(exchange, deployment.card)
-    return lines + rare if rare else lines
+    form, metadata_form = _whole_forms(
+        deployment.provider,
+        deployment.model,
+        exchange.request.model,
+        decision.reason,
+        len(exchange.attempts),
+    )
+    elapsed_ms = (now_s - exchange.received_s) * 1000
+    elapsed = b"%.1f" % elapsed_ms
+    cost, dollars = _cost_texts(exchange.cost_nano_usd)
+    facts: tuple[object, ...] = _facts(exchange, elapsed, elapsed_ms, exchange.upstream_s * 1000)
+    facts += (cost,)
+    lines = form % facts + _rare_lines(exchange, deployment.card)
+    return lines, _metadata(exchange, metadata_form, dollars, elapsed)
 
 
 def stream_lines(exchange: Exchange, now_s: float) -> bytes:
@@ -95,23 +106,27 @@ def stream_lines(exchange: Exchange, now_s: float) -> bytes:
     assert attempt is not None and decision is not None
     deployment = attempt.deployment
     attempts = len(exchange.attempts)
-    form = _stream_form(deployment.model, deployment.provider, decision.reason, attempts)
+    form = _stream_form(deployment.provider, deployment.model, decision.reason, attempts)
+    elapsed_ms = (now_s - exchange.received_s) * 1000
     upstream_ms = (exchange.upstream_s + now_s - attempt.started_s) * 1000
-    lines = form % _facts(exchange, now_s, upstream_ms)
+    lines = form % _facts(exchange, b"%.1f" % elapsed_ms, elapsed_ms, upstream_ms)
     return lines + _rare_lines(exchange, deployment.card)
 
 
 @lru_cache(FORMS_MAX)
-def _whole_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
-    return _facts_form(model, provider, reason, attempts) + lines_of(_WHOLE)
+def _whole_forms(
+    provider: str, model: str, requested: str, reason: str, attempts: int
+) -> tuple[bytes, bytes]:
+    lines = _facts_form(provider, model, reason, attempts) + lines_of(_WHOLE)
+    return lines, _metadata_form(provider, model, requested, reason)
 
 
 @lru_cache(FORMS_MAX)
-def _stream_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
-    return _facts_form(model, provider, reason, attempts) + lines_of(_STREAM)
+def _stream_form(provider: str, model: str, reason: str, attempts: int) -> bytes:
+    return _facts_form(provider, model, reason, attempts) + lines_of(_STREAM)
 
 
-def _facts_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
+def _facts_form(provider: str, model: str, reason: str, attempts: int) -> bytes:
     choice = lines_of(
         [
             (b"x-router-model", safe_name(model)),
@@ -121,7 +136,7 @@ def _facts_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
     )
     work = lines_of(
         [
-            (b"x-router-latency-ms", b"%.1f"),
+            (b"x-router-latency-ms", b"%b"),
             (b"x-router-attempts", b"%d" % attempts),
             (b"cache-status", b"%b"),
             (b"server-timing", b"upstream;dur=%.2f, gateway;dur=%.2f"),
@@ -131,36 +146,40 @@ def _facts_form(model: str, provider: str, reason: str, attempts: int) -> bytes:
 
 
 def _facts(
-    exchange: Exchange, now_s: float, upstream_ms: float
-) -> tuple[bytes, bytes, bytes, float, bytes, float, float]:
-    """What both forms tell, in their order."""
+    exchange: Exchange, elapsed: bytes, elapsed_ms: float, upstream_ms: float
+) -> tuple[bytes, bytes, bytes, bytes, bytes, float, float]:
+    """What the headers of both kinds of answer tell, in their order."""
     shown = (exchange.client_request_id or exchange.id).encode()
-    elapsed_ms = (now_s - exchange.received_s) * 1000
     return (
         shown,
         shown,
         shown,
-        elapsed_ms,
+        elapsed,
         _cache_status(exchange),
         upstream_ms,
         elapsed_ms - upstream_ms if elapsed_ms > upstream_ms else 0.0,
     )
 
 
-def _cost_text(cost: NanoUsd | None) -> bytes:
-    """A cost in dollars, as `usd_text` has it. Most are of less than one."""
-    if cost is None:
-        return b"unknown"
-    if 0 < cost < NANO_PER_USD:
-        return (b"0.%09d" % cost).rstrip(b"0")
-    return usd_text(cost).encode() if cost else b"0"
+def _cost_texts(cost: NanoUsd | None) -> tuple[bytes, bytes]:
+    """A cost in dollars: the exact decimal that `usd_text` writes, and the number that JSON does.
+
+    Mostly they are the same: a number's text is the shortest that means it, and no more than nine decimals
+    are always that.
+    """
+    if not cost:
+        return (b"unknown", b"null") if cost is None else (b"0", b"0.0")
+    number = _encode(cost / NANO_PER_USD)
+    if PLAIN_FROM_NANO_USD <= cost < NANO_PER_USD:
+        return number, number
+    return usd_text(cost).encode(), number
 
 
 def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
     """What few answers tell: of limits, of their age, and of a model on its way out."""
     lines = limit_lines(exchange)
     if exchange.cache_age_s is not None:
-        lines += b"age: %d\r\n" % exchange.cache_age_s
+        lines += b"age: %b\r\n" % _encode(exchange.cache_age_s)
     if card is not None and card.deprecated_on is not None:
         lines += lines_of(deprecation_headers(card))
     return lines
@@ -176,7 +195,7 @@ _CACHE_STATUS = {
 def _cache_status(exchange: Exchange) -> bytes:
     """`Cache-Status` (RFC 9211)."""
     if exchange.cache_status == "hit":
-        return b"Windvane; hit; ttl=%d" % (exchange.cache_ttl_s or 0)
+        return b"Windvane; hit; ttl=" + _encode(exchange.cache_ttl_s or 0)
     said = _CACHE_STATUS[exchange.cache_status]
     return said + b"; stored" if exchange.is_stored else said
 
@@ -212,7 +231,7 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         headers.append((b"x-router-attempts", b"%d" % len(exchange.attempts)))
         if exchange.decision is not None:
             headers.append((b"x-router-reason", safe_text(exchange.decision.reason)))
-        headers.append((b"x-router-cost-usd", _cost_text(exchange.cost_nano_usd)))
+        headers.append((b"x-router-cost-usd", _cost_texts(exchange.cost_nano_usd)[0]))
     elif fault.status >= 500 and fault.kind is not FaultKind.INTERNAL:
         headers.append((b"x-should-retry", b"false"))
     if fault.status == 401:
@@ -220,22 +239,28 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
     return headers
 
 
-def router_metadata(exchange: Exchange, now_s: float) -> msgspec.Raw:
-    """`router_metadata` of an answer, written as JSON. `estimated_cost` is in dollars, for people; the
-    exact amount is `cost_nano_usd`, an integer, or null when the price is unknown."""
+def stream_metadata(exchange: Exchange, now_s: float) -> msgspec.Raw:
+    """`router_metadata` of a stream, as JSON."""
     attempt, decision = exchange.final_attempt, exchange.decision
     assert attempt is not None and decision is not None
-    deployment, cost = attempt.deployment, exchange.cost_nano_usd
+    deployment = attempt.deployment
     form = _metadata_form(
         deployment.provider, deployment.model, exchange.request.model, decision.reason
     )
-    written = form % (
-        b"null" if cost is None else _encode(cost / NANO_PER_USD),
-        b"null" if cost is None else b"%d" % cost,
+    _, dollars = _cost_texts(exchange.cost_nano_usd)
+    elapsed = b"%.1f" % ((now_s - exchange.received_s) * 1000)
+    return msgspec.Raw(_metadata(exchange, form, dollars, elapsed))
+
+
+def _metadata(exchange: Exchange, form: bytes, dollars: bytes, elapsed: bytes) -> bytes:
+    """`estimated_cost` is in dollars, for people; the exact amount is `cost_nano_usd`, an integer, or null
+    when the price is unknown."""
+    return form % (
+        dollars,
+        _encode(exchange.cost_nano_usd),
         b"true" if exchange.cache_status in _CACHED else b"false",
-        (now_s - exchange.received_s) * 1000,
+        elapsed,
     )
-    return msgspec.Raw(written)
 
 
 @lru_cache(FORMS_MAX)
