@@ -23,6 +23,8 @@ _SHALLOW_LEVELS = 9
 """As deep as tools and their schemas mostly are. Each level more doubles the decoder that knows them."""
 _SMALL_BYTES = 2 * NODES_MAX
 """Each member takes two bytes at least: its value, and what ends it."""
+_SHORT_BYTES = 32 * 1024
+"""What a request may hold twice."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -56,8 +58,11 @@ def read_object(body: bytes) -> JsonObject:
 def read_object_with(body: bytes, name: str) -> tuple[JsonObject, msgspec.Raw | None]:
     """Parse `body` as `read_object` does, and give its member `name` as JSON too, written anew.
 
-    It costs next to nothing: the whole is written anew in any case.
+    It costs next to nothing: the whole is written anew in any case. Of a long body it is not given: it
+    would be one copy more in memory, for as long as the request lasts.
     """
+    if len(body) > _SHORT_BYTES:
+        return read_object(body), None
     value = _parse(body)
     if name not in value:  # nor may it be in what is written: its colon would stand for a lost one
         _refuse_losses(body, _encode(value))
