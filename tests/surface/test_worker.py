@@ -36,8 +36,6 @@ class Stub:
         except asyncio.CancelledError:
             self.cancelled.append(what)
             raise
-        finally:
-            caller.let_go()
 
     async def _serve(self, caller: HttpCaller, what: str) -> None:
         if what == "waits":
