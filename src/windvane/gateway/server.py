@@ -261,7 +261,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._is_in_head or cycle.more_body or not cycle.response_complete:
                 return data  # it is not a head that comes next, or another is yet to be answered
             head = known if data.startswith(known.text) else known.of_other_length(data)
-            if head is None or self.transport.is_closing():
+            if head is None:
                 return data
             self._known, self._lessons = head, LESSONS_MAX
             if self._head_timer is not None:
@@ -485,7 +485,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
         One timer stands behind all requests of a connection: to set one for each would cost more.
         """
-        self.server_state.total_requests += 1
         self._idle_since_s = self.loop.time()
         has_timer = self.timeout_keep_alive_task is not None
         if has_timer and not (self._waiting or self.flow.read_paused):

@@ -33,7 +33,7 @@ def rest_of(raw: bytes) -> bytes | None:
 
 def raw_of(rest: bytes, answer_id: str) -> bytes:
     """The provider's answer again, under another id."""
-    return b'{"id":%b%b}' % (_encode(answer_id), rest)
+    return b"".join((b'{"id":', _encode(answer_id), rest, b"}"))
 
 
 def completion_of(rest: bytes) -> Completion:
