@@ -204,7 +204,7 @@ def reading() -> Reading:
     return Reading(chat_request_of({"model": "m", "messages": [{"role": "user", "content": "?"}]}))
 
 
-def test_the_longest_unused_makes_room() -> None:
+def test_the_oldest_makes_room_unless_it_is_used() -> None:
     recall = Recall()
     bodies = [b"%03d" % number * 10_000 for number in range(300)]
     first = reading()
@@ -217,6 +217,21 @@ def test_the_longest_unused_makes_room() -> None:
     kept = [body for body in bodies if recall.find(body) is not None]
     assert BYTES_MAX - first.size < len(kept) * first.size <= BYTES_MAX
     assert kept[1:] == bodies[-len(kept) + 1 :]
+
+
+def test_having_been_used_spares_once() -> None:
+    recall = Recall()
+    bodies = [b"%03d" % number * 10_000 for number in range(600)]
+    first = reading()
+    recall.keep(bodies[0], first)
+    recall.keep(bodies[0], first)
+    for body in bodies[1:300]:
+        recall.keep(body, reading())
+    assert recall.find(bodies[0]) is first
+    for body in bodies[300:]:
+        recall.keep(body, reading())
+    assert recall.find(bodies[0]) is None
+    assert recall.find(bodies[-1]) is not None
 
 
 def weight(root: object, besides: tuple[object, ...]) -> int:

@@ -36,8 +36,6 @@ class Stub:
         except asyncio.CancelledError:
             self.cancelled.append(what)
             raise
-        finally:
-            caller.let_go()
 
     async def _serve(self, caller: HttpCaller, what: str) -> None:
         if what == "waits":
@@ -56,6 +54,12 @@ class Stub:
             return
         if what == "breaks":
             raise RuntimeError("a bug of the application's")
+        if what == "forgets":
+            return
+        if what == "forgets-the-end":
+            caller.begin(200, ANSWER, sign_of_life=b":\n")
+            await caller.send(b"first")
+            return
         if what == "early":
             await caller.answer(200, ANSWER, b"early")
             return
@@ -179,6 +183,24 @@ async def test_a_request_that_breaks_leaves_nobody_waiting(what: str) -> None:
         reader, writer = await on.open()
         writer.write(get("again"))
         await read_for(reader, b"again")
+        writer.close()
+
+
+@pytest.mark.parametrize("what", ["forgets", "forgets-the-end"])
+async def test_an_answer_that_is_not_ended_is_broken_off(what: str) -> None:
+    async with running() as on:
+        reader, writer = await on.open()
+        writer.write(get(what))
+        async with asyncio.timeout(WAIT_S):
+            came = await reader.read(-1)
+        assert not came.endswith(b"0\r\n\r\n")
+        await until(lambda: not on.server.server_state.tasks and not on.protocols)
+        gc.collect()  # no timer holds who has left
+        assert not [
+            each
+            for each in gc.get_objects()
+            if isinstance(each, HttpCaller) and each.path.endswith(what)
+        ]
         writer.close()
 
 

@@ -90,10 +90,10 @@ class Reading:
     `analyzed`, `decided`, `asked` and `kept` are notes of who worked on it last: its analysis, after the
     fields that were asked of it; what was decided, and by what; what the cache was asked, and for whom;
     and the entry that was last unpacked. `size` is what it takes in memory, about, with the entry it was
-    `sized` with.
+    `sized` with; `is_used`, whether it was of use of late.
     """
 
-    __slots__ = ("analyzed", "asked", "decided", "kept", "request", "size", "sized")
+    __slots__ = ("analyzed", "asked", "decided", "is_used", "kept", "request", "size", "sized")
 
     def __init__(self, request: ChatRequest) -> None:
         self.request = request
@@ -103,6 +103,7 @@ class Reading:
         self.kept: tuple[bytes, CacheEntry] | None = None
         self.size = 0
         self.sized: tuple[bytes, CacheEntry] | None = None
+        self.is_used = False
 
 
 class Exchange(msgspec.Struct):

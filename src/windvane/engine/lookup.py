@@ -14,6 +14,7 @@ import msgspec
 
 from windvane.core.cache.entry import CacheEntry, pack, unpack
 from windvane.core.cache.freshness import (
+    FRESH,
     NO_WISH,
     SPARE,
     USELESS,
@@ -47,9 +48,9 @@ from windvane.wire.canonical import canonical
 from windvane.wire.keeping import completion_of, rest_of
 
 TAGS_HEADER = b"x-windvane-cache-tags"
-WISH_HEADERS = (b"windvane-cache-control", b"cache-control")
-"""The first is for callers whose client does not let them set the second."""
-_HEADERS = frozenset((TAGS_HEADER, *WISH_HEADERS))
+WISH_HEADER = b"cache-control"
+OWN_WISH_HEADER = b"windvane-cache-control"
+"""For callers whose client does not let them set the other."""
 TAG_CHARS_MAX = 128
 PIECES_MAX = 4_096
 
@@ -66,7 +67,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     `flight` names the flights it may join: those that would ask the same models in the same order, and
     for an answer as long. `tags` are its own and those of its scope, route and model; `version` counts
-    the invalidations known when it came.
+    the invalidations known when it came. `is_plain`, when whatever is fresh will do.
     """
 
     key: bytes
@@ -76,6 +77,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     canonical: JsonObject
     policy: CachePolicy
     wish: Wish
+    is_plain: bool
     tags: tuple[str, ...]
     version: int
 
@@ -90,10 +92,12 @@ class _Asked(NamedTuple):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An entry, and what it is good for."""
+    """An entry, what it was good for when it was found, and until when it is fresh."""
 
     entry: CacheEntry
     standing: Standing
+    at_us: int
+    fresh_until_us: int
 
 
 class Lookup:
@@ -120,11 +124,15 @@ class Lookup:
             return None
         known = self._invalidations
         version = 0 if known is None else known.known.version
-        is_bare = exchange.headers.keys().isdisjoint(_HEADERS)
-        if is_bare and (again := _asked_again(exchange, rules, version)) is not None:
-            return again
-        policy = rules.policy_of(decision.route)
         wish = wish_said(exchange)
+        is_bare = wish is NO_WISH and TAGS_HEADER not in exchange.headers
+        asked = None if exchange.reading is None else exchange.reading.asked
+        if is_bare and isinstance(asked, _Asked):
+            by, decided, under, ask = asked
+            is_same = by is principal and decided is decision and under is rules
+            if is_same and ask.version == version:
+                return ask
+        policy = rules.policy_of(decision.route)
         if policy is None or not (wish.may_read or wish.may_store or wish.only_if_cached):
             return None
         if not may_be_kept(exchange.request, policy):
@@ -147,6 +155,7 @@ class Lookup:
             canonical=said,
             policy=policy,
             wish=wish,
+            is_plain=wish is NO_WISH and not policy.early_refresh,
             tags=tuple(tags),
             version=version,
         )
@@ -180,10 +189,13 @@ class Lookup:
         if entry is None or self.is_void(ask, entry.tags, entry.version):
             return None
         now_us = self._clock.wall_us()
+        fresh_until_us = ask.policy.fresh_until_us(entry)
+        if ask.is_plain and entry.created_at_us <= now_us < fresh_until_us:
+            return Found(entry, FRESH, now_us, fresh_until_us)  # as nearly all are
         standing = standing_of(entry, ask.policy, ask.wish, now_us, self._rng)
         if standing is USELESS:
             return None
-        return Found(entry, standing)
+        return Found(entry, standing, now_us, fresh_until_us)
 
     async def find_newer(self, ask: Ask, known: Found | None) -> Found | None:
         """An answer made after the one in memory: another process may have kept it since."""
@@ -270,20 +282,6 @@ class Lookup:
         )
 
 
-def _asked_again(exchange: Exchange, rules: CacheRules, version: int) -> Ask | None:
-    """What was asked before, if all that it depends on is the very same."""
-    asked = None if exchange.reading is None else exchange.reading.asked
-    if (
-        isinstance(asked, _Asked)
-        and asked.principal is exchange.principal
-        and asked.decision is exchange.decision
-        and asked.rules is rules
-        and asked.ask.version == version
-    ):
-        return asked.ask
-    return None
-
-
 def _read(data: bytes) -> CacheEntry | None:
     """The entry in these bytes, with its completion, whose id is yet to be given."""
     entry = unpack(data)
@@ -364,9 +362,10 @@ def _answering(exchange: Exchange) -> Deployment:
 def wish_said(exchange: Exchange) -> Wish:
     """What the caller wishes of the cache."""
     headers = exchange.headers
-    for name in WISH_HEADERS:
-        if name in headers:
-            return wish_of(headers[name].decode("latin-1"))
+    if OWN_WISH_HEADER in headers:
+        return wish_of(headers[OWN_WISH_HEADER].decode("latin-1"))
+    if WISH_HEADER in headers:
+        return wish_of(headers[WISH_HEADER].decode("latin-1"))
     return NO_WISH
 
 

@@ -6,6 +6,8 @@ the bytes themselves, the latest of them and within bounds. What depends on anyt
 headers say, what is allowed today) is worked out anew, or checked.
 """
 
+from collections import OrderedDict
+
 import msgspec
 
 from windvane.core.exchange import Reading
@@ -25,12 +27,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Recall:
-    """The readings of an engine, the one used last at the end."""
+    """The readings of an engine. The oldest make room, but for those that were used since they came, or
+    since they were last spared for it."""
 
     __slots__ = ("_bytes", "_readings")
 
     def __init__(self) -> None:
-        self._readings: dict[bytes, Reading] = {}
+        self._readings: OrderedDict[bytes, Reading] = OrderedDict()
         self._bytes = 0
 
     def find(self, body: bytes) -> Reading | None:
@@ -40,17 +43,24 @@ class Recall:
         return self._readings.get(body)
 
     def keep(self, body: bytes, reading: Reading) -> None:
-        """Remember a reading, or that it was used; the longest unused make room."""
+        """Remember a reading, or that it was used."""
+        if reading.size and reading.sized is reading.kept:
+            reading.is_used = True
+            return
         if len(body) > BODY_BYTES_MAX:
             return
-        before = self._readings.pop(body, None)
-        if before is not reading or reading.sized is not reading.kept:
-            self._bytes -= 0 if before is None else before.size
-            reading.size, reading.sized = _size_of(body, reading), reading.kept
-            self._bytes += reading.size
-        self._readings[body] = reading
+        readings = self._readings
+        before = readings.get(body)
+        self._bytes -= 0 if before is None else before.size
+        reading.size, reading.sized = _size_of(body, reading), reading.kept
+        self._bytes += reading.size
+        readings[body] = reading
         while self._bytes > BYTES_MAX:
-            self._bytes -= self._readings.pop(next(iter(self._readings))).size
+            body, oldest = readings.popitem(last=False)
+            if oldest.is_used:
+                oldest.is_used, readings[body] = False, oldest
+            else:
+                self._bytes -= oldest.size
 
     def forget(self) -> None:
         """Forget all of it."""

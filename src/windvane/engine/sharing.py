@@ -12,7 +12,6 @@ from random import Random
 
 import msgspec
 
-from windvane.core.cache.entry import CacheEntry
 from windvane.core.cache.freshness import FRESH, SPARE
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
@@ -101,7 +100,7 @@ class Sharing:
         if found is not None and found.standing is not SPARE:
             if found.standing is not FRESH and not ask.wish.only_if_cached:
                 self._refresh(exchange, snapshot, ask, found)
-            return self._hit(exchange, ask, found.entry)
+            return self._hit(exchange, ask, found, found.at_us)
         if ask.wish.only_if_cached:
             raise _not_cached()
         # A store that takes its time is not asked a second time: the caller has waited enough.
@@ -112,7 +111,7 @@ class Sharing:
             )
         except WindvaneError as error:
             if found is not None and may_be_spared(error.fault):
-                return self._hit(exchange, ask, found.entry)
+                return self._hit(exchange, ask, found, self._clock.wall_us())
             raise
 
     async def _fly(
@@ -135,7 +134,7 @@ class Sharing:
                 assert snapshot.cache is not None
                 ahead = await self._wait_for_others(self._leases, ask, snapshot.cache.wait_s)
             if isinstance(ahead, Found):
-                return self._hit(exchange, ask, ahead.entry)
+                return self._hit(exchange, ask, ahead, ahead.at_us)
             if isinstance(ahead, Flight):
                 flight = ahead
                 exchange.cache_status = "joined"
@@ -261,12 +260,12 @@ class Sharing:
         if followed is not None and exchange.answered_by is not None:
             exchange.answered_by.first_chunk_s = followed.first_chunk_s
 
-    def _hit(self, exchange: Exchange, ask: Ask, entry: CacheEntry) -> Answer:
+    def _hit(self, exchange: Exchange, ask: Ask, found: Found, now_us: int) -> Answer:
         """Answer from an entry."""
-        now_us = self._clock.wall_us()
+        entry = found.entry
         exchange.cache_status = "hit"
         exchange.cache_age_s = entry.age_s(now_us)
-        exchange.cache_ttl_s = (ask.policy.fresh_until_us(entry) - now_us) // 1_000_000
+        exchange.cache_ttl_s = (found.fresh_until_us - now_us) // 1_000_000
         self._settlement.record_free(exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd)
         fresh_id = "chatcmpl-" + exchange.id.removeprefix("req_")
         assert entry.completion is not None

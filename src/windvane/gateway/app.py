@@ -91,20 +91,17 @@ class Gateway:
 
     def serve(self, caller: Caller) -> Coroutine[Any, Any, None]:
         """Serve a request for `/v1/*`."""
-        if self._checks_host and self._is_open:
-            incoming = caller.incoming
-            if not incoming.names_loopback:
-                status, headers, body = self._wrong_host(incoming)
-                return caller.answer(status, lines_of(headers), body)
+        if self._engine.keyring.is_empty and self._is_wrong_host(caller.incoming):
+            status, headers, body = self._wrong_host(caller.incoming)
+            return caller.answer(status, lines_of(headers), body)
         return self._data_plane.serve(caller)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request as ASGI has it: from our own server, those for anything else."""
-        if self._checks_host and self._is_open:
-            incoming = Incoming(cast(HeaderList, scope["headers"]))
-            if not incoming.names_loopback:
-                await send_whole(send, *self._wrong_host(incoming))
-                return
+        incoming = Incoming(cast(HeaderList, scope["headers"]))
+        if self._is_wrong_host(incoming):
+            await send_whole(send, *self._wrong_host(incoming))
+            return
         path = cast(str, scope["path"])
         if path.startswith(DATA_PLANE):
             await self._data_plane.serve(AsgiCaller(scope, receive, send))
@@ -145,6 +142,10 @@ class Gateway:
             trail=self._trail,
             reload=self._reload,
         )
+
+    def _is_wrong_host(self, incoming: Incoming) -> bool:
+        """Whether who calls us by this name is refused for it. Once there are keys, nobody is."""
+        return self._checks_host and self._is_open and not incoming.names_loopback
 
     def _wrong_host(self, incoming: Incoming) -> tuple[int, HeaderList, bytes]:
         """The answer to who calls us by another name."""

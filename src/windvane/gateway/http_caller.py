@@ -14,6 +14,7 @@ Laws:
 import asyncio
 from typing import Protocol
 
+import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
 from windvane.gateway.data_plane.asgi import Message
@@ -40,65 +41,43 @@ class Connection(Protocol):
     def on_response_complete(self) -> None: ...
 
 
-class HttpCaller:
-    """Implements `data_plane.caller.Caller`; the second group of methods is the server's."""
+class HttpCaller(msgspec.Struct, eq=False):
+    """Implements `data_plane.caller.Caller`; the second group of methods is the server's.
 
-    __slots__ = (
-        "_connection",
-        "_head",
-        "_is_chunked",
-        "_is_reading",
-        "_news",
-        "_pieces",
-        "_sent_s",
-        "_sign_of_life",
-        "_timer",
-        "_unread_bytes",
-        "_version",
-        "disconnected",
-        "incoming",
-        "keep_alive",
-        "method",
-        "more_body",
-        "path",
-        "response_complete",
-        "response_started",
-    )
+    A Struct, for it is made with every request, and most of it stays as it is by default.
+    """
 
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        path: str,
-        incoming: Incoming,
-        *,
-        version: str = "1.1",
-        keep_alive: bool = True,
-    ) -> None:
-        self._connection = connection
-        self.method = method
-        self.path = path
-        self.incoming = incoming
-        self._version = version
-        self.keep_alive = keep_alive
-        self.more_body = True
-        self.disconnected = False
-        self.response_started = False
-        self.response_complete = False
-        self._pieces: list[bytes] = []
-        self._unread_bytes = 0
-        self._is_reading = False
-        self._news: asyncio.Future[None] | None = None
-        self._head = b""
-        self._timer: asyncio.TimerHandle | None = None
+    _connection: Connection
+    method: str
+    path: str
+    incoming: Incoming
+    _body: bytes | None = None
+    """All of the body, when nobody has asked for it before it was whole."""
+    more_body: bool = True
+    version: str = "1.1"
+    keep_alive: bool = True
+    disconnected: bool = False
+    response_started: bool = False
+    response_complete: bool = False
+    _pieces: list[bytes] = []
+    _unread_bytes: int = 0
+    _is_reading: bool = False
+    _news: asyncio.Future[None] | None = None
+    _head: bytes = b""
+    _is_chunked: bool = False
+    _sign_of_life: bytes = b""
+    _sent_s: float = 0.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        """Without what is secret in it."""
+        return f"HttpCaller({self.method} {self.path})"
 
     # what the data plane calls
 
     def whole_body(self) -> bytes | None:
-        if self.more_body:
-            return None
-        pieces = self._pieces
-        return pieces.pop() if len(pieces) == 1 else self._take()
+        body, self._body = self._body, None
+        return body
 
     async def receive(self) -> Message:
         connection = self._connection
@@ -120,16 +99,21 @@ class HttpCaller:
         if self.disconnected:
             return
         self.response_started = True
-        shown = b"" if self.method == "HEAD" else body
         connection.transport.write(
-            b"%b%bcontent-length: %d\r\n\r\n%b"
-            % (connection.opening(status), lines, len(body), shown)
+            b"".join(
+                (
+                    connection.opening(status),
+                    lines,
+                    b"content-length: %d\r\n\r\n" % len(body),
+                    b"" if self.method == "HEAD" else body,
+                )
+            )
         )
         self._complete()
 
     def begin(self, status: int, lines: bytes, *, sign_of_life: bytes) -> None:
         self.response_started = True
-        self._is_chunked = self._version != "1.0"
+        self._is_chunked = self.version != "1.0"
         if not self._is_chunked:
             # HTTP/1.0 knows no chunks: the answer ends with the connection.
             self.keep_alive = False
@@ -157,12 +141,6 @@ class HttpCaller:
         self._write(piece, last=b"0\r\n\r\n")
         self._complete()
 
-    def let_go(self) -> None:
-        if self._timer is not None:
-            self._stop_timer()
-        if not self.response_complete and not self.disconnected:
-            self._connection.transport.close()
-
     # what the server calls
 
     def feed(self, piece: bytes) -> None:
@@ -174,14 +152,11 @@ class HttpCaller:
         if self._news is not None:
             self.wake()
 
-    def feed_whole(self, body: bytes) -> None:
-        """The body has come in one piece, with the head."""
-        self._pieces.append(body)
-        self.more_body = False
-
     def end_body(self) -> None:
         """The body is whole."""
         self.more_body = False
+        if not self._is_reading:
+            self._body = self._take()
         if self._news is not None:
             self.wake()
 
@@ -193,9 +168,20 @@ class HttpCaller:
             if not news.done():
                 news.set_result(None)
 
+    def let_go(self) -> None:
+        """The data plane has done with it: an answer that is not whole by now is broken off."""
+        if self._timer is not None:
+            self._stop_timer()
+        if not self.response_complete and not self.disconnected:
+            self._connection.transport.close()
+
     # how it is done
 
     def _take(self) -> bytes:
+        """What has come of the body since the last time."""
+        if self._body is not None:
+            taken, self._body = self._body, None
+            return taken
         taken = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._unread_bytes = 0

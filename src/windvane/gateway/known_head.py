@@ -26,7 +26,7 @@ _END = b"\r\n\r\n"
 class KnownHead:
     """The head of a request for the data plane, and what it says."""
 
-    __slots__ = ("_after", "_before", "_text", "incoming", "length", "method", "path", "size")
+    __slots__ = ("_after", "_before", "incoming", "length", "method", "path", "size", "text")
 
     def __init__(
         self, before: bytes, digits: bytes, after: bytes, method: str, path: str, incoming: Incoming
@@ -34,17 +34,15 @@ class KnownHead:
         """`before` and `after` are what stands around the digits of the length."""
         self._before = before
         self._after = after
-        self._text = before + digits + after
-        self.size = len(self._text)
+        self.text = before + digits + after
+        self.size = len(self.text)
         self.length = int(digits)
         self.method = method
         self.path = path
         self.incoming = incoming
 
-    def again(self, data: bytes) -> "KnownHead | None":
-        """The head that `data` begins with, if it is this one; maybe with another length."""
-        if data.startswith(self._text):
-            return self
+    def of_other_length(self, data: bytes) -> "KnownHead | None":
+        """The head that `data` begins with, if it is this one but for the length of the body."""
         before, after = self._before, self._after
         if not data.startswith(before):
             return None

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -105,23 +105,22 @@ def _nothing() -> None:
     return None
 
 
-class _Openings:
+class _Openings(dict[int, bytes]):
     """How answers begin, by status: their first line and the headers that all have.
 
     uvicorn makes the list of those headers anew once a second, for the date.
     """
 
-    def __init__(self) -> None:
-        self._headers: list[tuple[bytes, bytes]] | None = None
-        self._made: dict[int, bytes] = {}
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
-    def of(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-        if headers is not self._headers:
-            self._headers, self._made = headers, {}
-        made = self._made.get(status)
-        if made is None:
-            lines = [b"%b: %b\r\n" % header for header in headers]
-            made = self._made[status] = STATUS_LINE[status] + b"".join(lines)
+    def renew(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """From now, all have these headers."""
+        self.clear()
+        self.headers = headers
+
+    def __missing__(self, status: int) -> bytes:
+        lines = [b"%b: %b\r\n" % header for header in self.headers]
+        made = self[status] = STATUS_LINE[status] + b"".join(lines)
         return made
 
 
@@ -261,22 +260,22 @@ class GuardedProtocol(HttpToolsProtocol):
             cycle = self.cycle
             if self._is_in_head or cycle.more_body or not cycle.response_complete:
                 return data  # it is not a head that comes next, or another is yet to be answered
-            head = known.again(data)
-            if head is None or self.transport.is_closing():
+            head = known if data.startswith(known.text) else known.of_other_length(data)
+            if head is None:
                 return data
             self._known, self._lessons = head, LESSONS_MAX
             if self._head_timer is not None:
                 self._disarm()
-            caller = HttpCaller(self, head.method, head.path, head.incoming)
-            self.cycle = caller  # its turn has come: the last one is answered
             data = data[head.size :]
-            if len(data) == head.length:  # all of it, as mostly
-                caller.feed_whole(data)
+            if len(data) == head.length:  # all of the body, as mostly
                 self._is_packet_fresh = False
-                self._serve(caller)
+                # Its turn has come: the last one is answered.
+                self.cycle = HttpCaller(self, head.method, head.path, head.incoming, data, False)
+                self._serve(self.cycle)
                 return b""
+            self.cycle = HttpCaller(self, head.method, head.path, head.incoming)
             self._owed_bytes = head.length
-            self._serve(caller)
+            self._serve(self.cycle)
         piece = data[: self._owed_bytes]
         if piece:
             self._owed_bytes -= len(piece)
@@ -456,11 +455,15 @@ class GuardedProtocol(HttpToolsProtocol):
         worker = self._worker
         assert worker is not None
         try:
-            while not self.transport.is_closing():
+            while True:
                 while (caller := self._next) is not None:
                     self._next = None
                     self.tasks.add(worker)
-                    await self.application.serve(caller)
+                    try:
+                        await self.application.serve(caller)
+                    finally:
+                        if not caller.response_complete:
+                            caller.let_go()
                 self.tasks.discard(worker)
                 self._rest = self.loop.create_future()
                 await self._rest
@@ -472,14 +475,20 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def opening(self, status: int) -> bytes:
         """The status line, and the headers that every answer has."""
-        return self.openings.of(status, self.server_state.default_headers)
+        openings, headers = self.openings, self.server_state.default_headers
+        if openings.headers is not headers:
+            openings.renew(headers)
+        return openings[status]
 
     def on_response_complete(self) -> None:
         """Serve who waits behind this request; else wait for the next.
 
         One timer stands behind all requests of a connection: to set one for each would cost more.
         """
-        self.server_state.total_requests += 1
+        self._idle_since_s = self.loop.time()
+        has_timer = self.timeout_keep_alive_task is not None
+        if has_timer and not (self._waiting or self.flow.read_paused):
+            return  # as mostly
         if self.transport.is_closing():
             return
         if self.flow.read_paused:
@@ -487,9 +496,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._waiting:
             self._start(self._waiting.popleft())
             self._mind_body()
-            return
-        self._idle_since_s = self.loop.time()
-        if self.timeout_keep_alive_task is None:
+        elif not has_timer:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

@@ -164,6 +164,20 @@ def test_nothing_is_served_beyond_its_life(
         assert found in (SPARE, USELESS)
 
 
+@given(POLICY, st.integers(-50, 1_000), st.integers(0, 9))
+def test_to_who_wishes_nothing_what_is_fresh_is_fresh(
+    policy: dict[str, float], at_s: int, seed: int
+) -> None:
+    """Whoever knows the times of an entry need not ask further."""
+    rules, now_us = CachePolicy(**policy), at_s * US_PER_S  # type: ignore[arg-type]
+    is_fresh = entry().created_at_us <= now_us < rules.fresh_until_us(entry())
+    found = standing_of(entry(), rules, NO_WISH, now_us, Random(seed))
+    if is_fresh:
+        assert found is FRESH or (rules.early_refresh and found is REFRESH)
+    elif now_us >= 0:
+        assert found not in (FRESH, REFRESH)
+
+
 def test_an_entry_of_the_future_is_nobodys() -> None:
     """Some clock is wrong; how old the entry is, nobody knows."""
     assert standing(-CLOCKS_APART_MAX_S) is FRESH

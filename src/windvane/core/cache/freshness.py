@@ -129,15 +129,8 @@ def standing_of(
     entry: CacheEntry, policy: CachePolicy, wish: Wish, now_us: int, rng: Random
 ) -> Standing:
     """What `entry` is good for to a caller with this wish."""
-    fresh_until_us = policy.fresh_until_us(entry)
-    if (
-        wish is NO_WISH
-        and entry.created_at_us <= now_us < fresh_until_us
-        and not policy.early_refresh
-    ):
-        return FRESH  # as nearly all are
     age_s = (now_us - entry.created_at_us) / US_PER_S
-    left_s = (fresh_until_us - now_us) / US_PER_S
+    left_s = (policy.fresh_until_us(entry) - now_us) / US_PER_S
     if age_s < -CLOCKS_APART_MAX_S:
         return Standing.USELESS
     error_s = policy.stale_if_error_s

@@ -72,8 +72,6 @@ class DataPlane:
         except Exception:  # noqa: BLE001 - the surface's edge
             _log.exception("request %s failed inside the gateway", self._request_id(door))
             await self._send_error(door, INTERNAL)
-        finally:
-            caller.let_go()
 
     def _read_body(self, door: Door) -> Awaitable[bytes]:
         return read_body(

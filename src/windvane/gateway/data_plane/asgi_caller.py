@@ -44,9 +44,6 @@ class AsgiCaller:
             await self._send(self._head)
         await self._send({"type": "http.response.body", "body": piece, "more_body": more_body})
 
-    def let_go(self) -> None:
-        """A server sees for itself that an answer was not ended."""
-
 
 def _headers_in(lines: bytes) -> HeaderList:
     pairs = (line.partition(b": ") for line in lines.split(b"\r\n") if line)

@@ -60,7 +60,3 @@ class Caller(Protocol):
     async def end(self, piece: bytes) -> None:
         """Send the last piece, and end the answer."""
         ...
-
-    def let_go(self) -> None:
-        """There is nothing more to come: an answer that is not whole by now is broken off."""
-        ...
