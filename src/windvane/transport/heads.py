@@ -25,6 +25,7 @@ FORM_BYTES_MAX = 4 * 1024
 """No form is made of a longer head: it would be long in the making."""
 
 END = b"\r\n\r\n"
+_SPACE = b" \t"
 
 _ANY = rb"[^\r]*+"
 _LEGAL = rb"[\t\x20-\x7e\x80-\xff]*+"
@@ -81,7 +82,9 @@ class Headers(Mapping[str, str]):
         places = self.form.places.get(name)
         if places is None:
             return default
-        return _text(self.said[places[0]]) if len(places) == 1 else self[name]
+        if len(places) > 1:
+            return self[name]
+        return self.said[places[0]].lstrip(_SPACE).decode("latin-1")
 
     def keys(self) -> KeysView[str]:
         return self.form.places.keys()
@@ -96,19 +99,15 @@ class Headers(Mapping[str, str]):
 class Heads:
     """Reads the heads of one origin's answers."""
 
-    __slots__ = ("_any", "_plain")
+    __slots__ = ("_any", "plain")
 
     def __init__(self) -> None:
         self._any: list[Form] = []
-        self._plain: list[Form] = []
-
-    def plain(self, data: bytes) -> Headers | None:
-        """The head that `data` begins with, if it has a plain form that is known."""
-        return _headers(self._plain, data)
+        self.plain: list[Form] = []
 
     def read(self, head: bytes) -> Mapping[str, str]:
         """What a head says that the parser has accepted. Raises ValueError when it says too much."""
-        known = _headers(self._any, head)
+        known = known_head(self._any, head)
         return self._learn(head) if known is None else known
 
     def _learn(self, head: bytes) -> dict[str, str]:
@@ -124,12 +123,13 @@ class Heads:
         if len(head) <= FORM_BYTES_MAX and len(self._any) < FORMS_MAX:
             self._any.append(any_form(names))
             plain = plain_form(names)
-            if plain is not None and plain.match(head) is not None:
-                self._plain.append(plain)
+            if plain is not None:
+                self.plain.append(plain)
         return headers
 
 
-def _headers(forms: list[Form], text: bytes) -> Headers | None:
+def known_head(forms: list[Form], text: bytes) -> Headers | None:
+    """The head that `text` begins with, if it has one of these forms."""
     for form in forms:
         said = form.match(text)
         if said is not None:
@@ -147,4 +147,4 @@ def _key(name: bytes) -> str:
 
 def _text(value: bytes) -> str:
     """Without the space that may stand before it: that is no part of it."""
-    return value.lstrip(b" \t").decode("latin-1")
+    return value.lstrip(_SPACE).decode("latin-1")

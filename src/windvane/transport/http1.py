@@ -27,7 +27,7 @@ import msgspec
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.ports.transport import UpstreamRequest
-from windvane.transport.heads import END, Headers, Heads
+from windvane.transport.heads import END, Headers, Heads, known_head
 
 HEAD_BYTES_MAX = 64 * 1024
 PENDING_BYTES_MAX = 256 * 1024
@@ -98,19 +98,17 @@ class _Connection(asyncio.Protocol):
 
     def _take_whole(self, data: bytes) -> bool:
         """Take an answer of a plain form that is known, if `data` is it, no less and no more."""
-        known = self._heads.plain(data)
+        known = known_head(self._heads.plain, data)
         if known is None:
             return False
-        end = known.said.end()
-        if (
-            int(known.said[known.form.length_place]) != len(data) - end
-            or len(data) > HEAD_BYTES_MAX
-        ):
+        said, size = known.said, len(data)
+        end = said.end()
+        if int(said[known.form.length_place]) != size - end or size > HEAD_BYTES_MAX:
             self._known = known
             return False
         self.status = 200
         self.headers = known
-        if end < len(data):
+        if end < size:
             self._pieces.append(data[end:])
         self.has_head = self.is_complete = self._keeps_alive = True
         return True
@@ -191,8 +189,8 @@ class _Connection(asyncio.Protocol):
 
     # what the call does
 
-    def begin(self, request: bytes, heads: Heads) -> None:
-        """Send a request; its answer is then waited for with `news`, and its head read by `heads`."""
+    def ask(self, request: bytes, heads: Heads) -> "asyncio.Future[None]":
+        """Send a request, and be awaited as `news` is. The head of its answer is read by `heads`."""
         transport = self._transport
         assert transport is not None
         if self.is_closed or transport.is_closing():
@@ -201,7 +199,9 @@ class _Connection(asyncio.Protocol):
         self._heads = heads
         self._head_bytes = 0
         self.has_head = self.is_complete = self._keeps_alive = False
+        self._waiter = waiter = self.loop.create_future()
         transport.write(request)
+        return waiter
 
     def news(self) -> "asyncio.Future[None]":
         """To be awaited: the next thing that happens here. Raises when nothing more can.
@@ -225,8 +225,11 @@ class _Connection(asyncio.Protocol):
         pieces = self._pieces
         if not pieces:
             return b""
-        taken = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        taken = pieces.pop()
+        if pieces:
+            pieces.append(taken)
+            taken = b"".join(pieces)
+            pieces.clear()
         self._pending_bytes = 0
         if self._is_paused and self._transport is not None:
             self._is_paused = False
@@ -304,9 +307,21 @@ class Http1Response(msgspec.Struct, eq=False):
             self.close()
 
     def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            _give_back(self._connection, self._kept)
+        """Keep the connection if its answer was read to its end; destroy it if not.
+
+        Those that nobody took for too long are dropped on the way: they stand first.
+        """
+        if not self._is_open:
+            return
+        self._is_open = False
+        connection, kept = self._connection, self._kept
+        now_s = connection.loop.time()
+        while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
+            kept.popleft().destroy()
+        if len(kept) < IDLE_CONNECTIONS_MAX and connection.rest(now_s):
+            kept.append(connection)
+        else:
+            connection.destroy()
 
 
 class _Way(msgspec.Struct, frozen=True, eq=False):
@@ -333,7 +348,7 @@ class Http1Transport:
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
-        way = self._way(request)
+        way = self._ways.get((request.url, request.headers)) or self._new_way(request)
         head, kept = way.head, way.kept
         if request.credential is not None:
             # A caller's own: for this request alone, and not among the heads that are kept.
@@ -343,9 +358,10 @@ class Http1Transport:
         if connection is None:
             connection = await self._connect(way.origin, request.connect_timeout_s)
         try:
-            connection.begin(
+            body = request.body
+            await connection.ask(
                 b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-                % (head, request.request_id.encode("ascii"), len(request.body), request.body),
+                % (head, request.request_id.encode("ascii"), len(body), body),
                 way.heads,
             )
             while not connection.has_head:
@@ -377,16 +393,13 @@ class Http1Transport:
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    def _way(self, request: UpstreamRequest) -> _Way:
-        key = (request.url, request.headers)
-        way = self._ways.get(key)
-        if way is None:
-            if len(self._ways) >= WAYS_MAX:
-                self._ways.clear()
-            origin, head = _write_head(request)
-            kept = self._idle.setdefault(origin, deque())
-            way = _Way(origin, head, kept, self._heads.setdefault(origin, Heads()))
-            self._ways[key] = way
+    def _new_way(self, request: UpstreamRequest) -> _Way:
+        if len(self._ways) >= WAYS_MAX:
+            self._ways.clear()
+        origin, head = _write_head(request)
+        kept = self._idle.setdefault(origin, deque())
+        way = _Way(origin, head, kept, self._heads.setdefault(origin, Heads()))
+        self._ways[request.url, request.headers] = way
         return way
 
     async def aclose(self) -> None:
@@ -409,20 +422,6 @@ def _take(kept: deque[_Connection]) -> _Connection | None:
             return connection
         connection.destroy()
     return None
-
-
-def _give_back(connection: _Connection, kept: deque[_Connection]) -> None:
-    """Keep a connection whose answer was read to its end; destroy any other.
-
-    Those that nobody took for too long are dropped on the way: they stand first.
-    """
-    now_s = connection.loop.time()
-    while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
-        kept.popleft().destroy()
-    if len(kept) < IDLE_CONNECTIONS_MAX and connection.rest(now_s):
-        kept.append(connection)
-    else:
-        connection.destroy()
 
 
 def _write_head(request: UpstreamRequest) -> tuple[Origin, bytes]:

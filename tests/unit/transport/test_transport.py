@@ -617,7 +617,7 @@ async def test_of_the_forms_of_heads_only_some_short_ones_are_remembered(transpo
             await ask(transport, server.request())
         assert server.connections == 1
         (heads_of_origin,) = transport._heads.values()
-        forms = heads_of_origin._any, heads_of_origin._plain
+        forms = heads_of_origin._any, heads_of_origin.plain
         assert [len(known) for known in forms] == [min(count, FORMS_MAX)] * 2
         assert forms[0][0].places.keys() == {"x-0", "content-length"}
 
