@@ -92,8 +92,22 @@ class _Connection(asyncio.Protocol):
             # Bytes nobody asked for: an answer to nothing. The connection is worth nothing now.
             self.destroy()
             return
-        if self.has_head or self._head or not self._take_whole(data):
-            self._feed(data)
+        if not self.has_head:
+            if not self._head and self._take_whole(data):
+                self._wake()
+                return
+            self._head += data
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(_protocol_fault("it switched protocols unasked"))
+        except (httptools.HttpParserError, ValueError) as error:
+            self._fail(_protocol_fault(f"its answer is not HTTP: {error}"))
+        # Only what is unfinished is measured so: the read that ends a head may hold body as well.
+        if self._head_bytes > HEAD_BYTES_MAX and not self.is_complete:
+            what = "what stands around the body" if self.has_head else "the head"
+            self._fail(_protocol_fault(f"{what} of its answer is too large"))
         self._wake()
 
     def _take_whole(self, data: bytes) -> bool:
@@ -112,22 +126,6 @@ class _Connection(asyncio.Protocol):
             self._pieces.append(data[end:])
         self.has_head = self.is_complete = self._keeps_alive = True
         return True
-
-    def _feed(self, data: bytes) -> None:
-        """Let the parser read what has come."""
-        self._head_bytes += len(data)
-        if not self.has_head:
-            self._head += data
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(_protocol_fault("it switched protocols unasked"))
-        except (httptools.HttpParserError, ValueError) as error:
-            self._fail(_protocol_fault(f"its answer is not HTTP: {error}"))
-        # Only what is unfinished is measured so: the read that ends a head may hold body as well.
-        if self._head_bytes > HEAD_BYTES_MAX and not self.is_complete:
-            what = "what stands around the body" if self.has_head else "the head"
-            self._fail(_protocol_fault(f"{what} of its answer is too large"))
 
     def eof_received(self) -> bool:
         return False
