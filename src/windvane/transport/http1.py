@@ -48,7 +48,6 @@ WAYS_MAX = 1_024
 Origin = tuple[str, str, int]
 """Scheme, host and port. A kept connection serves its own origin alone."""
 
-
 NO_HEADERS: Mapping[str, str] = {}
 
 
