@@ -17,9 +17,9 @@ Laws:
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Iterator, KeysView, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -27,10 +27,9 @@ import msgspec
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.ports.transport import UpstreamRequest
+from windvane.transport.heads import END, Headers, Heads, known_head
 
 HEAD_BYTES_MAX = 64 * 1024
-HEADERS_MAX = 256
-NAME_BYTES_KEPT = 64
 PENDING_BYTES_MAX = 256 * 1024
 """Above this much unread body, the socket is not read until the reader has caught up."""
 
@@ -49,31 +48,7 @@ WAYS_MAX = 1_024
 Origin = tuple[str, str, int]
 """Scheme, host and port. A kept connection serves its own origin alone."""
 
-
-class _Headers(Mapping[str, str]):
-    """An answer's headers. Values stay as they came: providers send dozens, and two or three are read."""
-
-    __slots__ = ("_said",)
-
-    def __init__(self, said: dict[str, bytes]) -> None:
-        self._said = said
-
-    def __getitem__(self, name: str) -> str:
-        return self._said[name].decode("latin-1")
-
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """Without the exception that Mapping's own `get` makes of each header that is not there."""
-        value = self._said.get(name)
-        return default if value is None else value.decode("latin-1")
-
-    def keys(self) -> KeysView[str]:
-        return self._said.keys()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._said)
-
-    def __len__(self) -> int:
-        return len(self._said)
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class _Connection(asyncio.Protocol):
@@ -84,8 +59,11 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         # One parser for all answers: a kept connection's last answer has left it as it began.
         self._parser = httptools.HttpResponseParser(self)
-        self._names: dict[bytes, str] = {}
-        """Header names as they came, and in lower case: one origin sends the same each time."""
+        self._heads = Heads()
+        self._head = b""
+        """What has come of the answer, until its head has."""
+        self._known: Headers | None = None
+        """Its head, if it began with one of a known form."""
         self._is_asked = False
         self._waiter: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
@@ -100,7 +78,7 @@ class _Connection(asyncio.Protocol):
         self.is_complete = False
         self.idle_since = 0.0
         self.status = 0
-        self.headers: dict[str, bytes] = {}
+        self.headers: Mapping[str, str] = NO_HEADERS
 
     # what the loop calls
 
@@ -113,6 +91,11 @@ class _Connection(asyncio.Protocol):
             # Bytes nobody asked for: an answer to nothing. The connection is worth nothing now.
             self.destroy()
             return
+        if not self.has_head:
+            if not self._head and self._take_whole(data):
+                self._wake()
+                return
+            self._head += data
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -125,6 +108,23 @@ class _Connection(asyncio.Protocol):
             what = "what stands around the body" if self.has_head else "the head"
             self._fail(_protocol_fault(f"{what} of its answer is too large"))
         self._wake()
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Take an answer of a plain form that is known, if `data` is it, no less and no more."""
+        known = known_head(self._heads.plain, data)
+        if known is None:
+            return False
+        said, size = known.said, len(data)
+        end = said.end()
+        if int(said[known.form.length_place]) != size - end or size > HEAD_BYTES_MAX:
+            self._known = known
+            return False
+        self.status = 200
+        self.headers = known
+        if end < size:
+            self._pieces.append(data[end:])
+        self.has_head = self.is_complete = self._keeps_alive = True
+        return True
 
     def eof_received(self) -> bool:
         return False
@@ -151,40 +151,21 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self.is_complete:
             raise ValueError("more than one answer")
-        self.headers = {}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.has_head:
-            return  # a trailer: RFC 9110, 6.5.1 forbids to take it for a header
-        try:
-            key = self._names[name]
-        except KeyError:
-            key = self._name_of(name)
-        headers = self.headers
-        if key in headers:
-            value = b"%b, %b" % (headers[key], value)
-            is_too_much = len(value) > HEAD_BYTES_MAX
-        else:
-            is_too_much = len(headers) >= HEADERS_MAX
-        if is_too_much:
-            raise ValueError("too many headers")
-        headers[key] = value
-
-    def _name_of(self, name: bytes) -> str:
-        """A header's name in lower case; it is remembered, if it is like a name."""
-        key = name.lower().decode("latin-1")
-        if len(self._names) < HEADERS_MAX and len(name) <= NAME_BYTES_KEPT:
-            self._names[name] = key
-        return key
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._is_informational = 100 <= status < 200
+        # The parser passes over empty lines before a head.
+        text = self._head.lstrip(b"\r\n")
+        end = text.index(END) + len(END)
+        known, self._known = self._known, None
         if self._is_informational:
+            self._head = text[end:]
             return
-        # Only a read larger than the bound can hold a head as large, and it may be body.
-        if self._head_bytes > HEAD_BYTES_MAX and _size_of(self.headers) > HEAD_BYTES_MAX:
-            raise ValueError("too many headers")
+        if end > HEAD_BYTES_MAX:
+            raise ValueError("the head is too large")
+        self._head = b""
+        self.headers = self._heads.read(text[:end]) if known is None else known
         self.status = status
         self.has_head = True
         self._head_bytes = 0
@@ -205,16 +186,19 @@ class _Connection(asyncio.Protocol):
 
     # what the call does
 
-    def begin(self, request: bytes) -> None:
-        """Send a request; its answer is then waited for with `news`."""
+    def ask(self, request: bytes, heads: Heads) -> "asyncio.Future[None]":
+        """Send a request, and be awaited as `news` is. The head of its answer is read by `heads`."""
         transport = self._transport
         assert transport is not None
         if self.is_closed or transport.is_closing():
             raise error_of(_unreachable("it closed the connection at once"))
         self._is_asked = True
+        self._heads = heads
         self._head_bytes = 0
         self.has_head = self.is_complete = self._keeps_alive = False
+        self._waiter = waiter = self.loop.create_future()
         transport.write(request)
+        return waiter
 
     def news(self) -> "asyncio.Future[None]":
         """To be awaited: the next thing that happens here. Raises when nothing more can.
@@ -238,8 +222,11 @@ class _Connection(asyncio.Protocol):
         pieces = self._pieces
         if not pieces:
             return b""
-        taken = pieces.pop() if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
+        taken = pieces.pop()
+        if pieces:
+            pieces.append(taken)
+            taken = b"".join(pieces)
+            pieces.clear()
         self._pending_bytes = 0
         if self._is_paused and self._transport is not None:
             self._is_paused = False
@@ -260,6 +247,7 @@ class _Connection(asyncio.Protocol):
         )
         if is_clean:
             self._is_asked = False
+            self.headers = NO_HEADERS
             self.idle_since = now_s
         return is_clean
 
@@ -316,9 +304,21 @@ class Http1Response(msgspec.Struct, eq=False):
             self.close()
 
     def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            _give_back(self._connection, self._kept)
+        """Keep the connection if its answer was read to its end; destroy it if not.
+
+        Those that nobody took for too long are dropped on the way: they stand first.
+        """
+        if not self._is_open:
+            return
+        self._is_open = False
+        connection, kept = self._connection, self._kept
+        now_s = connection.loop.time()
+        while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
+            kept.popleft().destroy()
+        if len(kept) < IDLE_CONNECTIONS_MAX and connection.rest(now_s):
+            kept.append(connection)
+        else:
+            connection.destroy()
 
 
 class _Way(msgspec.Struct, frozen=True, eq=False):
@@ -328,6 +328,7 @@ class _Way(msgspec.Struct, frozen=True, eq=False):
     origin: Origin
     head: bytes
     kept: deque[_Connection]
+    heads: Heads
 
     def __repr__(self) -> str:
         """Without what is secret in it."""
@@ -339,11 +340,12 @@ class Http1Transport:
 
     def __init__(self) -> None:
         self._idle: dict[Origin, deque[_Connection]] = {}
+        self._heads: dict[Origin, Heads] = {}
         self._ways: dict[tuple[str, tuple[tuple[str, str], ...]], _Way] = {}
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
-        way = self._way(request)
+        way = self._ways.get((request.url, request.headers)) or self._new_way(request)
         head, kept = way.head, way.kept
         if request.credential is not None:
             # A caller's own: for this request alone, and not among the heads that are kept.
@@ -353,16 +355,18 @@ class Http1Transport:
         if connection is None:
             connection = await self._connect(way.origin, request.connect_timeout_s)
         try:
-            connection.begin(
+            body = request.body
+            await connection.ask(
                 b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-                % (head, request.request_id.encode("ascii"), len(request.body), request.body)
+                % (head, request.request_id.encode("ascii"), len(body), body),
+                way.heads,
             )
             while not connection.has_head:
                 await connection.news()
         except BaseException:
             connection.destroy()
             raise
-        return Http1Response(connection, kept, connection.status, _Headers(connection.headers))
+        return Http1Response(connection, kept, connection.status, connection.headers)
 
     async def _connect(self, origin: Origin, timeout_s: float) -> _Connection:
         scheme, host, port = origin
@@ -386,15 +390,13 @@ class Http1Transport:
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    def _way(self, request: UpstreamRequest) -> _Way:
-        key = (request.url, request.headers)
-        way = self._ways.get(key)
-        if way is None:
-            if len(self._ways) >= WAYS_MAX:
-                self._ways.clear()
-            origin, head = _write_head(request)
-            way = _Way(origin, head, self._idle.setdefault(origin, deque()))
-            self._ways[key] = way
+    def _new_way(self, request: UpstreamRequest) -> _Way:
+        if len(self._ways) >= WAYS_MAX:
+            self._ways.clear()
+        origin, head = _write_head(request)
+        kept = self._idle.setdefault(origin, deque())
+        way = _Way(origin, head, kept, self._heads.setdefault(origin, Heads()))
+        self._ways[request.url, request.headers] = way
         return way
 
     async def aclose(self) -> None:
@@ -417,24 +419,6 @@ def _take(kept: deque[_Connection]) -> _Connection | None:
             return connection
         connection.destroy()
     return None
-
-
-def _give_back(connection: _Connection, kept: deque[_Connection]) -> None:
-    """Keep a connection whose answer was read to its end; destroy any other.
-
-    Those that nobody took for too long are dropped on the way: they stand first.
-    """
-    now_s = connection.loop.time()
-    while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
-        kept.popleft().destroy()
-    if len(kept) < IDLE_CONNECTIONS_MAX and connection.rest(now_s):
-        kept.append(connection)
-    else:
-        connection.destroy()
-
-
-def _size_of(headers: dict[str, bytes]) -> int:
-    return sum(len(name) + len(value) for name, value in headers.items())
 
 
 def _write_head(request: UpstreamRequest) -> tuple[Origin, bytes]:

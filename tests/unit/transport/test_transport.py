@@ -16,6 +16,7 @@ import uvloop
 
 from windvane.core.faults import FaultKind, Retry, WindvaneError
 from windvane.ports.transport import UpstreamRequest
+from windvane.transport.heads import FORMS_MAX
 from windvane.transport.http1 import HEAD_BYTES_MAX, PENDING_BYTES_MAX, Http1Transport
 
 LIMIT_S = 5.0
@@ -602,8 +603,9 @@ async def test_trailers_without_end_are_the_end_of_the_connection(transport, nam
             await ask(transport, server.request())
 
 
-async def test_a_header_s_name_is_remembered_only_if_it_is_like_one(transport):
-    heads = iter([b"x-%s: a" % (b"n" * 50_000), b"x-short: b"])
+@pytest.mark.parametrize("count", [1, 2 * FORMS_MAX])
+async def test_of_the_forms_of_heads_only_some_short_ones_are_remembered(transport, count):
+    heads = iter([b"x-%s: a" % (b"n" * 50_000), *(b"x-%d: b" % number for number in range(count))])
 
     async def script(peer):
         while True:
@@ -611,12 +613,36 @@ async def test_a_header_s_name_is_remembered_only_if_it_is_like_one(transport):
             await peer.say(b"HTTP/1.1 200 OK\r\n" + next(heads) + b"\r\ncontent-length: 0\r\n\r\n")
 
     async with Server(script) as server:
-        for _ in range(2):
-            response = await transport.open(server.request())
-            remembered = response._connection._names
-            response.close()
+        for _ in range(1 + count):
+            await ask(transport, server.request())
         assert server.connections == 1
-        assert set(remembered) == {b"x-short", b"content-length"}
+        (heads_of_origin,) = transport._heads.values()
+        forms = heads_of_origin._any, heads_of_origin.plain
+        assert [len(known) for known in forms] == [min(count, FORMS_MAX)] * 2
+        assert forms[0][0].places.keys() == {"x-0", "content-length"}
+
+
+async def test_an_interim_answer_s_head_is_not_taken_for_the_answer_s(transport):
+    """Though it is of the same form."""
+    form = b"x-tag: %b\r\n\r\n"
+    interim = b"HTTP/1.1 103 Early Hints\r\n" + form % b"early"
+    last = b"\r\n\r\nHTTP/1.1 204 No Content\r\n" + form % b"last"
+    async with Server(answering(interim + last)) as server:
+        for _ in range(3):
+            _, headers, _ = await ask(transport, server.request())
+            assert dict(headers) == {"x-tag": "last"}
+        assert server.connections == 1
+
+
+async def test_a_connection_at_rest_holds_nothing_of_its_last_answer(transport):
+    async with Server(answering(OK)) as server:
+        for _ in range(2):
+            await ask(transport, server.request())
+        ((connection,),) = transport._idle.values()
+        assert not connection.headers
+        assert connection._known is None
+        assert connection._head == b""
+        assert not connection._pieces
 
 
 async def test_what_was_closed_reads_as_ended(transport):
