@@ -117,7 +117,9 @@ class Gcra:
             return
         unleaked = end - self._returned - ticks
         if unleaked > 0:
-            back = min(unleaked, (taken - used) * TICKS_PER_UNIT)
+            back = (taken - used) * TICKS_PER_UNIT
+            if back > unleaked:
+                back = unleaked
             self._tat -= back
             self._returned += back
 
@@ -136,7 +138,7 @@ class Gcra:
         if level <= 0:
             return RateStanding(limit, self.burst if self._full > 0 else 0, 0)
         left = self._full - level
-        reset_ms = -(-level // self._ticks_per_ms) if limit > 0 else 0
+        reset_ms = (level - 1) // self._ticks_per_ms + 1 if limit > 0 else 0
         return RateStanding(limit, left // TICKS_PER_UNIT if left > 0 else 0, reset_ms)
 
     def _level(self, now_us: int) -> int:
@@ -173,6 +175,8 @@ class RateLease:
     tokens: Taken = ()
     units: int = 0
     """How many tokens."""
+    began_us: int = 0
+    """When the first of it was taken."""
 
     def end(self, used_tokens: int, now_us: int) -> None:
         """Give slots back, and correct reserved tokens by what was used."""
@@ -211,6 +215,9 @@ def take_all(buckets: Sequence[Gcra], units: int, now_us: int) -> Taken | None:
 
 
 def _least(taken: Taken, now_us: int) -> RateStanding | None:
+    if len(taken) == 1:
+        # As nearly always: there is none to compare it with.
+        return taken[0][0].standing(now_us)
     least = None
     for bucket, _ in taken:
         standing = bucket.standing(now_us)

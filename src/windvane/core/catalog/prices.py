@@ -99,7 +99,7 @@ class Dearest(msgspec.Struct, frozen=True):
 
         `foretold_tokens_max` are billed as output besides each choice's answer.
         """
-        per_token = self.output * choices
+        per_token = self.output if choices == 1 else self.output * choices
         fixed = input_tokens_max * self.input
         if foretold_tokens_max:
             fixed += per_token * foretold_tokens_max
