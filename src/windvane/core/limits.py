@@ -118,8 +118,7 @@ class Gcra:
         unleaked = end - self._returned - ticks
         if unleaked > 0:
             back = (taken - used) * TICKS_PER_UNIT
-            if back > unleaked:
-                back = unleaked
+            back = min(back, unleaked)
             self._tat -= back
             self._returned += back
 
