@@ -6,7 +6,7 @@ from windvane.core.budgets import Standing
 from windvane.core.ledger import LedgerEntry
 
 
-class AttemptSettled(msgspec.Struct, frozen=True):
+class AttemptSettled(msgspec.Struct, frozen=True, gc=False):
     """One attempt is over and on the ledger."""
 
     entry: LedgerEntry

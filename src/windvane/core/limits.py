@@ -40,7 +40,7 @@ class RateTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
 
 
-class RateStanding(msgspec.Struct, frozen=True):
+class RateStanding(msgspec.Struct, frozen=True, gc=False):
     """What is left of one rate, for headers. `reset_ms` is when all of it is free again."""
 
     limit: int

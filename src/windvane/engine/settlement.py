@@ -31,7 +31,7 @@ from windvane.core.routing.decision import Candidate
 from windvane.core.usage import NOTHING_USED, Certainty, Usage
 from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.bounding import Bound, Bounder, amount_expected
-from windvane.engine.waiting_room import Admission, WaitingRoom
+from windvane.engine.waiting_room import FREE, Admission, WaitingRoom
 from windvane.ports.clock import Clock
 from windvane.ports.observer import Observer, hearing
 from windvane.ports.stores import BudgetStore, Journal
@@ -288,7 +288,11 @@ class Settlement:
         self._journal.settle(entry)
         attempt.usage = usage
         attempt.entry = entry
-        self._release(attempt, entry, usage, now_s)
+        if attempt.lease is not None or attempt.admission is not FREE:
+            self._correct(attempt, entry, usage, now_s)
+        marked = self._budgets.settle(entry.attempt_id, cost or 0)
+        if marked:
+            self._alerts.look(marked, entry.started_at_us)
         exchange.pay(cost)
         held = hold.hold_nano_usd
         if cost is not None and held is not None and cost > held:
@@ -331,9 +335,8 @@ class Settlement:
         for observer in self._observers:
             observer.on(event)
 
-    def _release(self, attempt: Attempt, entry: LedgerEntry, usage: Usage, now_s: float) -> None:
-        """End what the attempt held of budgets and of rates. What is not known for certain gives
-        nothing back."""
+    def _correct(self, attempt: Attempt, entry: LedgerEntry, usage: Usage, now_s: float) -> None:
+        """End what the attempt held of rates. What is not known for certain gives nothing back."""
         lease, admission = attempt.lease, attempt.admission
         is_counted = isinstance(admission, Admission) and admission.taken is not None
         if lease is not None or is_counted:
@@ -344,9 +347,6 @@ class Settlement:
                 lease.end(used, int(now_s * MICROSECONDS))
             if isinstance(admission, Admission):
                 self._room.correct(admission, used)
-        marked = self._budgets.settle(entry.attempt_id, entry.cost_nano_usd or 0)
-        if marked:
-            self._alerts.look(marked, entry.started_at_us)
 
     def _cost(self, attempt: Attempt, usage: Usage, certainty: Certainty) -> NanoUsd | None:
         held = attempt.hold.hold_nano_usd

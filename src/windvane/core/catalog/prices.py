@@ -62,7 +62,7 @@ def cost(price: Price, usage: Usage, multiplier_permille: int = PERMILLE) -> Nan
     return round_up(amount * multiplier_permille, UNITS_PER_PRICE * PERMILLE)
 
 
-class WorstCase(msgspec.Struct, frozen=True):
+class WorstCase(msgspec.Struct, frozen=True, gc=False):
     """An upper bound for a request, by how long its answer may be: so much whatever is answered, and so
     much for each token, both in `divisor`ths of a nano-dollar."""
 

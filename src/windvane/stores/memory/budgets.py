@@ -79,7 +79,7 @@ class _Purse:
         self.is_written = True
 
 
-class _Hold(msgspec.Struct):
+class _Hold(msgspec.Struct, gc=False):
     """Who holds how much, and since when."""
 
     purse: _Purse
