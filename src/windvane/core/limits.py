@@ -86,15 +86,15 @@ class Gcra:
         A request for more than the burst is admitted when the bucket is empty, and leaves a debt:
         refused for ever, it could never be made smaller by waiting.
         """
-        ticks = now_us * self.limit
+        ticks, asked = now_us * self.limit, units * TICKS_PER_UNIT
         tat = self._tat
         if tat <= ticks:
             if self._full < 0:
                 return None
             tat = ticks
-        elif tat - ticks + units * TICKS_PER_UNIT > self._full:
+        elif tat - ticks + asked > self._full:
             return None
-        self._tat = tat = tat + units * TICKS_PER_UNIT
+        self._tat = tat = tat + asked
         return tat + self._returned
 
     def untake(self, units: int) -> None:
