@@ -12,7 +12,7 @@ class AttemptSettled(msgspec.Struct, frozen=True, gc=False):
     entry: LedgerEntry
 
 
-class ExchangeEnded(msgspec.Struct, frozen=True):
+class ExchangeEnded(msgspec.Struct, frozen=True, gc=False):
     """One request has its answer, or its error. `status` is what the caller was told.
 
     `overhead_s` is the duration less the time spent waiting for providers.

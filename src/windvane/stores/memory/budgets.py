@@ -163,7 +163,7 @@ class MemoryBudgets:
 
     def _forget_found(self) -> None:
         for purse in self._found.values():
-            # Some are held from still, and where limits change marks are set anew.
+            # There may be holds in it yet, and where limits change marks are set anew.
             purse.mark_until = UNKNOWN
         self._found.clear()
 
@@ -262,6 +262,7 @@ class MemoryBudgets:
             return ()
         self._write_up()
         marked = settle(purse.accounts, amount, cost)
+        # A purse that was forgotten would not hear of marks that are set anew.
         if not marked and self._found.get(purse.scopes) is purse:
             nearest = min(account.mark - account.spent for account in purse.accounts)
             purse.mark_until = self._spent + nearest
