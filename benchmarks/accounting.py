@@ -99,7 +99,7 @@ class _NoAdmission(Admission):
     def gate(self, exchange: Exchange) -> None:
         pass
 
-    def take_tokens(self, exchange: Exchange) -> None:
+    def take_tokens(self, exchange: Exchange, now_us: int | None = None) -> None:
         pass
 
     def take_for_attempt(self, exchange: Exchange, model: str) -> RateLease | None:

@@ -140,8 +140,8 @@ class KeepsHolds(MemoryBudgets):
 class LooksAtOneScope(MemoryBudgets):
     """Only the key's own budget is held."""
 
-    def accounts(self, scopes: Any, at_us: int) -> tuple[Account, ...]:
-        return super().accounts(tuple(scopes)[1:2], at_us)
+    def _find(self, scopes: Any, at_us: int) -> tuple[Account, ...]:
+        return super()._find(tuple(scopes)[1:2], at_us)
 
 
 @pytest.mark.parametrize(

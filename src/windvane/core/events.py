@@ -6,13 +6,13 @@ from windvane.core.budgets import Standing
 from windvane.core.ledger import LedgerEntry
 
 
-class AttemptSettled(msgspec.Struct, frozen=True):
+class AttemptSettled(msgspec.Struct, frozen=True, gc=False):
     """One attempt is over and on the ledger."""
 
     entry: LedgerEntry
 
 
-class ExchangeEnded(msgspec.Struct, frozen=True):
+class ExchangeEnded(msgspec.Struct, frozen=True, gc=False):
     """One request has its answer, or its error. `status` is what the caller was told.
 
     `overhead_s` is the duration less the time spent waiting for providers.

@@ -19,7 +19,7 @@ JOINED = "joined"
 FREE = (HIT, JOINED)
 
 
-class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
+class LedgerEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one attempt was, used and cost. Field order is the journal's format: only append.
 
     `cost_nano_usd` is None when the price is unknown, which is not zero. `hold_nano_usd` is the worst

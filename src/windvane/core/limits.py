@@ -40,7 +40,7 @@ class RateTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
 
 
-class RateStanding(msgspec.Struct, frozen=True):
+class RateStanding(msgspec.Struct, frozen=True, gc=False):
     """What is left of one rate, for headers. `reset_ms` is when all of it is free again."""
 
     limit: int
@@ -86,15 +86,15 @@ class Gcra:
         A request for more than the burst is admitted when the bucket is empty, and leaves a debt:
         refused for ever, it could never be made smaller by waiting.
         """
-        ticks = now_us * self.limit
+        ticks, asked = now_us * self.limit, units * TICKS_PER_UNIT
         tat = self._tat
         if tat <= ticks:
             if self._full < 0:
                 return None
             tat = ticks
-        elif tat - ticks + units * TICKS_PER_UNIT > self._full:
+        elif tat - ticks + asked > self._full:
             return None
-        self._tat = tat = tat + units * TICKS_PER_UNIT
+        self._tat = tat = tat + asked
         return tat + self._returned
 
     def untake(self, units: int) -> None:
@@ -117,7 +117,8 @@ class Gcra:
             return
         unleaked = end - self._returned - ticks
         if unleaked > 0:
-            back = min(unleaked, (taken - used) * TICKS_PER_UNIT)
+            back = (taken - used) * TICKS_PER_UNIT
+            back = min(back, unleaked)
             self._tat -= back
             self._returned += back
 
@@ -136,7 +137,7 @@ class Gcra:
         if level <= 0:
             return RateStanding(limit, self.burst if self._full > 0 else 0, 0)
         left = self._full - level
-        reset_ms = -(-level // self._ticks_per_ms) if limit > 0 else 0
+        reset_ms = (level - 1) // self._ticks_per_ms + 1 if limit > 0 else 0
         return RateStanding(limit, left // TICKS_PER_UNIT if left > 0 else 0, reset_ms)
 
     def _level(self, now_us: int) -> int:
@@ -173,6 +174,8 @@ class RateLease:
     tokens: Taken = ()
     units: int = 0
     """How many tokens."""
+    began_us: int = 0
+    """When the first of it was taken."""
 
     def end(self, used_tokens: int, now_us: int) -> None:
         """Give slots back, and correct reserved tokens by what was used."""
@@ -211,6 +214,9 @@ def take_all(buckets: Sequence[Gcra], units: int, now_us: int) -> Taken | None:
 
 
 def _least(taken: Taken, now_us: int) -> RateStanding | None:
+    if len(taken) == 1:
+        # As nearly always: there is none to compare it with.
+        return taken[0][0].standing(now_us)
     least = None
     for bucket, _ in taken:
         standing = bucket.standing(now_us)

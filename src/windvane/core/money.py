@@ -28,7 +28,7 @@ AMOUNT_MAX = (1 << 63) - 1
 def round_up(amount: int, divisor: int = UNITS_PER_PRICE) -> NanoUsd:
     """Divide `amount` by `divisor`, rounding up to a whole nano-dollar, of which there are at most
     `AMOUNT_MAX`."""
-    rounded = -(-amount // divisor)
+    rounded = (amount + (divisor - 1)) // divisor
     if rounded > AMOUNT_MAX:
         return NanoUsd(AMOUNT_MAX)
     return rounded  # type: ignore[return-value]  # to call a NewType costs more than to divide

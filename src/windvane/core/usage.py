@@ -16,7 +16,7 @@ class Certainty(StrEnum):
     """Nothing is known: the whole worst case counts as spent."""
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one attempt. Field names follow OpenTelemetry's GenAI conventions.
 
     `input_tokens` includes the cached ones (OpenAI and Mistral report it so; a codec for a provider

@@ -30,7 +30,8 @@ from windvane.ports.stores import LimitStore
 ANONYMOUS = Principal(key_id="anonymous")
 IN_PROCESS = Principal(key_id="in-process")
 
-US_PER_S = 1_000_000
+US_PER_S = 1e6
+"""A float, as seconds are: an integer would be made into one each time."""
 OUTPUT_TOKENS_EXPECTED = 256
 """Taken of a rate for an answer whose caller set no bound; usage corrects it."""
 _EXACT = Certainty.EXACT  # to look it up in its enumeration takes as long as a call
@@ -110,14 +111,16 @@ class Admission:
         refusal = self._limits.take_request(exchange.scopes, lease, now_us)
         if refusal is not None:
             raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
+        lease.began_us = now_us
         exchange.lease = lease
 
-    def take_tokens(self, exchange: Exchange) -> None:
-        """Take the tokens the exchange may use, by estimate, or raise."""
+    def take_tokens(self, exchange: Exchange, now_us: int | None = None) -> None:
+        """Take the tokens the exchange may use, by estimate, or raise. `now_us` is for who knows it."""
         lease = exchange.lease
         if lease is None:
             return
-        now_us = self.now_us()
+        if now_us is None:
+            now_us = self.now_us()
         tokens = tokens_expected(exchange)
         refusal = self._limits.take_tokens(exchange.scopes, tokens, lease, now_us)
         if refusal is not None:

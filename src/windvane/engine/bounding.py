@@ -50,7 +50,7 @@ _PROMPTED = frozenset(("tools", "functions", "response_format"))
 """Fields to which a provider may add a prompt of its own."""
 
 
-class Bound(msgspec.Struct, frozen=True):
+class Bound(msgspec.Struct, frozen=True, gc=False):
     """What is held for an attempt, and the limit of output sent with it.
 
     `hold_nano_usd` is None for an unknown price (and no budget). `output_tokens_max` is None when the

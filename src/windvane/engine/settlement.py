@@ -31,7 +31,7 @@ from windvane.core.routing.decision import Candidate
 from windvane.core.usage import NOTHING_USED, Certainty, Usage
 from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.bounding import Bound, Bounder, amount_expected
-from windvane.engine.waiting_room import Admission, WaitingRoom
+from windvane.engine.waiting_room import FREE, Admission, WaitingRoom
 from windvane.ports.clock import Clock
 from windvane.ports.observer import Observer, hearing
 from windvane.ports.stores import BudgetStore, Journal
@@ -106,10 +106,8 @@ class Settlement:
         is held then.
         """
         deployment = candidate.deployment
-        number = len(exchange.attempts) + 1
+        number, attempt_id = _next_attempt(exchange)
         amount, at_us = bound.hold_nano_usd, bound.at_us
-        # Most are the first: a number is written out only for the others.
-        attempt_id = exchange.id + "-1" if number == 1 else f"{exchange.id}-{number}"
         model = bound.resolved_model
         hold = _entry(
             attempt_id, exchange, deployment, model, number, at_us, _ASSUMED, amount, "unknown"
@@ -131,7 +129,7 @@ class Settlement:
             exchange.clamped_to = bound.output_tokens_max
         elif exchange.clamped_to is not None:
             exchange.clamped_to = None
-        exchange.attempts = [*exchange.attempts, attempt]
+        exchange.attempts.append(attempt)
         return attempt
 
     def _price(self, deployment: Deployment, at_us: int) -> Price | None:
@@ -290,7 +288,11 @@ class Settlement:
         self._journal.settle(entry)
         attempt.usage = usage
         attempt.entry = entry
-        self._release(attempt, entry, usage, now_s)
+        if attempt.lease is not None or attempt.admission is not FREE:
+            self._correct(attempt, entry, usage, now_s)
+        marked = self._budgets.settle(entry.attempt_id, cost or 0)
+        if marked:
+            self._alerts.look(marked, entry.started_at_us)
         exchange.pay(cost)
         held = hold.hold_nano_usd
         if cost is not None and held is not None and cost > held:
@@ -312,40 +314,29 @@ class Settlement:
             observer.on(event)
 
     def record_free(
-        self, exchange: Exchange, deployment: Deployment, outcome: str, saved: NanoUsd | int | None
+        self,
+        exchange: Exchange,
+        deployment: Deployment,
+        outcome: str,
+        saved: int | None,
+        now_us: int,
     ) -> None:
         """Put an answer on the ledger for which nobody was asked: it cost nothing, and saved `saved`."""
-        number = len(exchange.attempts) + 1
+        number, attempt_id = _next_attempt(exchange)
+        model = deployment.resolved_model
         entry = _entry(
-            f"{exchange.id}-{number}",
-            exchange,
-            deployment,
-            deployment.resolved_model,
-            number,
-            self._clock.wall_us(),
-            _EXACT,
-            ZERO,
-            outcome,
-            saved=None if saved is None else NanoUsd(saved),
+            attempt_id, exchange, deployment, model, number, now_us, _EXACT, ZERO, outcome, saved
         )
         self._journal.settle(entry)
-        exchange.answered_by = Attempt(
-            id=entry.attempt_id,
-            number=number,
-            deployment=deployment,
-            hold=entry,
-            started_s=self._clock.monotonic_s(),
-            state=_SETTLED,
-            usage=NOTHING_USED,
-            entry=entry,
-        )
-        event = AttemptSettled(entry=entry)
+        attempt = Attempt(attempt_id, number, deployment, entry, self._clock.monotonic_s())
+        attempt.state, attempt.usage, attempt.entry = _SETTLED, NOTHING_USED, entry
+        exchange.answered_by = attempt
+        event = AttemptSettled(entry)
         for observer in self._observers:
             observer.on(event)
 
-    def _release(self, attempt: Attempt, entry: LedgerEntry, usage: Usage, now_s: float) -> None:
-        """End what the attempt held of budgets and of rates. What is not known for certain gives
-        nothing back."""
+    def _correct(self, attempt: Attempt, entry: LedgerEntry, usage: Usage, now_s: float) -> None:
+        """End what the attempt held of rates. What is not known for certain gives nothing back."""
         lease, admission = attempt.lease, attempt.admission
         is_counted = isinstance(admission, Admission) and admission.taken is not None
         if lease is not None or is_counted:
@@ -356,9 +347,6 @@ class Settlement:
                 lease.end(used, int(now_s * MICROSECONDS))
             if isinstance(admission, Admission):
                 self._room.correct(admission, used)
-        marked = self._budgets.settle(entry.attempt_id, entry.cost_nano_usd or 0)
-        if marked:
-            self._alerts.look(marked, entry.started_at_us)
 
     def _cost(self, attempt: Attempt, usage: Usage, certainty: Certainty) -> NanoUsd | None:
         held = attempt.hold.hold_nano_usd
@@ -382,6 +370,13 @@ class Settlement:
         return amount
 
 
+def _next_attempt(exchange: Exchange) -> tuple[int, str]:
+    """The number and the name of the next attempt. Most are the first: a number is written out only for
+    the others."""
+    number = len(exchange.attempts) + 1
+    return number, exchange.id + "-1" if number == 1 else f"{exchange.id}-{number}"
+
+
 def _entry(
     attempt_id: str,
     exchange: Exchange,
@@ -392,8 +387,7 @@ def _entry(
     certainty: Certainty,
     amount: NanoUsd | None,
     outcome: str,
-    *,
-    saved: NanoUsd | None = None,
+    saved: int | None = None,
 ) -> LedgerEntry:
     """What the ledger says of an attempt as it begins, or of an answer that needed none."""
     principal, decision, request = exchange.principal, exchange.decision, exchange.request
@@ -421,7 +415,7 @@ def _entry(
         outcome,
         client_request_id=exchange.client_request_id,
         user=exchange.user,
-        saved_nano_usd=saved,
+        saved_nano_usd=saved,  # type: ignore[arg-type]  # to call a NewType takes as long as a field
     )
 
 

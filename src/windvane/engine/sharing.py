@@ -88,8 +88,9 @@ class Sharing:
             return self._find(exchange, snapshot, ask)
         if wish_said(exchange).only_if_cached:
             raise _not_cached()
-        if exchange.lease is not None:
-            self._admission.take_tokens(exchange)
+        if (lease := exchange.lease) is not None:
+            # The loop has not turned since the exchange passed the gate: it is the same moment.
+            self._admission.take_tokens(exchange, lease.began_us)
         return self._dispatch.run(exchange, snapshot)
 
     async def _find(self, exchange: Exchange, snapshot: Snapshot, ask: Ask) -> Answer:
@@ -256,7 +257,8 @@ class Sharing:
         saved = attempt.entry.cost_nano_usd if attempt.entry is not None else None
         followed = exchange.answered_by
         exchange.upstream_s += self._clock.monotonic_s() - exchange.received_s
-        self._settlement.record_free(exchange, attempt.deployment, JOINED, saved)
+        now_us = self._clock.wall_us()
+        self._settlement.record_free(exchange, attempt.deployment, JOINED, saved, now_us)
         if followed is not None and exchange.answered_by is not None:
             exchange.answered_by.first_chunk_s = followed.first_chunk_s
 
@@ -266,7 +268,9 @@ class Sharing:
         exchange.cache_status = "hit"
         exchange.cache_age_s = entry.age_s(now_us)
         exchange.cache_ttl_s = (found.fresh_until_us - now_us) // 1_000_000
-        self._settlement.record_free(exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd)
+        self._settlement.record_free(
+            exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd, now_us
+        )
         fresh_id = "chatcmpl-" + exchange.id.removeprefix("req_")
         assert entry.completion is not None
         completion = msgspec.structs.replace(

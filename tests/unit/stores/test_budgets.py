@@ -7,7 +7,7 @@ stores at the end do what others have been seen to do; the same bench must catch
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import cache
@@ -25,6 +25,7 @@ from windvane.core.budgets import (
     BudgetTerms,
     Period,
     bounds,
+    hold,
     is_any_used,
     settle,
     tightest,
@@ -541,6 +542,70 @@ def test_the_walk_through_everything_catches(broken: Store) -> None:
 def test_the_long_walk_catches(broken: Store) -> None:
     with pytest.raises(AssertionError):
         Walk(broken, 1).go(STEPS)
+
+
+class Eager:
+    """What a store is that changes each account at once."""
+
+    def __init__(self, limits: dict[Scope, BudgetTerms]) -> None:
+        self.accounts = {
+            scope: Account(scope, Period.TOTAL, START_US, said.total)
+            for scope, said in limits.items()
+        }
+        self.holds: dict[str, tuple[list[Account], int]] = {}
+
+    def of(self, scopes: tuple[Scope, ...]) -> list[Account]:
+        return [self.accounts[scope] for scope in scopes if scope in self.accounts]
+
+    def hold(self, attempt: str, scopes: tuple[Scope, ...], amount: int) -> Account | None:
+        accounts = self.of(scopes)
+        refusing = hold(accounts, amount)
+        if refusing is None:
+            self.holds[attempt] = accounts, amount
+        return refusing
+
+    def settle(self, attempt: str, cost: int) -> list[Account]:
+        return settle(*self.holds.pop(attempt), cost)
+
+
+def _marked(accounts: Sequence[Account], step: int) -> list[tuple[Scope, int]]:
+    """Which have come to their mark, and with how much; each is given another."""
+    for account in accounts:
+        account.mark = account.spent + step
+    return [(account.scope, account.spent) for account in accounts]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_not_written_up_is_refused_and_told_of_as_if_it_were(seed: int) -> None:
+    """Nobody looks at an account for hundreds of steps, in which limits change now and then."""
+    rng = Random(seed)
+    names = SCOPES[:5]
+    limits = {scope: terms(total=rng.randrange(2_000)) for scope in names}
+    store, eager = MemoryBudgets(BudgetTable(limits), {}, START_US), Eager(limits)
+    for number in range(1_500):
+        step = rng.random()
+        if step < 0.5:
+            scopes, amount = rng.choice(MIXES), rng.randrange(40)
+            # As the engine asks before it holds.
+            room = store.room(scopes, START_US, amount)
+            free = min(account.free for account in eager.of(scopes))
+            assert room is not None and min(amount, free) <= room <= free
+            refusing = store.hold(f"{number}", scopes, amount, START_US)
+            expected = eager.hold(f"{number}", scopes, amount)
+            assert (refusing and refusing.scope) == (expected and expected.scope)
+        elif step < 0.96 and eager.holds:
+            attempt = rng.choice(list(eager.holds))
+            cost, to_next = rng.randrange(eager.holds[attempt][1] + 2), rng.randrange(1, 2_000)
+            marked = _marked(store.settle(attempt, cost), to_next)
+            assert marked == _marked(eager.settle(attempt, cost), to_next)
+        else:
+            limits[rng.choice(names)] = terms(total=rng.randrange(4_000))
+            store.change(BudgetTable(limits))
+            for account in eager.accounts.values():
+                account.set_limit(limits[account.scope].total)
+    for account in store.accounts(names, START_US):
+        same = eager.accounts[account.scope]
+        assert (account.spent, account.held) == (same.spent, same.held)
 
 
 # Single cases, as sentences.

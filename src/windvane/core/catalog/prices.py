@@ -62,7 +62,7 @@ def cost(price: Price, usage: Usage, multiplier_permille: int = PERMILLE) -> Nan
     return round_up(amount * multiplier_permille, UNITS_PER_PRICE * PERMILLE)
 
 
-class WorstCase(msgspec.Struct, frozen=True):
+class WorstCase(msgspec.Struct, frozen=True, gc=False):
     """An upper bound for a request, by how long its answer may be: so much whatever is answered, and so
     much for each token, both in `divisor`ths of a nano-dollar."""
 
@@ -99,7 +99,7 @@ class Dearest(msgspec.Struct, frozen=True):
 
         `foretold_tokens_max` are billed as output besides each choice's answer.
         """
-        per_token = self.output * choices
+        per_token = self.output if choices == 1 else self.output * choices
         fixed = input_tokens_max * self.input
         if foretold_tokens_max:
             fixed += per_token * foretold_tokens_max

@@ -5,8 +5,10 @@ are made when they are first needed, and for a new period with nothing spent. Th
 are kept: when the clock is set back over midnight, the day before is paid from again. How far back
 what was spent is known is remembered; what comes before counts as of then.
 
-No account can have lost more than all together since it was last looked at. So what was found free, less
-all that was taken since, is free still, and most requests need not look at each account again.
+A row of scopes has a *purse*: its accounts, and what befell all of them alike and is not *written up* in
+each yet. No account can have lost more than all together since it was last looked at; so what was found
+free, less all that was taken since, is free still, and most holds and settlements are noted in the purse
+alone. Before anyone looks at an account, everything is written up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,13 +41,58 @@ FOUND_MAX = 10_000
 """Above this many, what was found is looked for anew: scopes may be named by callers."""
 
 
-class _Hold(msgspec.Struct):
+UNKNOWN = -NEVER
+"""How far it is to a limit or a mark, before it is looked at: below every sum, so that it will be."""
+
+
+class _Purse:
+    """The accounts of a row of scopes. What was given back to each, less what was held, and what it cost
+    are not written up yet."""
+
+    __slots__ = (
+        "accounts",
+        "back",
+        "cost",
+        "free_until",
+        "half_until",
+        "is_written",
+        "mark_until",
+        "scopes",
+    )
+
+    def __init__(self, scopes: tuple[Scope, ...], accounts: tuple[Account, ...]) -> None:
+        self.scopes = scopes
+        self.accounts = accounts
+        self.back = 0
+        self.cost = 0
+        self.is_written = True
+        self.free_until: int | None = UNKNOWN
+        """What may be taken in all before an account has nothing free; None without a limit."""
+        self.half_until = UNKNOWN
+        """The same, before half of a limit is used."""
+        self.mark_until = UNKNOWN
+        """What may be spent in all before an account comes to its mark."""
+
+    def write_up(self) -> None:
+        settle(self.accounts, self.back, self.cost)
+        self.back = self.cost = 0
+        self.is_written = True
+
+
+class _Hold(msgspec.Struct, gc=False):
     """Who holds how much, and since when."""
 
-    scopes: tuple[Scope, ...]
-    accounts: tuple[Account, ...]
+    purse: _Purse
     amount: int
     at_us: int
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        return self.purse.scopes
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        return self.purse.accounts
 
 
 class MemoryBudgets:
@@ -61,60 +108,64 @@ class MemoryBudgets:
         self._accounts: dict[tuple[Scope, Period], list[Account]] = {}
         self._known_since_us: dict[tuple[Scope, Period], int] = {}
         self._holds: dict[str, _Hold] = {}
-        self._found: dict[tuple[Scope, ...], tuple[Account, ...]] = {}
+        self._found: dict[tuple[Scope, ...], _Purse] = {}
         self._found_from_us = 0
         self._found_until_us = 0
+        self._unwritten: list[_Purse] = []
         self._taken = 0
         """All that was ever taken from accounts; what was given back is not looked at."""
-        self._free_until: dict[tuple[Scope, ...], int | None] = {}
-        """By how much `_taken` must be for any of these accounts to have nothing free; None for those
-        without a limit."""
-        self._half_until: dict[tuple[Scope, ...], int] = {}
-        """The same, for half of a limit to be used."""
+        self._spent = 0
+        """All that was ever spent of them."""
 
     def accounts(self, scopes: tuple[Scope, ...], at_us: int) -> tuple[Account, ...]:
-        if not self._found_from_us <= at_us < self._found_until_us:
-            self._turn_to_day_of(at_us)
-        found = self._found.get(scopes)
-        if found is None:
-            if len(self._found) >= FOUND_MAX:
-                self._forget_found()
-            found = self._found[scopes] = self._find(scopes, at_us)
-        return found
+        purse = self._purse(scopes, at_us)
+        self._write_up()
+        return purse.accounts
 
-    def room(self, scopes: tuple[Scope, ...], at_us: int, wanted: int = 0) -> int | None:
+    def _purse(self, scopes: tuple[Scope, ...], at_us: int) -> _Purse:
         if not self._found_from_us <= at_us < self._found_until_us:
             self._turn_to_day_of(at_us)
         try:
-            until = self._free_until[scopes]
+            return self._found[scopes]
         except KeyError:
-            until = self._measure(scopes, at_us)
-        if until is None:
-            return None
-        if (room := until - self._taken) >= wanted:
-            return room
-        until = self._measure(scopes, at_us)
+            if len(self._found) >= FOUND_MAX:
+                self._forget_found()
+            purse = self._found[scopes] = _Purse(scopes, self._find(scopes, at_us))
+            return purse
+
+    def _write_up(self) -> None:
+        for purse in self._unwritten:
+            purse.write_up()
+        self._unwritten.clear()
+
+    def room(self, scopes: tuple[Scope, ...], at_us: int, wanted: int = 0) -> int | None:
+        purse = self._purse(scopes, at_us)
+        until = purse.free_until
+        if until is not None and until - self._taken < wanted:
+            until = self._measure(purse)
         return None if until is None else until - self._taken
 
-    def _measure(self, scopes: tuple[Scope, ...], at_us: int) -> int | None:
-        account = tightest(self.accounts(scopes, at_us))
-        until = self._free_until[scopes] = None if account is None else account.free + self._taken
+    def _measure(self, purse: _Purse) -> int | None:
+        """What may be taken in all before one of these accounts has nothing free."""
+        self._write_up()
+        account = tightest(purse.accounts)
+        until = purse.free_until = None if account is None else account.free + self._taken
         return until
 
     def is_used(self, scopes: tuple[Scope, ...], at_us: int, permille: int) -> bool:
-        if not self._found_from_us <= at_us < self._found_until_us:
-            self._turn_to_day_of(at_us)
-        if permille > HALF_PERMILLE and self._half_until.get(scopes, 0) > self._taken:
+        purse = self._purse(scopes, at_us)
+        if permille > HALF_PERMILLE and purse.half_until > self._taken:
             return False
-        accounts = self.accounts(scopes, at_us)
-        above_half = min((account.free - account.half for account in accounts), default=NEVER)
-        self._half_until[scopes] = above_half + self._taken
-        return is_any_used(accounts, permille)
+        self._write_up()
+        above_half = min((account.free - account.half for account in purse.accounts), default=NEVER)
+        purse.half_until = above_half + self._taken
+        return is_any_used(purse.accounts, permille)
 
     def _forget_found(self) -> None:
+        for purse in self._found.values():
+            # There may be holds in it yet, and where limits change marks are set anew.
+            purse.mark_until = UNKNOWN
         self._found.clear()
-        self._free_until.clear()
-        self._half_until.clear()
 
     def _turn_to_day_of(self, at_us: int) -> None:
         """All periods begin and end with a day: within one, what was found stays."""
@@ -184,21 +235,46 @@ class MemoryBudgets:
     def hold(
         self, attempt_id: str, scopes: tuple[Scope, ...], amount: int, at_us: int
     ) -> Account | None:
-        accounts = self.accounts(scopes, at_us)
+        purse = self._purse(scopes, at_us)
         assert attempt_id not in self._holds, f"{attempt_id} is held twice"
-        if accounts and (refusing := hold(accounts, amount)) is not None:
-            return refusing
-        self._taken += amount
-        self._holds[attempt_id] = _Hold(scopes, accounts, amount, at_us)
+        if purse.accounts:
+            until = purse.free_until
+            if until is None or until - self._taken >= amount:
+                self._note(purse, -amount, 0)
+            else:
+                self._write_up()
+                if (refusing := hold(purse.accounts, amount)) is not None:
+                    return refusing
+            self._taken += amount
+        self._holds[attempt_id] = _Hold(purse, amount, at_us)
         return None
 
     def settle(self, attempt_id: str, cost: int) -> Sequence[Account]:
         held = self._holds.pop(attempt_id, None)
-        if held is None or not held.accounts:
+        if held is None or not held.purse.accounts:
             return ()
-        if cost > held.amount:
-            self._taken += cost - held.amount
-        return settle(held.accounts, held.amount, cost)
+        purse, amount = held.purse, held.amount
+        if cost > amount:
+            self._taken += cost - amount
+        self._spent += cost
+        if self._spent < purse.mark_until:
+            self._note(purse, amount, cost)
+            return ()
+        self._write_up()
+        marked = settle(purse.accounts, amount, cost)
+        # A purse that was forgotten would not hear of marks that are set anew.
+        if not marked and self._found.get(purse.scopes) is purse:
+            nearest = min(account.mark - account.spent for account in purse.accounts)
+            purse.mark_until = self._spent + nearest
+        return marked
+
+    def _note(self, purse: _Purse, back: int, cost: int) -> None:
+        """What is to be written up in the accounts of a purse."""
+        purse.back += back
+        purse.cost += cost
+        if purse.is_written:
+            purse.is_written = False
+            self._unwritten.append(purse)
 
     @property
     def open_holds(self) -> int:
@@ -220,7 +296,7 @@ class MemoryBudgets:
         self._known_since_us[scope, period] = account.starts_at_us
         for held in self._holds.values():
             if scope in held.scopes and held.at_us >= account.starts_at_us:
-                held.accounts = (*held.accounts, account)
+                held.purse = _Purse(held.scopes, (*held.accounts, account))
                 account.held += held.amount
         self._forget_found()
         return account
@@ -239,6 +315,7 @@ class MemoryBudgets:
     def change(self, table: BudgetTable) -> None:
         """From now, `table` says what may be spent. Accounts keep what they have counted."""
         self.table = table
+        self._write_up()
         for (scope, period), kept in self._accounts.items():
             terms = table.of(scope)
             limit = None if terms is None else dict(terms.limits()).get(period)
@@ -247,6 +324,7 @@ class MemoryBudgets:
         self._forget_found()
 
     def standings(self, at_us: int) -> Sequence[Standing]:
+        self._write_up()
         # Scopes named one by one have an account before they are first used.
         for scope in self.table.terms:
             if not scope.endswith(":*"):

@@ -39,16 +39,17 @@ class MemoryLimits:
     ) -> RateRefusal | None:
         """One request: a slot, and a place in each rate."""
         found = self._found.get(scopes) or self._find(scopes, now_us)
-        for slots in found.slots:
+        every = found.slots
+        for slots in every:
             if slots.running >= slots.limit:
-                scope = found.slots_of[found.slots.index(slots)]
+                scope = found.slots_of[every.index(slots)]
                 return RateRefusal(scope=scope, what="concurrency", limit=slots.limit, wait_us=None)
         taken = take_all(found.requests, 1, now_us)
         if taken is None:
             return _refusal("requests", found.requests, found.requests_of, 1, now_us)
-        for slots in found.slots:
+        for slots in every:
             slots.running += 1
-        lease.slots, lease.requests = found.slots, taken
+        lease.slots, lease.requests = every, taken
         return None
 
     def take_tokens(
