@@ -192,8 +192,6 @@ class Engine:
         )
         self.cache = cache
         self.recall = Recall()
-        self.cache_lookups: dict[str, int] = {}
-        """Ended exchanges, by what the cache did for them."""
         self.invalidations = invalidations
 
     def accept(
@@ -372,8 +370,6 @@ class Engine:
         if exchange.lease is not None:
             self._admission.end(exchange)
         event = _end_of(exchange, status, now_s)
-        lookups = self.cache_lookups
-        lookups[exchange.cache_status] = lookups.get(exchange.cache_status, 0) + 1
         for observer in self._observers:
             observer.on(event)
 
