@@ -133,9 +133,10 @@ class Dispatch:
                     admission = self._admit_now(exchange, plan)
                     if admission is None:
                         admission = await self._admit(exchange, snapshot, plan, watchdog)
-                    attempt, sent = self._begin(exchange, plan, admission)
+                    attempt, asked = self._reserve(exchange, plan, admission)
+                    self._health.sent(attempt.deployment, attempt.started_s)
                     try:
-                        answer = await ask(exchange, attempt, sent, plan.upstream, watchdog)
+                        answer = await ask(exchange, attempt, asked, plan.upstream, watchdog)
                     except WindvaneError as error:
                         raise self._failed(exchange, attempt, plan, error) from error
                     except BaseException:
@@ -203,30 +204,36 @@ class Dispatch:
         exchange.queued_s += admission.waited_s
         return admission
 
-    def _begin(
+    def _reserve(
         self, exchange: Exchange, plan: _Plan, admission: UpstreamAdmission
     ) -> tuple[Attempt, UpstreamRequest]:
-        """An attempt at the current candidate, held and ready to be sent; what raises gives the leave
-        for it back. Once it has begun it is to be settled."""
-        upstream = plan.upstream
+        """Step 7: the worst case is held, and the request written with the limit that it needs.
+
+        One step of the loop: what is left of a budget cannot change in the midst of it. Whatever
+        raises, nothing is held, and the leave to send is given back.
+        """
+        deployment, upstream, lease = plan.current.deployment, plan.upstream, None
         try:
-            attempt, body = self._reserve(exchange, plan)
+            bound = self._settlement.bound(exchange, deployment)
+            asked = exchange.request
+            if bound.output_tokens_max is not None:
+                asked = limited(asked, bound.output_tokens_max)
+            body = upstream.provider.encode_chat(asked, deployment.model)
+            lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
+            attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
         except BaseException:
+            if lease is not None:
+                lease.give_back(self._admission.now_us())
             self._room.give_back(admission)
             raise
+        attempt.tokens_expected = plan.tokens
         attempt.admission = admission
-        is_visitor = admission is VISITING
-        own_key = exchange.credentials.bearer if is_visitor else None
-        request = UpstreamRequest(
-            upstream.chat_url,
-            upstream.bare_headers if is_visitor else upstream.headers,
-            attempt.id,
-            body,
-            upstream.timeouts.connect_s,
-            None if own_key is None else upstream.provider.authorize(own_key),
-        )
-        self._health.sent(attempt.deployment, attempt.started_s)
-        return attempt, request
+        headers, credential = upstream.headers, None
+        if admission is VISITING:
+            headers, own_key = upstream.bare_headers, exchange.credentials.bearer
+            credential = None if own_key is None else upstream.provider.authorize(own_key)
+        url, connect_s = upstream.chat_url, upstream.timeouts.connect_s
+        return attempt, UpstreamRequest(url, headers, attempt.id, body, connect_s, credential)
 
     def _failed(
         self, exchange: Exchange, attempt: Attempt, plan: _Plan, error: WindvaneError
@@ -255,28 +262,6 @@ class Dispatch:
             headers=attempt.headers,
             admission=attempt.admission,
         )
-
-    def _reserve(self, exchange: Exchange, plan: _Plan) -> tuple[Attempt, bytes]:
-        """Step 7: the worst case is held, and the request written with the limit that it needs.
-
-        One step of the loop: what is left of a budget cannot change in the midst of it. Whatever
-        raises, nothing is held.
-        """
-        deployment = plan.current.deployment
-        bound = self._settlement.bound(exchange, deployment)
-        asked = exchange.request
-        if bound.output_tokens_max is not None:
-            asked = limited(asked, bound.output_tokens_max)
-        body = plan.upstream.provider.encode_chat(asked, deployment.model)
-        lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
-        try:
-            attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
-        except WindvaneError:
-            if lease is not None:
-                lease.give_back(self._admission.now_us())
-            raise
-        attempt.tokens_expected = plan.tokens
-        return attempt, body
 
     async def _move_on(
         self,

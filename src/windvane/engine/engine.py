@@ -335,13 +335,13 @@ class Engine:
         assert analysis is not None and principal is not None
         day = self._settlement.day(exchange.received_at_us)
         decider = self._decider
-        if decider is None or decider.day != day or self._decider_of is not snapshot:
+        if decider is None or decider.day is not day or self._decider_of is not snapshot:
             decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
             self._decider, self._decider_of = decider, snapshot
         requested = exchange.request.model
         if principal.route is not None:
             requested = meant(requested, principal)
-        if self.health.is_all_well and not self.room.has_bars:
+        if self.health.is_all_well and not self.room.bars:
             decision = _decide_in_peace(decider, requested, exchange, analysis)
         else:
             decision = decider.decide(requested, analysis, Facts(exchange), self.is_available)
