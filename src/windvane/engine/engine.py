@@ -98,6 +98,11 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
     waited_s = exchange.upstream_s + exchange.queued_s
     attempts, fault, request = exchange.attempts, exchange.fault, exchange.request
     count = len(attempts)
+    models_tried: tuple[str, ...] = ()
+    if count == 1:  # most have one attempt, at the model that has answered
+        models_tried = (model,)
+    elif count:
+        models_tried = tuple([each.deployment.model for each in attempts])
     return ExchangeEnded(
         exchange.id,
         model,
@@ -108,8 +113,7 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         None if principal is None else principal.key_id,
         request.model,
         count,
-        # Most have one attempt, at the model that has answered.
-        (model,) if count == 1 else tuple([each.deployment.model for each in attempts]),
+        models_tried,
         request.stream,
         exchange.cache_status,
         duration_s,
@@ -345,7 +349,8 @@ class Engine:
             decision = _decide_in_peace(decider, requested, exchange, analysis)
         else:
             decision = decider.decide(requested, analysis, Facts(exchange), self.is_available)
-        decision = permitted(decision, requested, principal)
+        if principal.models or principal.routes or principal.provider:
+            decision = permitted(decision, requested, principal)
         if decision.route is None or len(decision.candidates) == 1 or self.budgets.table.is_empty:
             return decision
         if not self._settlement.is_used(exchange, snapshot.economy_at_permille):
