@@ -185,7 +185,7 @@ class ReplyMessage(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.content and self.content.strip()) and not self.tool_calls
+        return not self.tool_calls and (not self.content or self.content.isspace())
 
 
 class Choice(msgspec.Struct, gc=False):

@@ -26,6 +26,9 @@ from windvane.core.priority import Priority
 from windvane.core.routing.decision import Decision
 from windvane.core.usage import Usage
 
+BYPASS = "bypass"
+"""The cache status of what the cache has nothing to do with."""
+
 
 class AttemptState(StrEnum):
     HELD = "held"
@@ -143,7 +146,7 @@ class Exchange(msgspec.Struct):
     cost_nano_usd: NanoUsd | None = ZERO
     """What all settled attempts cost together; None when one of them has no known price."""
     answered_by: Attempt | None = None
-    cache_status: str = "bypass"
+    cache_status: str = BYPASS
     """hit, miss, joined (to another's request under way), or bypass."""
     cache_age_s: int | None = None
     cache_ttl_s: int | None = None

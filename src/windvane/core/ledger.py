@@ -16,7 +16,7 @@ HIT = "hit"
 """Answered from the cache: nobody was asked, and nothing was paid."""
 JOINED = "joined"
 """Answered by another's request that was under way."""
-FREE = (HIT, JOINED)
+FREE = frozenset((HIT, JOINED))
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):

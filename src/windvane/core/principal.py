@@ -1,5 +1,6 @@
 """Who calls, where what they do is counted, and what they may do."""
 
+from functools import lru_cache
 from typing import NewType
 
 import msgspec
@@ -43,6 +44,26 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_max: int | None = None
     may_clamp: bool = True
     provider: str | None = None
+    scopes: tuple[Scope, ...] = ()
+    """Where its requests count that name no user and no further tags; made of the rest."""
+
+    def __post_init__(self) -> None:
+        scopes = scopes_of(self.key_id, self.team, None, self.tags)
+        msgspec.structs.force_setattr(self, "scopes", scopes)
+
+
+@lru_cache(maxsize=4_096)
+def scopes_of(
+    key_id: str, team: str | None, user: str | None, tags: tuple[str, ...]
+) -> tuple[Scope, ...]:
+    """Where such a request counts. The same few callers come again and again."""
+    scopes = [GLOBAL, scope("key", key_id)]
+    if team is not None:
+        scopes.append(scope("team", team))
+    if user is not None:
+        scopes.append(scope("user", user))
+    scopes += [scope("tag", tag) for tag in tags]
+    return tuple(scopes)
 
 
 def told_as(name: Scope, principal: Principal | None) -> str:

@@ -6,13 +6,12 @@ caller may make itself less urgent than its key allows, never more.
 """
 
 import re
-from functools import lru_cache
 from hashlib import blake2b
 
 from windvane.core.chat import JsonObject
 from windvane.core.exchange import Exchange
 from windvane.core.faults import FaultKind, WindvaneError, refuse
-from windvane.core.principal import GLOBAL, Principal, Scope, scope
+from windvane.core.principal import Principal, scopes_of
 from windvane.core.priority import Priority
 
 USER_HEADER = b"x-windvane-user"
@@ -44,21 +43,10 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
         exchange.tags = tags
     if priority is not exchange.priority:
         exchange.priority = priority
-    exchange.scopes = _scopes(principal.key_id, principal.team, user, tags)
-
-
-@lru_cache(maxsize=4_096)
-def _scopes(
-    key_id: str, team: str | None, user: str | None, tags: tuple[str, ...]
-) -> tuple[Scope, ...]:
-    """Where such a request counts. The same few callers come again and again."""
-    scopes = [GLOBAL, scope("key", key_id)]
-    if team is not None:
-        scopes.append(scope("team", team))
-    if user is not None:
-        scopes.append(scope("user", user))
-    scopes += [scope("tag", tag) for tag in tags]
-    return tuple(scopes)
+    if user is None and tags == principal.tags:
+        exchange.scopes = principal.scopes
+    else:
+        exchange.scopes = scopes_of(principal.key_id, principal.team, user, tags)
 
 
 def _text(value: bytes) -> str:

@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 
 from windvane.core.chat import Completion
+from windvane.core.deployment import Deployment
 from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.core.retry import Stop, TryNext, TrySame, next_step
@@ -37,34 +38,53 @@ VISITING = UpstreamAdmission(None, None)
 _OF_THE_CREDENTIAL = frozenset((401, 402, 403, 429))
 
 
-class _Plan(msgspec.Struct, eq=False):
-    """Where in the decision's candidates we are; `tokens` are about what each of them would use."""
+class _Plan:
+    """Where in the decision's candidates we are; `tokens` are about what each of them would use.
 
-    candidates: tuple[Candidate, ...]
-    current: Candidate
-    tokens: int
-    place: int = 0
-    attempts_here: int = 0
+    `upstream` and `limits_key` are the current candidate's: who is asked, and whose limits count.
+    """
+
+    __slots__ = (
+        "attempts_here",
+        "candidates",
+        "current",
+        "limits_key",
+        "place",
+        "tokens",
+        "upstream",
+        "upstreams",
+    )
+
+    def __init__(
+        self, candidates: tuple[Candidate, ...], upstreams: dict[str, Upstream], tokens: int
+    ) -> None:
+        self.candidates = candidates
+        self.upstreams = upstreams
+        self.tokens = tokens
+        self.move_to(0)
 
     @property
     def has_next(self) -> bool:
         return self.place + 1 < len(self.candidates)
 
-    def rest(self) -> Iterator[tuple[int, Candidate]]:
-        """The candidates after the current one, with their places."""
-        for place in range(self.place + 1, len(self.candidates)):
-            yield place, self.candidates[place]
-
     def move_to(self, place: int, attempts_here: int = 0) -> None:
         self.place = place
-        self.current = self.candidates[place]
         self.attempts_here = attempts_here
+        self.current = current = self.candidates[place]
+        here = current.deployment
+        self.upstream = upstream = self.upstreams[here.provider]
+        self.limits_key = upstream.limits_key(here.id)
+
+    def rest(self) -> Iterator[tuple[int, Deployment]]:
+        """Those who may be asked after the current one, with their places."""
+        for place in range(self.place + 1, len(self.candidates)):
+            yield place, self.candidates[place].deployment
 
     def move_to_stronger(self) -> bool:
         """Go to the next candidate of higher quality; False, and no move, when there is none."""
         quality = self.current.deployment.quality
-        for place, candidate in self.rest():
-            if candidate.deployment.quality > quality:
+        for place, deployment in self.rest():
+            if deployment.quality > quality:
                 self.move_to(place)
                 return True
         return False
@@ -100,28 +120,37 @@ class Dispatch:
 
         A poor answer is kept while a stronger model is asked, once; should that fail, it stands.
         """
-        assert exchange.decision is not None
-        candidates = exchange.decision.candidates
-        plan = _Plan(candidates, candidates[0], tokens_expected(exchange))
-        upstream = snapshot.upstreams[plan.current.deployment.provider]
-        watchdog = self._watch.start(upstream.timeouts.total_s)
+        decision, request = exchange.decision, exchange.request
+        assert decision is not None
+        plan = _Plan(decision.candidates, snapshot.upstreams, tokens_expected(exchange))
+        ask = self._asking.stream if request.stream else self._asking.complete
+        watchdog = self._watch.start(plan.upstream.timeouts.total_s)
         kept: Answer | None = None
         try:
             while True:
                 plan.attempts_here += 1
                 try:
-                    admission = self._admit_now(exchange, snapshot, plan)
+                    admission = self._admit_now(exchange, plan)
                     if admission is None:
                         admission = await self._admit(exchange, snapshot, plan, watchdog)
-                    attempt, answer = await self._attempt(
-                        exchange, snapshot, plan, admission, watchdog
-                    )
+                    attempt, asked = self._reserve(exchange, plan, admission)
+                    self._health.sent(attempt.deployment, attempt.started_s)
+                    try:
+                        answer = await ask(exchange, attempt, asked, plan.upstream, watchdog)
+                    except WindvaneError as error:
+                        raise self._failed(exchange, attempt, plan, error) from error
+                    except BaseException:
+                        self._settlement.settle_cancelled(exchange, attempt)
+                        self._health.released(attempt.deployment)
+                        raise
                 except WindvaneError as error:
                     if kept is not None:
                         break
                     await self._move_on(exchange, snapshot, plan, error, watchdog)
                     continue
-                is_poor = kept is None and _is_poor(answer) and not may_be_empty(exchange.request)
+                if admission is not VISITING:
+                    self._room.learn(plan.limits_key, attempt.headers, admission)
+                is_poor = kept is None and _is_poor(answer) and not may_be_empty(request)
                 if is_poor and plan.move_to_stronger():
                     kept = self._keep(exchange, attempt, answer, watchdog)
                     continue
@@ -135,9 +164,7 @@ class Dispatch:
             self._on_end(exchange, 200, None)
         return kept
 
-    def _admit_now(
-        self, exchange: Exchange, snapshot: Snapshot, plan: _Plan
-    ) -> UpstreamAdmission | None:
+    def _admit_now(self, exchange: Exchange, plan: _Plan) -> UpstreamAdmission | None:
         """Leave to ask the current candidate; None when that is to be waited for.
 
         Raises RateLimitError when it is barred.
@@ -146,9 +173,7 @@ class Dispatch:
         assert principal is not None
         if principal.provider is not None:
             return VISITING
-        here = plan.current.deployment
-        key = snapshot.upstreams[here.provider].limits_key(here.id)
-        return self._room.try_admit(key, here.id, plan.tokens)
+        return self._room.try_admit(plan.limits_key, plan.current.deployment.id, plan.tokens)
 
     async def _admit(
         self, exchange: Exchange, snapshot: Snapshot, plan: _Plan, watchdog: Watchdog
@@ -159,21 +184,18 @@ class Dispatch:
         """
         principal = exchange.principal
         assert principal is not None
-        here = plan.current.deployment
-        key = snapshot.upstreams[here.provider].limits_key(here.id)
-        for place, candidate in plan.rest():
-            there = candidate.deployment
-            other = snapshot.upstreams[there.provider].limits_key(there.id)
-            if other != key and not self._room.bar(there.id):
-                admission = self._room.try_admit(other, there.id, plan.tokens)
+        for place, there in plan.rest():
+            key = plan.upstreams[there.provider].limits_key(there.id)
+            if key != plan.limits_key and not self._room.bar(there.id):
+                admission = self._room.try_admit(key, there.id, plan.tokens)
                 if admission is not None:
                     plan.move_to(place, attempts_here=1)
                     return admission
         wait_max_s = min(snapshot.wait_max_s, watchdog.remaining_s) if exchange.may_wait else 0.0
         deadline_s = self._clock.monotonic_s() + wait_max_s
         admission = await self._room.admit(
-            key,
-            here.id,
+            plan.limits_key,
+            plan.current.deployment.id,
             tokens=plan.tokens,
             tenant=principal.key_id,
             priority=exchange.priority,
@@ -182,96 +204,64 @@ class Dispatch:
         exchange.queued_s += admission.waited_s
         return admission
 
-    async def _attempt(
-        self,
-        exchange: Exchange,
-        snapshot: Snapshot,
-        plan: _Plan,
-        admission: UpstreamAdmission,
-        watchdog: Watchdog,
-    ) -> tuple[Attempt, Completion | OpenStream]:
-        """One attempt; it is settled when it fails, and the caller's to settle when it does not."""
-        deployment = plan.current.deployment
-        upstream = snapshot.upstreams[deployment.provider]
-        try:
-            attempt, body = self._reserve(exchange, plan, upstream)
-        except BaseException:
-            self._room.give_back(admission)
-            raise
-        attempt.admission = admission
-        visitor = exchange.principal is not None and exchange.principal.provider is not None
-        own_key = exchange.credentials.bearer if visitor else None
-        request = UpstreamRequest(
-            upstream.chat_url,
-            upstream.bare_headers if visitor else upstream.headers,
-            attempt.id,
-            body,
-            upstream.timeouts.connect_s,
-            None if own_key is None else upstream.provider.authorize(own_key),
-        )
-        self._health.sent(deployment, attempt.started_s)
-        ask = self._asking.stream if exchange.request.stream else self._asking.complete
-        try:
-            answer = await ask(exchange, attempt, request, upstream, watchdog)
-        except WindvaneError as error:
-            fault = error.fault.at(f"attempt {attempt.number} at {deployment.id}")
-            # First: settling lets the next one go that waits, and it would run into the same wall.
-            self._hear_refusal(attempt, fault, upstream, admission)
-            self._settlement.settle_failed(exchange, attempt, fault)
-            if visitor and fault.upstream_status in _OF_THE_CREDENTIAL:
-                # It tells of the caller's own key, not of the deployment.
-                self._health.released(deployment)
-                fault = _about_own_key(fault)
-            else:
-                self._health.failed(
-                    deployment, fault, self._clock.monotonic_s(), self._clock.wall_us()
-                )
-            raise error_of(fault) from error
-        except BaseException:
-            self._settlement.settle_cancelled(exchange, attempt)
-            self._health.released(deployment)
-            raise
-        if admission is not VISITING:
-            self._room.learn(upstream.limits_key(deployment.id), attempt.headers, admission)
-        return attempt, answer
-
-    def _hear_refusal(
-        self, attempt: Attempt, fault: Fault, upstream: Upstream, admission: UpstreamAdmission
-    ) -> None:
-        """A provider that says "too many" tells when there will be room; others should wait for it."""
-        if fault.upstream_status == HTTPStatus.TOO_MANY_REQUESTS and admission is not VISITING:
-            deployment = attempt.deployment
-            self._room.learn_429(
-                upstream.limits_key(deployment.id),
-                deployment.id,
-                fault=fault,
-                headers=attempt.headers,
-                admission=admission,
-            )
-
     def _reserve(
-        self, exchange: Exchange, plan: _Plan, upstream: Upstream
-    ) -> tuple[Attempt, bytes]:
+        self, exchange: Exchange, plan: _Plan, admission: UpstreamAdmission
+    ) -> tuple[Attempt, UpstreamRequest]:
         """Step 7: the worst case is held, and the request written with the limit that it needs.
 
         One step of the loop: what is left of a budget cannot change in the midst of it. Whatever
-        raises, nothing is held.
+        raises, nothing is held, and the leave to send is given back.
         """
-        deployment = plan.current.deployment
-        bound = self._settlement.bound(exchange, deployment)
-        asked = exchange.request
-        if bound.output_tokens_max is not None:
-            asked = limited(asked, bound.output_tokens_max)
-        body = upstream.provider.encode_chat(asked, deployment.model)
-        lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
+        deployment, upstream, lease = plan.current.deployment, plan.upstream, None
         try:
+            bound = self._settlement.bound(exchange, deployment)
+            asked = exchange.request
+            if bound.output_tokens_max is not None:
+                asked = limited(asked, bound.output_tokens_max)
+            body = upstream.provider.encode_chat(asked, deployment.model)
+            lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
             attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
-        except WindvaneError:
+        except BaseException:
             if lease is not None:
                 lease.give_back(self._admission.now_us())
+            self._room.give_back(admission)
             raise
         attempt.tokens_expected = plan.tokens
-        return attempt, body
+        attempt.admission = admission
+        headers, credential = upstream.headers, None
+        if admission is VISITING:
+            headers, own_key = upstream.bare_headers, exchange.credentials.bearer
+            credential = None if own_key is None else upstream.provider.authorize(own_key)
+        url, connect_s = upstream.chat_url, upstream.timeouts.connect_s
+        return attempt, UpstreamRequest(url, headers, attempt.id, body, connect_s, credential)
+
+    def _failed(
+        self, exchange: Exchange, attempt: Attempt, plan: _Plan, error: WindvaneError
+    ) -> WindvaneError:
+        """Settle an attempt that ended in `error`. Returns what it amounts to, and where."""
+        deployment, is_visitor = attempt.deployment, attempt.admission is VISITING
+        fault = error.fault.at(f"attempt {attempt.number} at {deployment.id}")
+        if fault.upstream_status == HTTPStatus.TOO_MANY_REQUESTS and not is_visitor:
+            # First: settling lets the next one go that waits, and it would run into the same wall.
+            self._hear_refusal(attempt, plan, fault)
+        self._settlement.settle_failed(exchange, attempt, fault)
+        if is_visitor and fault.upstream_status in _OF_THE_CREDENTIAL:
+            # It tells of the caller's own key, not of the deployment.
+            self._health.released(deployment)
+            return error_of(_about_own_key(fault))
+        self._health.failed(deployment, fault, self._clock.monotonic_s(), self._clock.wall_us())
+        return error_of(fault)
+
+    def _hear_refusal(self, attempt: Attempt, plan: _Plan, fault: Fault) -> None:
+        """A provider that says "too many" tells when there will be room; others should wait for it."""
+        assert isinstance(attempt.admission, UpstreamAdmission)
+        self._room.learn_429(
+            plan.limits_key,
+            attempt.deployment.id,
+            fault=fault,
+            headers=attempt.headers,
+            admission=attempt.admission,
+        )
 
     async def _move_on(
         self,

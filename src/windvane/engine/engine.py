@@ -105,6 +105,11 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
     waited_s = exchange.upstream_s + exchange.queued_s
     attempts, fault, request = exchange.attempts, exchange.fault, exchange.request
     count = len(attempts)
+    models_tried: tuple[str, ...] = ()
+    if count == 1:  # most have one attempt, at the model that has answered
+        models_tried = (model,)
+    elif count:
+        models_tried = tuple([each.deployment.model for each in attempts])
     return ExchangeEnded(
         exchange.id,
         model,
@@ -115,8 +120,7 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         None if principal is None else principal.key_id,
         request.model,
         count,
-        # Most have one attempt, at the model that has answered.
-        (model,) if count == 1 else tuple([each.deployment.model for each in attempts]),
+        models_tried,
         request.stream,
         exchange.cache_status,
         duration_s,
@@ -199,8 +203,6 @@ class Engine:
         )
         self.cache = cache
         self.recall = Recall()
-        self.cache_lookups: dict[str, int] = {}
-        """Ended exchanges, by what the cache did for them."""
         self.invalidations = invalidations
 
     def accept(
@@ -349,14 +351,15 @@ class Engine:
         assert analysis is not None and principal is not None
         day = self._settlement.day(exchange.received_at_us)
         decider = self._decider
-        if decider is None or decider.day != day or self._decider_of is not snapshot:
+        if decider is None or decider.day is not day or self._decider_of is not snapshot:
             decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
             self._decider, self._decider_of = decider, snapshot
-        if self.health.is_all_well and not self.room.has_bars:
+        if self.health.is_all_well and not self.room.bars:
             decision = _decide_in_peace(decider, requested, exchange, analysis)
         else:
             decision = decider.decide(requested, analysis, Facts(exchange), self.is_available)
-        decision = permitted(decision, requested, principal)
+        if principal.models or principal.routes or principal.provider:
+            decision = permitted(decision, requested, principal)
         if decision.route is None or len(decision.candidates) == 1 or self.budgets.table.is_empty:
             return decision
         if not self._settlement.is_used(exchange, snapshot.economy_at_permille):
@@ -381,8 +384,6 @@ class Engine:
         if exchange.lease is not None:
             self._admission.end(exchange)
         event = _end_of(exchange, status, now_s)
-        lookups = self.cache_lookups
-        lookups[exchange.cache_status] = lookups.get(exchange.cache_status, 0) + 1
         for observer in self._observers:
             observer.on(event)
 

@@ -163,7 +163,8 @@ class WaitingRoom:
         self._new_queue = new_queue
         self._gates: dict[str, _Gate] = {}
         self._busy: dict[str, _Gate] = {}
-        self._bars: dict[str, tuple[int, str]] = {}
+        self.bars: dict[str, tuple[int, str]] = {}
+        """Deployments that are not to be asked: until when, and why. Some may be over (see `bar`)."""
         self._configured: Mapping[str, UpstreamTerms] = {}
         self._deadlines: list[tuple[int, int, _Waiter]] = []
         self._entered = 0
@@ -175,7 +176,7 @@ class WaitingRoom:
     def configure(self, terms: Mapping[str, UpstreamTerms]) -> None:
         """From now, `terms` say what is allowed, by key. What was learned of others stays; bars are
         lifted, for a new key may have come with the new configuration."""
-        self._bars.clear()
+        self.bars.clear()
         for key, before in self._configured.items():
             if not before.is_empty and terms.get(key, NO_TERMS).is_empty:
                 self._gate(key).limits.forget()
@@ -190,7 +191,7 @@ class WaitingRoom:
 
         Raises RateLimitError when the deployment is barred.
         """
-        if self._bars and (fault := self._barred(deployment)) is not None:
+        if self.bars and (fault := self._barred(deployment)) is not None:
             raise error_of(fault)
         gate = self._gates.get(key)
         if gate is None:
@@ -272,32 +273,27 @@ class WaitingRoom:
             bar = NO_QUOTA
         gate = self._gate(key)
         if bar is not None:
-            self._bars[deployment] = (now_us + bar.for_us, bar.reason)
+            self.bars[deployment] = (now_us + bar.for_us, bar.reason)
         else:
             said = standings(headers)
             gate.limits.hear(said, admission.taken, now_us)
             gate.limits.pause(_pause_us(fault, said), now_us)
         self._look_at(gate)
 
-    @property
-    def has_bars(self) -> bool:
-        """Whether any deployment may be barred."""
-        return bool(self._bars)
-
     def bar(self, deployment: str) -> str | None:
         """Why the deployment is not to be asked now, if it is not: for whoever decides."""
-        known = self._bars.get(deployment)
+        known = self.bars.get(deployment)
         if known is None:
             return None
         if known[0] <= self._now_us():
-            del self._bars[deployment]
+            del self.bars[deployment]
             return None
         return known[1]
 
     def forget(self) -> None:
         """Forget pauses, bars and what was learned of limits: the provider's side has changed. Who
         waits is looked at anew."""
-        self._bars.clear()
+        self.bars.clear()
         for key in [key for key in self._gates if key not in self._busy]:
             del self._gates[key]
         for gate in self._busy.values():
@@ -345,7 +341,7 @@ class WaitingRoom:
         reason = self.bar(deployment)
         if reason is None:
             return None
-        wait_s = max(self._bars[deployment][0] - self._now_us(), 0) / SECOND_US
+        wait_s = max(self.bars[deployment][0] - self._now_us(), 0) / SECOND_US
         message = f"{deployment} is not asked: {reason}"
         return _refusal(message, wait_s, code="insufficient_quota")
 
@@ -423,7 +419,7 @@ class WaitingRoom:
                 gate.leave(waiter)
             elif waiter.deadline_us + LATENESS_US < now_us:
                 self._refuse(waiter, "its deadline has come", now_us)
-            elif self._bars and (fault := self._barred(waiter.deployment)) is not None:
+            elif self.bars and (fault := self._barred(waiter.deployment)) is not None:
                 gate.leave(waiter)
                 waiter.future.set_result(fault)
             elif (wait_us := gate.limits.turn_us(waiter.tokens, now_us)) > 0:

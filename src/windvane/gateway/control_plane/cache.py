@@ -12,6 +12,7 @@ from windvane.core.usage_report import UsageQuery
 from windvane.engine.engine import Engine
 from windvane.gateway.control_plane import schemas
 from windvane.gateway.control_plane.access import Permission, concerns, needs
+from windvane.telemetry.metrics import Metrics
 
 TEXT_MAX = 200
 LOOKUPS = ("hit", "joined", "miss", "bypass")
@@ -68,7 +69,7 @@ class CacheQuestion(BaseModel):
     key: str | None = Field(default=None, max_length=TEXT_MAX, description="a gateway key's id")
 
 
-def add_cache(app: FastAPI, engine: Engine) -> None:
+def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     """The routes."""
 
     @app.get(
@@ -79,7 +80,7 @@ def add_cache(app: FastAPI, engine: Engine) -> None:
         responses=schemas.errors(403),
     )
     async def report() -> CacheReport:
-        return await cache_report(engine)
+        return await cache_report(engine, metrics)
 
     @app.delete(
         "/admin/cache",
@@ -109,11 +110,12 @@ def tag_of(question: CacheQuestion) -> str:
     return named[0] if named else ALL
 
 
-async def cache_report(engine: Engine) -> CacheReport:
+async def cache_report(engine: Engine, metrics: Metrics) -> CacheReport:
     rules = engine.snapshot.cache
     tiers = await engine.cache.stats() if engine.cache is not None else ()
     (whole,) = await engine.ledger.usage(UsageQuery())
-    lookups = {name: engine.cache_lookups.get(name, 0) for name in LOOKUPS}
+    counted = metrics.cache_lookups()
+    lookups = {name: counted.get(name, 0) for name in LOOKUPS}
     asked = sum(lookups[name] for name in ("hit", "joined", "miss"))
     known = engine.invalidations
     return CacheReport(

@@ -1,0 +1,81 @@
+"""What is counted late, or as what is left of others, comes out as if each had been counted at once."""
+
+from bisect import bisect_left
+from collections import Counter
+from itertools import accumulate
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.telemetry.test_logs import ENDED
+
+from windvane.core.events import ExchangeEnded
+from windvane.telemetry.metrics import DURATION_BUCKETS_S, FRESH_MAX, Metrics
+
+SECONDS = st.sampled_from((0.0, 0.01, 0.0100001, 5.12, 81.92, 1e6)) | st.floats(0, 100)
+ENDS = st.builds(
+    lambda model, status, cached, duration_s: msgspec.structs.replace(
+        ENDED, model=model, status=status, cache_status=cached, duration_s=duration_s
+    ),
+    st.sampled_from(("", "m", "n")),
+    st.sampled_from((200, 200, 400, 499)),
+    st.sampled_from(("hit", "miss", "bypass")),
+    SECONDS,
+)
+
+
+def samples(metrics: Metrics, family: str) -> dict[tuple[str, ...], float]:
+    """The samples of a family, by name and labels."""
+    (found,) = (each for each in metrics.collect() if each.name == family)
+    return {(one.name, *one.labels.values()): one.value for one in found.samples}
+
+
+def durations(ends: list[ExchangeEnded]) -> dict[tuple[str, ...], float]:
+    """The samples of their durations, one value after another."""
+    name, expected = "windvane_request_duration_seconds", {}
+    bounds = [*map(str, DURATION_BUCKETS_S), "+Inf"]
+    for model in {each.model for each in ends}:
+        mine = [each.duration_s for each in ends if each.model == model]
+        places = Counter(bisect_left(DURATION_BUCKETS_S, each) for each in mine)
+        counts = accumulate(places[place] for place in range(len(bounds)))
+        label = model or "none"
+        for bound, count in zip(bounds, counts, strict=True):
+            expected[f"{name}_bucket", label, bound] = float(count)
+        expected[f"{name}_count", label] = float(len(mine))
+        expected[f"{name}_sum", label] = sum(mine)
+    return expected
+
+
+@given(st.lists(ENDS, max_size=20), st.integers(0, 20))
+def test_the_counts_are_those_of_all_requests_whenever_they_are_asked_for(
+    ends: list[ExchangeEnded], asked_after: int
+) -> None:
+    metrics = Metrics()
+    for place, end in enumerate(ends):
+        if place == asked_after:
+            metrics.totals()
+            list(metrics.collect())
+        metrics.on(end)
+    assert samples(metrics, "windvane_request_duration_seconds") == durations(ends)
+    assert samples(metrics, "router_requests") == {
+        ("router_requests_total", model or "none", str(status)): count
+        for (model, status), count in Counter((end.model, end.status) for end in ends).items()
+    }
+    assert metrics.cache_lookups() == Counter(end.cache_status for end in ends)
+
+
+def test_no_more_values_are_kept_than_are_looked_at_together() -> None:
+    metrics = Metrics()
+    for place in range(3 * FRESH_MAX):
+        model = "m" if place % 3 else "n"
+        metrics.on(
+            msgspec.structs.replace(
+                ENDED, model=model, is_stream=True, first_chunk_s=0.1, queued_s=1.0
+            )
+        )
+        kept = [metrics._overhead, metrics._queued]
+        for each in metrics._exchanges.values():
+            assert each.first_chunks is not None
+            kept += [each.durations, each.first_chunks]
+        assert all(len(histogram.fresh) < FRESH_MAX for histogram in kept)
+    assert metrics._overhead.count == 3 * FRESH_MAX
