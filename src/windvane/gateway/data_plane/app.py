@@ -62,7 +62,9 @@ class DataPlane:
                 body = caller.whole_body() or await self._read_body(door)
                 if len(body) > self._body_bytes_max:
                     raise too_large(self._body_bytes_max)
-            await endpoint(door, body)
+            serving = endpoint(door, body)
+            del body  # it is the endpoint's alone: an answer may take minutes, and need not hold it
+            await serving
         except WindvaneError as error:
             if error.fault.kind is FaultKind.TOO_LARGE and door.exchange is None:
                 await discard_rest(caller.receive)

@@ -4,6 +4,7 @@ from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange, Reading
 from windvane.core.faults import Fault, WindvaneError
 from windvane.core.usage import Usage
+from windvane.engine.recall import BODY_BYTES_MAX
 from windvane.engine.sharing import AnswerStream
 from windvane.gateway.data_plane.door import Door
 from windvane.gateway.data_plane.outgoing import stream_lines, stream_metadata, whole_lines
@@ -27,7 +28,7 @@ async def chat_completions(door: Door, body: bytes) -> None:
         fields, messages_json = read_object_with(body, "messages")
         door.dialect = dialect_of(fields, incoming.user_agent)
         request = chat_request_of(fields, messages_json)
-        if door.engine.cache is not None:
+        if door.engine.cache is not None and len(body) <= BODY_BYTES_MAX:
             reading = Reading(request)
     else:
         request = reading.request
@@ -42,6 +43,8 @@ async def chat_completions(door: Door, body: bytes) -> None:
         reading=reading,
         principal=door.principal,
     )
+    if reading is None:
+        body = b""  # nobody will ask for it: what it says is in the request
     answer = await door.engine.handle(exchange)
     if reading is not None and exchange.cache_status == "hit":
         recall.keep(body, reading)
