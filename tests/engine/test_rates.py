@@ -6,7 +6,11 @@ import pytest
 
 from windvane.config.schema import AuthConfig, Config, KeyConfig, RateConfig
 from windvane.core.faults import Fault, LimitReached
+from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateStanding
+from windvane.stores.memory import MemoryLedger
+from windvane.testing import run_virtual
+from windvane.testing.auditor import Auditor
 from windvane.testing.playbook import (
     Breached,
     Failed,
@@ -29,7 +33,7 @@ from windvane.testing.playbook import (
     says,
     status,
 )
-from windvane.testing.stage import two_providers
+from windvane.testing.stage import Stage, two_providers
 
 
 def limited(rates: dict[str, RateConfig], *keys: KeyConfig, **settings: object) -> Config:
@@ -264,6 +268,22 @@ def test_a_models_slot_is_held_for_the_attempt_alone() -> None:
         << Settled("exact", "ok")
         << Said("b")
     ).run()
+
+
+def test_an_attempt_that_a_bug_prevents_gives_its_models_slot_back() -> None:
+    class Breaks(Auditor):
+        def hold(self, entry: LedgerEntry) -> None:
+            raise RuntimeError("a bug")
+
+    async def story() -> None:
+        config = limited({"model:mistral-small-2603": RateConfig(concurrency=1)})
+        stage = Stage(config, before_audit=lambda _: Breaks(MemoryLedger()))
+        for _ in range(2):  # the second finds the slot free, and meets the bug as well
+            with pytest.raises(RuntimeError, match="a bug"):
+                await stage.engine.handle(stage.accept("small", "Hello?"))
+        assert not stage.budgets.open_holds
+
+    run_virtual(story())
 
 
 def test_a_wall_clock_that_jumps_moves_no_rate() -> None:

@@ -358,8 +358,7 @@ class Engine:
             decision = _decide_in_peace(decider, requested, exchange, analysis)
         else:
             decision = decider.decide(requested, analysis, Facts(exchange), self.is_available)
-        if principal.models or principal.routes or principal.provider:
-            decision = permitted(decision, requested, principal)
+        decision = permitted(decision, requested, principal)
         if decision.route is None or len(decision.candidates) == 1 or self.budgets.table.is_empty:
             return decision
         if not self._settlement.is_used(exchange, snapshot.economy_at_permille):

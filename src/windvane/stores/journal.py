@@ -176,7 +176,8 @@ class FileJournal:
             os.fdatasync(file)
         if (written := self._map) is not None:
             # The kernel keeps what the map has: this process need not be charged for its pages too.
-            with suppress(ValueError):  # a segment retired meanwhile
+            # A segment may have retired meanwhile; and of locked memory nothing is given back.
+            with suppress(ValueError, OSError):
                 written.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:

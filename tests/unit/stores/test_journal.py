@@ -1,6 +1,8 @@
 """The journal: what was written is there again, whatever was cut off behind it."""
 
+import errno
 import json
+import mmap
 import os
 import struct
 import subprocess
@@ -385,6 +387,23 @@ def test_what_is_synced_takes_no_memory_of_the_process(open_journal: Open, tmp_p
         "req_3-1",
         "req_1-1",
     ]
+
+
+class _LockedMap(mmap.mmap):
+    """A map whose pages stay in memory, as of a process that has locked all it has."""
+
+    def madvise(self, *_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def test_what_is_locked_in_memory_is_synced_all_the_same(
+    open_journal: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmap, "mmap", _LockedMap)
+    journal = open_journal()
+    journal.hold(hold(1))
+    journal.sync()
+    journal.settle(settlement(1))
 
 
 async def test_a_crash_leaves_every_hold_in_the_ledger_as_assumed(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ def meant(requested: str, principal: Principal) -> str:
 
 def permitted(decision: Decision, requested: str, principal: Principal) -> Decision:
     """The decision without what the key may not use. Raises PermissionDeniedError (403)."""
+    if not (principal.models or principal.routes or principal.provider):
+        return decision
     if decision.route is not None and not allows(principal.routes, decision.route):
         allowed = ", ".join(principal.routes)
         raise refuse(
