@@ -84,12 +84,11 @@ class Listener:
             self._silent_until_s = self._loop.time() + WARNED_S
             logger.warning("connections wait, as none can be taken: %s", reason)
 
-    @property
     def _is_closed(self) -> bool:
         return self._listening.fileno() < 0
 
     async def _let_in(self, connection: socket.socket) -> None:
-        if self._is_closed:
+        if self._is_closed():
             connection.close()
             return
         connection.setblocking(False)
@@ -99,7 +98,7 @@ class Listener:
             logger.debug("a connection was lost as it came: %s", error)
             connection.close()
         else:
-            if self._is_closed:
+            if self._is_closed():
                 # Not canceled midway: uvloop would never tell the protocol that its connection is lost.
                 transport.close()
 
