@@ -49,8 +49,6 @@ class Listener:
         else:
             self._pause.cancel()
         self._listening.close()
-        for arrival in self._arriving:
-            arrival.cancel()
 
     async def wait_closed(self) -> None:
         """Wait until nobody is half in any more."""
@@ -86,13 +84,23 @@ class Listener:
             self._silent_until_s = self._loop.time() + WARNED_S
             logger.warning("connections wait, as none can be taken: %s", reason)
 
+    def _is_closed(self) -> bool:
+        return self._listening.fileno() < 0
+
     async def _let_in(self, connection: socket.socket) -> None:
+        if self._is_closed():
+            connection.close()
+            return
         connection.setblocking(False)
         try:
-            await self._loop.connect_accepted_socket(self._protocol, connection)
+            transport, _ = await self._loop.connect_accepted_socket(self._protocol, connection)
         except OSError as error:
             logger.debug("a connection was lost as it came: %s", error)
             connection.close()
+        else:
+            if self._is_closed():
+                # Not canceled midway: uvloop would never tell the protocol that its connection is lost.
+                transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -26,6 +26,9 @@ class _Guest(asyncio.Protocol):
         self.transport = transport
         self._guests.append(self)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._guests.remove(self)
+
 
 class _House:
     """A listener, who is in, and who has come to its door."""
@@ -44,7 +47,7 @@ class _House:
     async def close(self) -> None:
         self.listener.close()
         await self.listener.wait_closed()
-        for guest in self.guests:
+        for guest in list(self.guests):
             guest.transport.close()
         for caller in self.callers:
             caller.close()
@@ -146,12 +149,8 @@ def test_nobody_is_let_in_after_the_end(run: Run) -> None:
         await _rounds(1)  # taken, and not made yet
         house.listener.close()
         await house.listener.wait_closed()
-        was_in = len(house.guests)
         await _rounds()
-        assert len(house.guests) == was_in
-        for guest in house.guests:
-            guest.transport.close()
-        await _rounds()
+        assert not house.guests
         caller = house.callers[0]
         caller.settimeout(5)
         with suppress(ConnectionResetError):
@@ -161,6 +160,27 @@ def test_nobody_is_let_in_after_the_end(run: Run) -> None:
         caller.close()
 
     run(late())
+
+
+@pytest.mark.parametrize("rounds", range(ROUNDS))
+def test_whoever_is_told_of_a_connection_is_told_of_its_loss(run: Run, rounds: int) -> None:
+    """A server at its end waits for all who are in, and those half in may be so by then."""
+
+    async def half_in() -> None:
+        house = _House()
+        house.come(3)
+        await _rounds(rounds)
+        were_in = list(house.guests)
+        house.listener.close()
+        for guest in were_in:
+            guest.transport.close()
+        await house.listener.wait_closed()
+        await _rounds()
+        assert not house.guests
+        for caller in house.callers:
+            caller.close()
+
+    run(half_in())
 
 
 def test_closed_in_a_pause_it_stays_closed(run: Run) -> None:

@@ -49,11 +49,11 @@ class Simulator:
         if self._listener is None:
             return
         self._listener.close()
+        await self._listener.wait_closed()
         for connection in list(self._connections):
             connection.close()
         while self._connections:
             await asyncio.sleep(0)
-        await self._listener.wait_closed()
         self._listener = None
 
     @property

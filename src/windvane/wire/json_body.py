@@ -132,9 +132,10 @@ def _refuse_losses(body: bytes, anew: bytes) -> None:
     """Refuse a key said twice: it is lost in what `body` was read as, and in that, written `anew`.
 
     Compact JSON is written anew as the very same bytes, which say each key once. Otherwise count colons: a
-    lost key takes its own with it, unless one in a text was hidden in an escape.
+    lost key takes its own with it, unless one in a text was hidden in an escape. Go and .NET write `<` and
+    `>` as escapes that differ from a colon's by the last digit: those hide nothing.
     """
-    if anew.count(b":") != body.count(b":") or rb"\u003" in body:
+    if anew.count(b":") != body.count(b":") or rb"\u003a" in body or rb"\u003A" in body:
         _refuse_duplicates(body)
 
 

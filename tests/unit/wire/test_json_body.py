@@ -3,6 +3,7 @@
 import pytest
 
 from windvane.core.faults import BadRequestError
+from windvane.wire import json_body
 from windvane.wire.json_body import DEPTH_MAX, NODES_MAX, read_object, read_object_with
 
 
@@ -65,6 +66,12 @@ def test_what_could_be_read_in_two_ways_is_refused(body: bytes, problem: str) ->
     with pytest.raises(BadRequestError, match=problem) as caught:
         read_object(body)
     assert caught.value.fault.status == 400
+
+
+def test_escapes_that_hide_no_colon_cost_no_second_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go and .NET escape `<` and `>` wherever they write them."""
+    monkeypatch.setattr(json_body, "_refuse_duplicates", lambda _: pytest.fail("read twice"))
+    assert read_object(b'{"a":"\\u003cb\\u003E \\u0026"}') == {"a": "<b> &"}
 
 
 def test_a_repeated_key_is_named() -> None:
