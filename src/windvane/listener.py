@@ -43,7 +43,9 @@ class Listener:
         self._resume()
 
     def close(self) -> None:
-        """Take no more; those who are half in are turned away."""
+        """Take no more; those who are half in are turned away. To close again does nothing."""
+        if self._is_closed():
+            return
         if self._pause is None:
             self._loop.remove_reader(self._listening)
         else:

@@ -190,6 +190,7 @@ def test_closed_in_a_pause_it_stays_closed(run: Run) -> None:
         with _no_descriptors():
             await _rounds(5)
         await house.close()
+        house.listener.close()
         await asyncio.sleep(2 * PAUSE_S)
         assert not house.guests
 
