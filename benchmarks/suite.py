@@ -294,6 +294,7 @@ def _accounting(plan: Plan, stage: Stage) -> Iterator[Cell]:
     figures = {
         "whole_us": Figure.of([run.whole_us for run in runs]),
         "added_us": Figure.of([run.added_us for run in runs]),
+        "ledger_us": Figure.of([run.ledger_us for run in runs]),
     }
     yield Cell("accounting", "1 KB JSON in process", "windvane-limits", figures=figures)
 

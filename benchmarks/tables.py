@@ -96,7 +96,8 @@ def _start_and_size(report: Report, earlier: dict[str, Cell]) -> Table:
         "(VmRSS), summed over the process tree of a fresh process. What an entry costs is the slope "
         "between half as many and all of them. Accounting is measured without a network, in one process "
         "that has the gateway twice: whole, and without auth, limits, holds, journal and settling. Both "
-        "answer the same calls in turn, and what they differ by, each at its best, is what that adds.",
+        "answer the same calls in turn, and what they differ by, each at its best, is what that adds to "
+        "the thread that serves; another writes the ledger.",
         ("what", "of", "value", "change", "notes"),
         tuple(rows),
     )
@@ -113,6 +114,7 @@ FIGURES = {
     "modules": "modules loaded",
     "whole_us": "CPU µs of a request",
     "added_us": "of that auth, limits, hold, journal and settling, µs",
+    "ledger_us": "beside it, in groups, its row in the ledger, µs",
     "entry_bytes": "bytes of an entry beyond its own",
     "counted_bytes": "bytes counted for that",
 }

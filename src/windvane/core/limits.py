@@ -193,7 +193,12 @@ class RateLease:
 
     def standings(self, now_us: int) -> tuple[RateStanding | None, RateStanding | None]:
         """What is left of the rates of requests and of tokens, each where it is least."""
-        return _least(self.requests, now_us), _least(self.tokens, now_us)
+        requests, tokens = self.requests, self.tokens
+        # Nearly always there is one of each, and none to compare it with.
+        return (
+            requests[0][0].standing(now_us) if len(requests) == 1 else _least(requests, now_us),
+            tokens[0][0].standing(now_us) if len(tokens) == 1 else _least(tokens, now_us),
+        )
 
 
 def take_all(buckets: Sequence[Gcra], units: int, now_us: int) -> Taken | None:
@@ -214,9 +219,6 @@ def take_all(buckets: Sequence[Gcra], units: int, now_us: int) -> Taken | None:
 
 
 def _least(taken: Taken, now_us: int) -> RateStanding | None:
-    if len(taken) == 1:
-        # As nearly always: there is none to compare it with.
-        return taken[0][0].standing(now_us)
     least = None
     for bucket, _ in taken:
         standing = bucket.standing(now_us)

@@ -19,6 +19,8 @@ FORMS_MAX = 1_024
 """Limits whose headers are kept written out but for what is left: one for each pair of limits."""
 DURATIONS_MAX = 65_536
 """Those up to a minute, by the millisecond."""
+_SHORT = [b"%dms" % ms for ms in range(MS_PER_S)]
+"""Those below a second. Most are: what is left of a rate is seldom all used."""
 
 _encode = msgspec.json.Encoder().encode
 """It writes an integer at less cost than a form does."""
@@ -77,11 +79,13 @@ def limit_lines(exchange: Exchange) -> bytes:
     return lines
 
 
-@lru_cache(DURATIONS_MAX)
 def duration(ms: int) -> bytes:
     """A duration as OpenAI writes it: `20ms`, `1s`, `6m0s`; rounded up."""
-    if ms < MS_PER_S:
-        return b"%dms" % ms
+    return _SHORT[ms] if ms < MS_PER_S else _in_seconds(ms)
+
+
+@lru_cache(DURATIONS_MAX)
+def _in_seconds(ms: int) -> bytes:
     seconds = -(-ms // MS_PER_S)
     return b"%ds" % seconds if seconds < S_PER_MINUTE else b"%dm%ds" % divmod(seconds, S_PER_MINUTE)
 
