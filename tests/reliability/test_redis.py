@@ -5,9 +5,10 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from redis.asyncio.connection import (
@@ -33,13 +34,16 @@ from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.redis import RedisStores, open_redis
 from windvane.stores.redis.address import read_address
 from windvane.stores.redis.link import Link
-from windvane.stores.redis.node import DEADLINE_S, FAILURES_TO_OPEN, Node, Unavailable
+from windvane.stores.redis.node import DEADLINE_S, FAILURES_TO_OPEN, PROBE_S, Node, Unavailable
 from windvane.stores.tiers import TieredCache
 
 pytestmark = NEEDS_REDIS
 
-SLACK_S = 0.05
-"""What a busy machine may add to a deadline."""
+T = TypeVar("T")
+ROUNDS_MAX = 50
+"""Of the event loop, from a deadline to its answer; counted, since a busy machine takes long over each."""
+PATIENCE_S = 20.0
+"""Far more than it takes; what does not happen would not in an hour."""
 KEY = b"\x01" * 32
 KEEP = {"tags": ("model:m",), "keep_s": 60.0, "worth": 1.0}
 
@@ -83,9 +87,23 @@ async def took_s(stores: RedisStores, expected: bytes | None) -> float:
     return time.perf_counter() - began
 
 
+async def in_time(call: Coroutine[Any, Any, T], deadline_s: float = DEADLINE_S) -> T:
+    """What it answers, which must be there when a timer as long as its deadline, set after it, has rung.
+
+    A busy machine holds up both timers alike: this fails where the deadline does not hold, and only there.
+    """
+    task = asyncio.ensure_future(call)
+    await asyncio.sleep(0)
+    await asyncio.sleep(deadline_s)
+    for _ in range(ROUNDS_MAX):
+        await asyncio.sleep(0)
+    assert task.done(), "it goes on after its deadline"
+    return task.result()
+
+
 async def comes_back(stores: RedisStores, data: bytes | None = b"data") -> None:
     """It is asked again without anybody doing anything, within a few probes."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while not stores.link.is_up:
             await asyncio.sleep(0.05)
         while await stores.cache.get(KEY) != data:
@@ -135,8 +153,8 @@ async def test_a_spoilt_way_is_a_few_slow_misses_then_fast_ones_and_it_comes_bac
     async with through_proxy(server) as (stores, proxy):
         await comes_back(stores)
         await spoil(proxy)  # type: ignore[misc]
-        slow = [await took_s(stores, None) for _ in range(FAILURES_TO_OPEN)]
-        assert max(slow) < DEADLINE_S + SLACK_S
+        for _ in range(FAILURES_TO_OPEN):
+            assert await in_time(stores.cache.get(KEY)) is None
         fast = sorted([await took_s(stores, None) for _ in range(200)])
         assert not stores.link.is_up
         assert fast[100] < 0.001
@@ -147,14 +165,14 @@ async def test_a_spoilt_way_is_a_few_slow_misses_then_fast_ones_and_it_comes_bac
 
 
 async def test_one_after_the_other_share_a_connection(server: RedisServer) -> None:
-    async with through_proxy(server, deadline_s=1.0) as (stores, proxy):
+    async with through_proxy(server, deadline_s=5.0) as (stores, proxy):
         for _ in range(50):
             await stores.cache.get(KEY)
         assert proxy.connections == 1
 
 
 async def test_two_milliseconds_are_waited_for(server: RedisServer) -> None:
-    async with through_proxy(server, deadline_s=0.2) as (stores, proxy):
+    async with through_proxy(server, deadline_s=5.0) as (stores, proxy):
         await stores.cache.put(KEY, b"data", **KEEP)
         proxy.delay_s = 0.002
         for _ in range(20):
@@ -167,21 +185,20 @@ async def test_while_it_is_away_one_probe_a_second_is_made(server: RedisServer) 
         await half_open(proxy)
         while stores.link.is_up:
             await stores.cache.get(KEY)
-        before = proxy.connections
+        before, began = proxy.connections, time.monotonic()
         for _ in range(250):
             await stores.cache.get(KEY)
             await asyncio.sleep(0.01)
-        assert 1 <= proxy.connections - before <= 4
+        took_s = time.monotonic() - began
+        assert 1 <= proxy.connections - before <= 1 + took_s / (0.8 * PROBE_S)
 
 
 async def test_a_crowd_waits_no_longer_than_one(server: RedisServer) -> None:
     async with through_proxy(server) as (stores, proxy):
         await stores.cache.put(KEY, b"data", **KEEP)
         await half_open(proxy)
-        began = time.perf_counter()
-        found = await asyncio.gather(*(stores.cache.get(KEY) for _ in range(500)))
-        assert found == [None] * 500
-        assert time.perf_counter() - began < 2 * DEADLINE_S + 5 * SLACK_S
+        crowd = asyncio.gather(*(in_time(stores.cache.get(KEY)) for _ in range(500)))
+        assert await crowd == [None] * 500
 
 
 async def test_a_connection_the_server_closed_while_idle_costs_nothing(server: RedisServer) -> None:
@@ -197,17 +214,14 @@ async def test_killed_under_load_and_started_again() -> None:
     with redis_server() as server:
         async with opened(server.url, deadline_s=DEADLINE_S) as stores:
             await stores.start()
-            longest, rounds, is_over = 0.0, 0, False
+            rounds, is_over = 0, False
 
             async def caller(number: int) -> None:
-                nonlocal longest, rounds
+                nonlocal rounds
                 rng = random.Random(number)
                 while not is_over:
                     key = bytes([100 + rng.randrange(50)]) * 32
-                    began = time.perf_counter()
-                    found = await stores.cache.get(key)
-                    longest = max(longest, time.perf_counter() - began)
-                    assert found in (None, key * 10)
+                    assert await in_time(stores.cache.get(key)) in (None, key * 10)
                     await stores.cache.put(key, key * 10, **KEEP)
                     rounds += 1
                     await asyncio.sleep(0.001)
@@ -218,13 +232,13 @@ async def test_killed_under_load_and_started_again() -> None:
                 for _ in range(2):
                     await asyncio.sleep(0.3)
                     server.kill()
-                    await asyncio.sleep(0.5)
-                    assert not stores.link.is_up
+                    async with asyncio.timeout(PATIENCE_S):
+                        while stores.link.is_up:
+                            await asyncio.sleep(0.05)
                     server.start()
                     await comes_back(stores)
                 is_over = True
-            assert longest < DEADLINE_S + 5 * SLACK_S
-            assert rounds > 100
+            assert rounds > 50
 
 
 async def test_a_server_that_hangs_is_left_alone_until_it_answers() -> None:
@@ -234,7 +248,7 @@ async def test_a_server_that_hangs_is_left_alone_until_it_answers() -> None:
             server.pause()
             try:
                 while stores.link.is_up:
-                    assert await took_s(stores, None) < DEADLINE_S + SLACK_S
+                    assert await in_time(stores.cache.get(KEY)) is None
             finally:
                 server.go_on()
             await comes_back(stores)
@@ -272,7 +286,7 @@ async def test_flushed_by_somebody_else_is_a_miss_and_everything_before_is_void(
             with server.client() as other:
                 other.flushall()
             await took_s(stores, None)
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(PATIENCE_S):
                 while not others.invalidations.known.voids(("route:any",), entry_version):
                     await asyncio.sleep(0.05)
                 while not stores.invalidations.known.voids(("route:any",), entry_version):
@@ -485,7 +499,7 @@ async def test_while_all_are_read_only_reads_go_on_and_nothing_fails() -> None:
             assert known.voids(("model:a",), version), "here, at once"
             assert stores.invalidations.untold == 1
             await asyncio.to_thread(follow, primary, None)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while stores.invalidations.untold:
                     await asyncio.sleep(0.02)
             await stores.cache.put(b"k", b"v", **KEEP)
@@ -503,7 +517,7 @@ async def test_an_invalidation_that_a_fail_over_lost_makes_everything_void() -> 
             version = (await stores.invalidations.invalidate("model:b")).version
             primary.kill()
             proxy.server_port = replica.port
-            async with asyncio.timeout(6):
+            async with asyncio.timeout(PATIENCE_S):
                 while not stores.invalidations.known.voids(("route:any",), version):
                     await asyncio.sleep(0.02)
             assert stores.invalidations.known.voids(("model:b",), version - 1)
@@ -515,7 +529,7 @@ async def test_an_invalidation_that_a_fail_over_lost_makes_everything_void() -> 
 async def test_a_cluster_is_used_by_its_url_and_its_loss_of_a_node_is_misses() -> None:
     with redis_cluster() as servers:
         url = f"redis+cluster://127.0.0.1:{servers[0].port}"
-        async with opened(url, deadline_s=0.2) as stores:
+        async with opened(url) as stores:
             await stores.start()
             keys = [bytes([number]) * 32 for number in range(60)]
             for key in keys:
@@ -535,16 +549,15 @@ async def test_a_cluster_is_used_by_its_url_and_its_loss_of_a_node_is_misses() -
             servers[1].kill()
             found = [await stores.cache.get(key) for key in keys]
             assert None in found
-            began = time.perf_counter()
-            for key in keys:
-                assert await stores.cache.get(key) in (None, key)
-            assert time.perf_counter() - began < 2
+            async with asyncio.timeout(PATIENCE_S):
+                for key in keys:
+                    assert await stores.cache.get(key) in (None, key)
 
 
 async def test_a_slot_that_moved_is_followed() -> None:
     with redis_cluster() as servers:
         url = f"redis+cluster://127.0.0.1:{servers[1].port},127.0.0.1:{servers[0].port}"
-        async with opened(url, deadline_s=0.5) as stores:
+        async with opened(url) as stores:
             await stores.link.mapped()
             name = stores.link.key(KEY.hex(), "c")
             with servers[0].client() as first:
@@ -572,10 +585,12 @@ async def test_an_invalidation_is_known_everywhere_within_two_seconds(server: Re
             tag = f"model:{number}"
             version = one.invalidations.known.version
             await one.invalidations.invalidate(tag)
-            began = time.monotonic()
-            while not other.invalidations.known.voids((tag,), version):
-                await asyncio.sleep(0.01)
-                assert time.monotonic() - began < 2.0
+
+            async def heard(tag: str = tag, version: int = version) -> None:
+                while not other.invalidations.known.voids((tag,), version):
+                    await asyncio.sleep(0.01)
+
+            await in_time(heard(), 2.0)
             assert not other.invalidations.known.voids(("model:x",), version)
 
 
@@ -595,12 +610,12 @@ async def test_one_made_while_redis_is_away_is_told_when_it_is_back(server: Redi
         assert await other.invalidations._raise("model:c") == version + 1
         late = stores.invalidations.known.version
         await well(proxy)
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(PATIENCE_S):
             while not other.invalidations.known.voids(("model:b",), version):
                 await asyncio.sleep(0.02)
         # An entry made by one who had not heard of c has the number of c: it must be void all the same.
         assert other.invalidations.known.voids(("model:c",), late)
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(PATIENCE_S):
             while not stores.invalidations.known.voids(("model:c",), late):
                 await asyncio.sleep(0.02)
 
@@ -671,7 +686,7 @@ async def test_a_slow_server_is_left_alone_and_still_tells_of_invalidations(
         while stores.link.is_up:
             await stores.cache.get(KEY)
         await other.invalidations.invalidate("model:a")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_S):
             while not stores.invalidations.known.voids(("model:a",), 0):
                 await asyncio.sleep(0.02)
         assert not stores.link.is_up

@@ -26,7 +26,7 @@ UNREAD_RSS_MAX = 80 * 1024 * 1024
 CALLER_BUFFER_BYTES = 64 * 1024
 
 
-async def _until(condition, what, timeout_s=15.0):
+async def _until(condition, what, timeout_s=60.0):
     try:
         async with asyncio.timeout(timeout_s):
             while not condition():
@@ -142,7 +142,7 @@ async def _held_back(stream):
     """Wait until the kernel's buffers, which grow for a while, are full as well."""
     loop = asyncio.get_running_loop()
     place, since_s = stream._place, loop.time()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not stream._paused or loop.time() - since_s < 0.5:
             if stream._place != place:
                 place, since_s = stream._place, loop.time()

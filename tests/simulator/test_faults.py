@@ -118,7 +118,7 @@ async def test_slow_waits_between_chunks(start, ask, chat):
     began = time.monotonic()
     said = await ask(await start(), chat(f"{QUESTION} !slow 20", stream=True, max_tokens=10))
     assert len(chunks_of(said)) == 10
-    assert 0.15 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.15
 
 
 async def test_late_waits_before_the_first_byte(start, ask, chat):

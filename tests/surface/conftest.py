@@ -35,7 +35,7 @@ from windvane.simulator import Simulator, SimulatorConfig
 from windvane.telemetry.metrics import Metrics
 
 KEY = "sk-surface-tests"
-WAIT_S = 10.0
+WAIT_S = 30.0
 BODY_BYTES_MAX = 1024 * 1024
 RETRY = RetryPolicy(
     attempts_max=3,

@@ -36,7 +36,7 @@ from windvane.system import SystemClock
 from windvane.telemetry.logs import RequestLog
 from windvane.telemetry.metrics import Metrics
 
-WAIT_S = 8.0
+WAIT_S = 30.0
 MODEL = "mistral-small-latest"
 ONE_TRY = RetryPolicy(attempts_max=1, attempts_per_deployment_max=1)
 

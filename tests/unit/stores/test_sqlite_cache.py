@@ -294,13 +294,13 @@ async def test_while_the_thread_is_busy_a_look_up_is_a_miss_in_time(tmp_path: Pa
     async with opened(tmp_path, read_deadline_s=0.025) as cache:
         await put(cache, b"a", b"one")
         let_go = threading.Event()
-        cache._thread.do(lambda _: let_go.wait(5) and None)
+        cache._thread.do(lambda _: let_go.wait(30) and None)
         began = time.perf_counter()
         found = await asyncio.gather(*(cache.get(b"a") for _ in range(400)))
         took_s = time.perf_counter() - began
         let_go.set()
         assert found == [None] * 400
-        assert took_s < 0.5
+        assert took_s < 5, "they wait side by side: one after the other would be ten seconds"
         assert (await cache.stats()).faults == 400
         await cache.written()
         assert await cache.get(b"a") == b"one"
@@ -311,7 +311,7 @@ async def test_what_was_put_is_found_before_it_is_written_and_gone_once_removed(
 ) -> None:
     async with opened(tmp_path) as cache:
         let_go = threading.Event()
-        cache._thread.do(lambda _: let_go.wait(5) and None)
+        cache._thread.do(lambda _: let_go.wait(30) and None)
         options = {"tags": ("t",), "keep_s": 60.0, "worth": 1.0}
         await cache.put(b"a", b"one", **options)
         assert await cache.get(b"a") == b"one"
@@ -335,7 +335,7 @@ async def test_more_than_may_wait_is_not_kept(
     monkeypatch.setattr(sqlite_cache, "UNWRITTEN_BYTES_MAX", 100_000)
     async with opened(tmp_path) as cache:
         let_go = threading.Event()
-        cache._thread.do(lambda _: let_go.wait(5) and None)
+        cache._thread.do(lambda _: let_go.wait(30) and None)
         for number in range(30):
             await cache.put(b"%d" % number, bytes(10_000), tags=(), keep_s=60.0, worth=1.0)
         let_go.set()

@@ -19,7 +19,7 @@ from windvane.ports.transport import UpstreamRequest
 from windvane.transport.heads import FORMS_MAX
 from windvane.transport.http1 import HEAD_BYTES_MAX, PENDING_BYTES_MAX, Http1Transport
 
-LIMIT_S = 5.0
+LIMIT_S = 30.0
 """No wait in this file is longer."""
 
 
