@@ -37,6 +37,9 @@ from windvane.telemetry.logs import RequestLog
 from windvane.telemetry.metrics import Metrics
 
 WAIT_S = 30.0
+ROUNDS_MAX = 50
+"""Of the event loop, from a timer to what comes with it; counted, since a busy machine takes long over
+each."""
 MODEL = "mistral-small-latest"
 ONE_TRY = RetryPolicy(attempts_max=1, attempts_per_deployment_max=1)
 
@@ -144,6 +147,23 @@ class Served:
         while not happened():
             assert time.monotonic() < end, f"{what} did not happen in time"
             time.sleep(0.005)
+
+    def soon(self, happened: Callable[[], bool], within_s: float, what: str = "it") -> None:
+        """What both ends do by themselves has happened when a timer of theirs has rung; a busy machine
+        holds up the timer alike."""
+
+        async def look() -> bool:
+            rung = asyncio.Event()
+            timer = self.loop.call_later(within_s, rung.set)
+            rounds = 0
+            while not happened() and rounds < ROUNDS_MAX:
+                rounds += rung.is_set()
+                await asyncio.sleep(0 if rung.is_set() else 0.002)
+            timer.cancel()
+            return happened()
+
+        looking = asyncio.run_coroutine_threadsafe(look(), self.loop)
+        assert looking.result(WAIT_S), f"{what} was not within {within_s} s"
 
 
 def read_all(connection: socket.socket, rest_s: float = WAIT_S) -> bytes:

@@ -5,6 +5,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from tests.surface.served import Served, chat, raw_request, read_all, serving
@@ -13,25 +14,49 @@ from windvane.config.schema import LimitsConfig
 
 HEAD_TIMEOUT_S = 0.4
 BODY_TIMEOUT_S = 0.4
+BODY_BYTES_MAX = 256 * 1024
+TRIES = 20
 GET = b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
+    """One that waits as long as a busy machine may take to send a request."""
+    with serving(limits=LimitsConfig(body_bytes_max=BODY_BYTES_MAX)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Served]:
+    """One that waits so short a time that a test can outwait it."""
     limits = LimitsConfig(
-        head_timeout_s=HEAD_TIMEOUT_S, body_timeout_s=BODY_TIMEOUT_S, body_bytes_max=256 * 1024
+        head_timeout_s=HEAD_TIMEOUT_S, body_timeout_s=BODY_TIMEOUT_S, body_bytes_max=BODY_BYTES_MAX
     )
     with serving(limits=limits) as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
-def the_server_stays_healthy(served: Served) -> Iterator[None]:
+def the_server_stays_healthy(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test: it answers, no task is left over, and each exchange has ended."""
-    before = served.task_count()
+    name = "impatient" if "impatient" in request.fixturenames else "served"
+    running: Served = request.getfixturevalue(name)
+    before = running.task_count()
     yield
-    assert served.ask(path="/livez").status == 200
-    served.until(lambda: served.task_count() <= before, "the end of all tasks")
+    running.until(lambda: running.ask(path="/livez").status == 200, "an answer")
+    running.until(lambda: running.task_count() <= before, "the end of all tasks")
+
+
+@contextmanager
+def kept(served: Served) -> Iterator[socket.socket]:
+    """A connection that has served a request, on a server whose patience a busy machine may exceed."""
+    for _ in range(TRIES):
+        with served.open() as connection:
+            connection.sendall(GET + b"\r\n")
+            if status(connection.recv(65536)) == 200:
+                yield connection
+                return
+    raise AssertionError(f"not one of {TRIES} requests was answered")
 
 
 def status(answer: bytes) -> int:
@@ -52,9 +77,10 @@ def check_refusal(answer: bytes, expected: int) -> None:
     assert body_of(answer)["error"]
 
 
-def test_a_head_that_drips_is_cut_off_in_time(served):
-    with served.open() as connection:
-        began = time.monotonic()
+def test_a_head_that_drips_is_cut_off_in_time(impatient):
+    """Long before all of it is there: each byte would give it time anew."""
+    began = time.monotonic()
+    with impatient.open() as connection:
         connection.settimeout(0.05)
         answer = b""
         for sign in GET + b"x: " + b"y" * 400:
@@ -66,45 +92,41 @@ def test_a_head_that_drips_is_cut_off_in_time(served):
                 continue
         took_s = time.monotonic() - began
     check_refusal(answer, 408)
-    assert HEAD_TIMEOUT_S * 0.8 <= took_s < HEAD_TIMEOUT_S * 20
+    assert took_s >= HEAD_TIMEOUT_S * 0.8
 
 
-def test_a_second_head_on_a_kept_connection_has_its_own_time(served):
-    with served.open() as connection:
-        connection.sendall(GET + b"\r\n")
-        assert status(connection.recv(65536)) == 200
+def test_a_second_head_on_a_kept_connection_has_its_own_time(impatient):
+    with kept(impatient) as connection:
         time.sleep(HEAD_TIMEOUT_S * 1.5)
         connection.sendall(GET)
         check_refusal(read_all(connection), 408)
 
 
-def test_a_silent_connection_is_closed(served):
-    with served.open() as connection:
+def test_a_silent_connection_is_closed(impatient):
+    with impatient.open() as connection:
         check_refusal(read_all(connection), 408)
 
 
-def test_a_body_that_stops_is_408(served):
-    sent = len(served.sim.tape)
-    with served.open() as connection:
+def test_a_body_that_stops_is_408(impatient):
+    sent = len(impatient.sim.tape)
+    with impatient.open() as connection:
         connection.sendall(raw_request(b"").replace(b"length: 0", b"length: 100") + b'{"mod')
         answer = read_all(connection)
     assert status(answer) == 408
     assert b"connection: close" in answer.lower()
-    assert len(served.sim.tape) == sent
+    assert len(impatient.sim.tape) == sent
 
 
-def test_a_body_of_which_no_byte_comes_is_408(served):
-    with served.open() as connection:
+def test_a_body_of_which_no_byte_comes_is_408(impatient):
+    with impatient.open() as connection:
         connection.sendall(raw_request(b"").replace(b"length: 0", b"length: 100"))
         answer = read_all(connection)
     assert status(answer) == 408
 
 
-def test_bytes_that_begin_no_request_do_not_keep_a_connection(served):
+def test_bytes_that_begin_no_request_do_not_keep_a_connection(impatient):
     """They end the keep-alive timer; another must take its place."""
-    with served.open() as connection:
-        connection.sendall(GET + b"\r\n")
-        assert status(connection.recv(65536)) == 200
+    with kept(impatient) as connection:
         connection.sendall(b"\r\n")
         read_all(connection)  # to its end, within the time of a head
 
@@ -274,10 +296,8 @@ def test_a_client_that_leaves_ends_the_provider_s_work_and_is_accounted_for(serv
     while came.count(b"data: ") < events:
         came += connection.recv(65536)
     leave(connection, how)
-    left_at = time.time()
     entry = served.sim.tape[-1]
-    served.until(lambda: entry.disconnected_at is not None, "the provider's notice")
-    assert entry.disconnected_at is not None and entry.disconnected_at - left_at < 0.5
+    served.soon(lambda: entry.disconnected_at is not None, 0.5, "the provider's notice")
     served.until(lambda: len(served.seen.ended) > ended, "the exchange's end")
     assert len(served.seen.ended) == ended + 1
     assert len(served.seen.settled) == settled + 1
