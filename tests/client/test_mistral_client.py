@@ -183,10 +183,10 @@ def loop_thread() -> Iterator[str]:
     stops: list[asyncio.Event] = []
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    url, loop = ready.get(timeout=10)
+    url, loop = ready.get(timeout=60)
     yield url
     loop.call_soon_threadsafe(stops[0].set)
-    thread.join(10)
+    thread.join(60)
 
 
 CONFIGURED = CacheConfig(scope="shared", ttl_s=60, redis="redis://configured:1/0")

@@ -10,7 +10,8 @@ import pytest
 
 from windvane.simulator import Simulator, SimulatorConfig
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
+"""Far more than it takes; what does not come would not in an hour."""
 
 
 @dataclass
@@ -63,6 +64,18 @@ async def start() -> AsyncIterator[Start]:
         await simulator.stop()
 
 
+async def until(happened: Callable[[], Any]) -> None:
+    """Wait for what the simulator does by itself, and tells nobody."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not happened():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., Awaitable[None]]:
+    return until
+
+
 @pytest.fixture
 def ask() -> Callable[..., Awaitable[Said]]:
     """Send one request on a connection of its own and read the answer to its end."""
@@ -78,26 +91,37 @@ async def send(
     key: str | None = "test-key",
     headers: tuple[tuple[str, str], ...] = (),
     leave_after: int | None = None,
-    timeout_s: float = TIMEOUT_S,
+    leave_when: Callable[[], Any] | None = None,
+    quiet_s: float | None = None,
 ) -> Said:
-    """Send one request; with `leave_after`, close the connection after so many bytes."""
+    """Send one request, and read to the end, or leave before it.
+
+    The caller leaves after so many bytes, when something has happened, or when nothing has come for so
+    long since the simulator had the request.
+    """
     data = body if isinstance(body, bytes) else json.dumps(body).encode() if body else b""
     lines = [f"{method} {path} HTTP/1.1", "host: simulator", f"content-length: {len(data)}"]
     lines += ["connection: close", "content-type: application/json"]
     lines += [f"authorization: Bearer {key}"] if key else []
     lines += [f"{name}: {value}" for name, value in headers]
     reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+    had = len(simulator.tape)
     writer.write("\r\n".join([*lines, "", ""]).encode() + data)
+    if quiet_s is not None:
+        await until(lambda: len(simulator.tape) > had)
     said = Said()
     try:
-        async with asyncio.timeout(timeout_s):
-            while leave_after is None or len(said.raw) < leave_after:
-                piece = await reader.read(65536)
-                if not piece:
-                    break
-                said.raw += piece
-    except TimeoutError:
-        pass
+        if leave_when is not None:
+            await until(leave_when)
+            leave_after = 0
+        while leave_after is None or len(said.raw) < leave_after:
+            reading = asyncio.ensure_future(reader.read(65536))
+            if not (await asyncio.wait((reading,), timeout=quiet_s or TIMEOUT_S))[0]:
+                reading.cancel()
+                break
+            if not (piece := reading.result()):
+                break
+            said.raw += piece
     except ConnectionError:
         said.was_reset = True
     writer.transport.abort()

@@ -1,6 +1,5 @@
 """Each fault word does what its entry says, and faults can be scheduled by rule."""
 
-import asyncio
 import gzip
 import json
 import time
@@ -72,11 +71,10 @@ async def test_reset_before_the_first_byte(start, ask, chat):
     assert said.was_reset
 
 
-async def test_hang_says_nothing_until_the_client_leaves(start, ask, chat):
+async def test_hang_says_nothing_until_the_client_leaves(start, ask, chat, until):
     simulator = await start()
-    assert (await ask(simulator, chat("!hang"), timeout_s=0.2)).raw == b""
-    await asyncio.sleep(0.05)
-    assert simulator.tape[0].disconnected_at is not None
+    assert (await ask(simulator, chat("!hang"), quiet_s=0.2)).raw == b""
+    await until(lambda: simulator.tape[0].disconnected_at is not None)
     assert simulator.bill.rows[0].aborted
     assert simulator.bill.total_nano_usd == 0
 
@@ -105,11 +103,11 @@ async def test_cut_clean_ends_the_body_without_finish(start, ask, chat):
     assert all(e["choices"][0]["finish_reason"] is None for e in said.events)
 
 
-async def test_stall_says_some_chunks_then_nothing(start, ask, chat):
+async def test_stall_says_some_chunks_then_nothing(start, ask, chat, until):
     simulator = await start()
-    said = await ask(simulator, chat(f"{QUESTION} !stall 3", stream=True), timeout_s=0.3)
+    said = await ask(simulator, chat(f"{QUESTION} !stall 3", stream=True), quiet_s=0.3)
     assert len(chunks_of(said)) == 3
-    await asyncio.sleep(0.05)
+    await until(lambda: simulator.bill.rows)
     assert simulator.bill.rows[0].output_tokens == 3
     assert simulator.bill.rows[0].aborted
 

@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from tests.surface.conftest import TLS
-from tests.surface.served import MODEL, Reply, Served, chat, serving
+from tests.surface.served import MODEL, WAIT_S, Reply, Served, chat, serving
 from tests.surface.test_access import admin_routes, bearer, found_in
 
 from windvane.assembly import ADMIN_FILE, PEPPER_FILE
@@ -79,7 +79,7 @@ class Admin:
         return self.on_loop(make())
 
     def on_loop(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.served.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self.served.loop).result(WAIT_S)
 
 
 @pytest.fixture(scope="module")

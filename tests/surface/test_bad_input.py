@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.surface.served import Reply, Served, chat, raw_request, serving
+from tests.surface.served import WAIT_S, Reply, Served, chat, raw_request, serving
 
 from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.wire.json_body import DEPTH_MAX, NODES_MAX
@@ -442,7 +442,7 @@ def ask_app(
     base = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
     key = [(b"authorization", b"Bearer " + KEY.encode())]
     asked = asgi(served.app, path, body, base + (key if headers is None else headers))
-    return asyncio.run_coroutine_threadsafe(asked, served.loop).result(10)
+    return asyncio.run_coroutine_threadsafe(asked, served.loop).result(WAIT_S)
 
 
 FUZZ = settings(

@@ -1,12 +1,12 @@
 """The cache as callers see it: over a socket, in both dialects, whole and streamed."""
 
 import json
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from tests.surface.served import Served, chat, serving
+from tests.surface.served import Reply, Served, chat, serving
 
 from windvane.config.schema import AuthConfig, CacheConfig, KeyConfig
 from windvane.simulator import SimulatorConfig
@@ -47,7 +47,7 @@ def test_one_entry_serves_both_kinds_of_answer_to_a_team_and_to_nobody_else(serv
     words = first.json["choices"][0]["message"]["content"]
     again = ask(served, "one entry", BEN)
     assert again.headers["cache-status"].startswith("Windvane; hit; ttl=")
-    assert again.headers["age"] == "0"
+    assert int(again.headers["age"]) < 15
     assert again.headers["x-router-cost-usd"] == "0"
     assert again.json["choices"][0]["message"]["content"] == words
     assert again.json["id"] != first.json["id"]
@@ -80,22 +80,17 @@ def test_a_stream_is_kept_for_those_who_want_it_whole(served):
 
 
 def test_many_at_once_make_one_call(served):
-    before = len(served.sim.tape)
-    replies = []
-    threads = [
-        threading.Thread(
-            target=lambda n=n: replies.append(ask(served, "at once", stream=n % 2 == 0))
-        )
-        for n in range(12)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [reply.status for reply in replies] == [200] * 12
-    assert len(served.sim.tape) == before + 1
-    shared = [reply for reply in replies if "collapsed" in reply.headers["cache-status"]]
-    assert len(shared) >= 1
+    def ask_at_once(question: str) -> list[Reply]:
+        """On a busy machine the first may have its answer before another has begun."""
+        before = len(served.sim.tape)
+        with ThreadPoolExecutor(12) as pool:
+            asked = [pool.submit(ask, served, question, stream=n % 2 == 0) for n in range(12)]
+            replies = [each.result() for each in asked]
+        assert [reply.status for reply in replies] == [200] * 12
+        assert len(served.sim.tape) == before + 1
+        return [reply for reply in replies if "collapsed" in reply.headers["cache-status"]]
+
+    assert any(ask_at_once(f"at once, {turn}") for turn in range(20))
 
 
 def test_what_cache_control_asks_for(served):

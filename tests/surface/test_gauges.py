@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.surface.served import MODEL, Served, chat, serving
+from tests.surface.served import MODEL, WAIT_S, Served, chat, serving
 from tests.surface.test_access import bearer
 
 from windvane.config.schema import (
@@ -199,7 +199,7 @@ class waiting:
 
     def __exit__(self, *error: object) -> None:
         self.served.loop.call_soon_threadsafe(self._open)
-        assert [each.result(10).status for each in self.asked] == [200, 200]
+        assert [each.result(WAIT_S).status for each in self.asked] == [200, 200]
         self.pool.shutdown()
 
     def _open(self) -> None:

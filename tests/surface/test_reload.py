@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.surface.test_cli_keys import Shell, ask, command
+from tests.surface.test_cli_keys import WAIT_S, Shell, ask, command
 
 from windvane.cli.offline import ask_folder
 from windvane.config import Config
@@ -177,7 +177,7 @@ def process_of(place: Place) -> str:
 
 
 def until(happened: Any) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + WAIT_S
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.surface.served import Reply, Served, chat, serving
+from tests.surface.served import WAIT_S, Reply, Served, chat, serving
 from tests.surface.test_access import bearer
 
 from windvane.cli.main import windvane
@@ -250,7 +250,7 @@ def test_a_crowd_of_questions_does_not_keep_requests_from_the_ledger(books):
     served, release = books.served, threading.Event()
     ledger: Any = served.engine.ledger
     waiting = asyncio.run_coroutine_threadsafe(
-        ledger._ask(lambda connection: release.wait(20)), served.loop
+        ledger._ask(lambda connection: release.wait(WAIT_S)), served.loop
     )
     key = books.keys["one"]["key"]
     crowd = QUESTIONS_MAX + 16
@@ -259,7 +259,7 @@ def test_a_crowd_of_questions_does_not_keep_requests_from_the_ledger(books):
             asked = [
                 pool.submit(served.ask, path="/user/stats", **bearer(key)) for _ in range(crowd)
             ]
-            done, _ = concurrent.futures.wait(asked, 10, concurrent.futures.FIRST_COMPLETED)
+            done, _ = concurrent.futures.wait(asked, WAIT_S, concurrent.futures.FIRST_COMPLETED)
             refused = [each.result() for each in done]
             assert refused and all(each.status == 503 for each in refused)
             assert {each.json["error"]["code"] for each in refused} == {"ledger_busy"}
@@ -269,7 +269,7 @@ def test_a_crowd_of_questions_does_not_keep_requests_from_the_ledger(books):
             statuses = {each.result().status for each in asked}
     finally:
         release.set()
-        waiting.result(10)
+        waiting.result(WAIT_S)
     assert statuses <= {200, 503} and 200 in statuses
 
 
