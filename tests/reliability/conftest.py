@@ -28,8 +28,8 @@ from windvane.simulator import Simulator, SimulatorConfig
 
 START_S = 60.0
 """Seconds a process may take to start: the machine may be busy."""
-STOP_S = 45.0
-CALL_S = 60.0
+STOP_S = 90.0
+CALL_S = 120.0
 NANO_PER_USD = 1_000_000_000
 ANSWERED = ("hit", "joined", "ok", "low_quality")
 """A poor answer stands when no stronger model gave a better one."""
@@ -276,7 +276,7 @@ class World:
         said = await call(self.simulator_port, None, path="/_sim/bill")
         return list(json.loads(said.body)["rows"])
 
-    async def quiet(self, timeout_s: float = 15.0) -> None:
+    async def quiet(self, timeout_s: float = 60.0) -> None:
         """Wait until the simulator has seen everybody leave but the one who asks."""
         async with asyncio.timeout(timeout_s):
             while True:

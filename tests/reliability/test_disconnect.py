@@ -18,7 +18,7 @@ P50_S_MAX = 0.25
 """A bound that a busy machine keeps; the measured figures are in the documentation."""
 SPARE = 2
 """Descriptors of the journal's spare segment, which is made with the first hold."""
-SEEN_S = 10.0
+SEEN_S = 60.0
 OUTPUT_NANO_USD = 600
 """A token of Mistral Small."""
 

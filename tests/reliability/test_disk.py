@@ -112,7 +112,7 @@ class Caller:
         raise AssertionError("it did not recover by itself")
 
     async def written(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.ledger._written < len(self.settled) or self.ledger._writer.trouble:
                 await asyncio.sleep(0.001)
 
@@ -236,7 +236,7 @@ async def test_a_process_that_ends_in_trouble_leaves_all_to_the_next(
     await caller.refused()
     while len(caller.running) > 5:
         caller.end()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ledger.aclose()
     ledger = SqliteLedger(tmp_path)
     try:
@@ -272,7 +272,7 @@ async def test_what_is_set_aside_on_a_full_disk_waits_for_room_too(
     next(caller.numbers)
     caller.work(10)
     ledger._flush()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while ledger._written < 21:
             await asyncio.sleep(0.001)
     await caller.written()

@@ -31,7 +31,7 @@ from tests.redis_server import (
 
 from windvane.core.cache.invalidation import ALL
 from windvane.stores.memory.cache import MemoryCache
-from windvane.stores.redis import RedisStores, open_redis
+from windvane.stores.redis import RedisStores, invalidations, open_redis
 from windvane.stores.redis.address import read_address
 from windvane.stores.redis.link import Link
 from windvane.stores.redis.node import DEADLINE_S, FAILURES_TO_OPEN, PROBE_S, Node, Unavailable
@@ -40,12 +40,24 @@ from windvane.stores.tiers import TieredCache
 pytestmark = NEEDS_REDIS
 
 T = TypeVar("T")
+DEADLINES = (
+    "windvane.stores.redis.invalidations.DEADLINE_S",
+    "windvane.stores.redis.cache.REMOVE_DEADLINE_S",
+    "windvane.stores.redis.link.REFRESH_DEADLINE_S",
+)
+"""Of what is not asked on a request's way. Not what is tested here, and a busy machine would miss them."""
 ROUNDS_MAX = 50
 """Of the event loop, from a deadline to its answer; counted, since a busy machine takes long over each."""
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """Far more than it takes; what does not happen would not in an hour."""
 KEY = b"\x01" * 32
 KEEP = {"tags": ("model:m",), "keep_s": 60.0, "worth": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DEADLINES:
+        monkeypatch.setattr(name, 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -460,7 +472,7 @@ async def fails_over(primary: RedisServer, replica: RedisServer, proxy: FaultPro
 async def test_a_replica_that_takes_over_has_what_was_kept_and_is_written_to() -> None:
     """A managed Redis fails over so: the name leads elsewhere, and old connections to a replica."""
     with redis_pair() as (primary, replica):
-        async with through_proxy(primary, deadline_s=1.0) as (stores, proxy):
+        async with through_proxy(primary, deadline_s=5.0) as (stores, proxy):
             await stores.start()
             await stores.cache.put(KEY, b"data", **KEEP)
             await stores.invalidations.invalidate("model:a")
@@ -482,7 +494,7 @@ async def test_a_replica_that_takes_over_has_what_was_kept_and_is_written_to() -
 
 async def test_while_all_are_read_only_reads_go_on_and_nothing_fails() -> None:
     with redis_pair() as (primary, replica):
-        async with opened(primary.url, deadline_s=1.0) as stores:
+        async with opened(primary.url) as stores:
             await stores.start()
             await stores.cache.put(KEY, b"data", **KEEP)
             await asyncio.to_thread(follow, replica, None)
@@ -508,7 +520,7 @@ async def test_while_all_are_read_only_reads_go_on_and_nothing_fails() -> None:
 
 async def test_an_invalidation_that_a_fail_over_lost_makes_everything_void() -> None:
     with redis_pair() as (primary, replica):
-        async with through_proxy(primary, deadline_s=1.0) as (stores, proxy):
+        async with through_proxy(primary, deadline_s=5.0) as (stores, proxy):
             await stores.start()
             await stores.invalidations.invalidate("model:a")
             with primary.client() as client:
@@ -581,16 +593,25 @@ async def test_an_invalidation_is_known_everywhere_within_two_seconds(server: Re
         other.invalidations._key = one.invalidations._key
         await one.start()
         await other.start()
+        learn, learned = other.invalidations._learn, 0
+
+        async def counted() -> None:
+            nonlocal learned
+            await learn()
+            learned += 1
+
+        other.invalidations._learn = counted  # type: ignore[method-assign]
+        assert 1.2 * invalidations.POLL_S < 2, "so often each looks, at the least"
         for number in range(3):
             tag = f"model:{number}"
             version = one.invalidations.known.version
             await one.invalidations.invalidate(tag)
-
-            async def heard(tag: str = tag, version: int = version) -> None:
+            before = learned
+            async with asyncio.timeout(PATIENCE_S):
                 while not other.invalidations.known.voids((tag,), version):
                     await asyncio.sleep(0.01)
-
-            await in_time(heard(), 2.0)
+            # Whoever was looking already may have looked too early.
+            assert learned - before <= 2
             assert not other.invalidations.known.voids(("model:x",), version)
 
 
@@ -623,8 +644,6 @@ async def test_one_made_while_redis_is_away_is_told_when_it_is_back(server: Redi
 async def test_too_many_tags_become_all(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from windvane.stores.redis import invalidations
-
     monkeypatch.setattr(
         invalidations, "_INVALIDATE", invalidations._INVALIDATE.replace("10000", "5")
     )

@@ -108,7 +108,7 @@ async def _check_accounts(place, port, clients):
     user = f"u{clients.kills // KILLS_PER_USER}"
     # An account of a kind is opened by its first use: a question of one word.
     await clients.call(port, clients.body("Word", user))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             stands = await _standings(clients, port, (place.data / "admin.key").read_text())
             said = {each["scope"]: each["spent_nano_usd"] for each in stands}

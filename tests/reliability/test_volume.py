@@ -1,14 +1,17 @@
 """Volume: a large journal at start, and a ledger of ten million rows. Prints what it measured.
 
-Times are held to a multiple of what is promised: machines that run tests are busy.
+What is quick is so by what is done, which is counted; times are printed. Only a start is held to a
+multiple of the time it is promised in: machines that run tests are busy.
 """
 
 import asyncio
 import sqlite3
 import time
+from collections.abc import Awaitable
 from contextlib import asynccontextmanager
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -22,14 +25,19 @@ from windvane.core.usage_report import UsageQuery
 from windvane.stores.journal import FileJournal
 from windvane.stores.rollup import PLACE, SUMS, Place, Sums, add_up
 from windvane.stores.sqlite import SqliteLedger
+from windvane.stores.sqlite import ledger as ledger_module
 from windvane.stores.sqlite.file import open_file
+from windvane.stores.sqlite.retention import forget
 from windvane.stores.sqlite.rows import FIELDS, entry_of
 
-PATIENCE = 10
+T = TypeVar("T")
+PATIENCE = 30
 """How many times what is promised a busy machine may take."""
 JOURNAL_RECORDS = 100_000
 START_S = 2.0
-MONTH_QUERY_S = 0.3
+STEPS_A_PLACE_MAX = 100
+"""Of SQLite's machine, for a question put to the sums: 0.3 s are promised for a month of ten million rows.
+The rows themselves would take many times as many."""
 
 FIRST = date(2026, 8, 1)
 FIRST_DAY = (FIRST - date(1970, 1, 1)).days
@@ -188,6 +196,21 @@ async def opened(folder: Path):
         await ledger.aclose()
 
 
+async def steps(ledger: SqliteLedger, question: Awaitable[T]) -> tuple[int, T]:
+    """What SQLite's machine does for a question, to the thousand; and what is answered."""
+    count = 0
+
+    def went_on() -> None:
+        nonlocal count
+        count += 1000
+
+    await ledger._ask(lambda connection: connection.set_progress_handler(went_on, 1000))
+    answer = await question
+    await ledger._ask(lambda connection: connection.set_progress_handler(None, 0))
+    print(f"  {count:,} steps")
+    return count, answer
+
+
 async def answered_quickly(folder: Path, count: int, period: int) -> None:
     since = time.perf_counter()
     make_rows(folder / "ledger.db", count, period)
@@ -206,30 +229,42 @@ async def answered_quickly(folder: Path, count: int, period: int) -> None:
         await ledger.usage(MONTH)
         timed("usage by key and day, first", since)
         since = time.perf_counter()
-        found = await ledger.usage(MONTH)
-        took_s = timed("usage by key and day of a month", since)
+        taken, found = await steps(ledger, ledger.usage(MONTH))
+        timed("usage by key and day of a month", since)
         totals = {row.group: row.totals for row in found}
         assert {
             group: (each.requests, each.attempts, each.cost_nano_usd)
             for group, each in totals.items()
         } == expected
-        assert took_s < MONTH_QUERY_S * PATIENCE
+        assert taken < STEPS_A_PLACE_MAX * places[0]
         for scope in ("key:key_7", "user:user_7", "team:team_1", "global"):
             since = time.perf_counter()
-            await ledger.spent(Scope(scope), 0)
-            assert timed(f"spent of {scope}", since) < MONTH_QUERY_S * PATIENCE
+            taken, _ = await steps(ledger, ledger.spent(Scope(scope), 0))
+            timed(f"spent of {scope}", since)
+            assert taken < STEPS_A_PLACE_MAX * places[0]
 
 
-async def forgotten_without_a_halt(folder: Path, count: int) -> None:
+async def forgotten_without_a_halt(
+    folder: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = 0
+
+    def counted(*values: Any, **named: Any) -> int:
+        nonlocal pieces
+        pieces += 1
+        return forget(*values, **named)
+
+    monkeypatch.setattr(ledger_module, "forget", counted)
     async with opened(folder) as ledger:
         before = await ledger.usage(MONTH)
-        waits = [0.0]
+        waits, waited_for = [0.0], [0]
         forgetting = asyncio.ensure_future(ledger.forget_before(FIRST + timedelta(DAYS // 4)))
         since = time.perf_counter()
         while not forgetting.done():
-            asked = time.perf_counter()
+            asked, had = time.perf_counter(), pieces
             await ledger.entries_of("nobody")
             waits.append(time.perf_counter() - asked)
+            waited_for.append(pieces - had)
             await asyncio.sleep(0.01)
         timed(f"{await forgetting:,} rows forgotten", since)
         waits.sort()
@@ -237,7 +272,8 @@ async def forgotten_without_a_halt(folder: Path, count: int) -> None:
         print(f"  others waited {middle * 1_000:.1f} ms (median), {longest * 1_000:.1f} ms (most)")
         assert 0 < await forgetting < count
         assert await ledger.usage(MONTH) == before
-        assert middle < 0.2
+        assert len(waits) > 3
+        assert max(waited_for) <= 2, "a question waits for what is under way, and no longer"
 
 
 async def verified(folder: Path) -> None:
@@ -247,14 +283,18 @@ async def verified(folder: Path) -> None:
         timed("verify", since)
 
 
-async def test_many_rows_are_answered_for_quickly(tmp_path: Path) -> None:
+async def test_many_rows_are_answered_for_quickly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await answered_quickly(tmp_path, 200_000, 300)
     await verified(tmp_path)
-    await forgotten_without_a_halt(tmp_path, 200_000)
+    await forgotten_without_a_halt(tmp_path, 200_000, monkeypatch)
     await verified(tmp_path)
 
 
 @pytest.mark.slow
-async def test_ten_million_rows_are_answered_for_quickly(tmp_path: Path) -> None:
+async def test_ten_million_rows_are_answered_for_quickly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await answered_quickly(tmp_path, 10_000_000, 3_000)
-    await forgotten_without_a_halt(tmp_path, 10_000_000)
+    await forgotten_without_a_halt(tmp_path, 10_000_000, monkeypatch)

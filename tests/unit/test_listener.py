@@ -14,6 +14,7 @@ import uvloop
 
 from windvane.listener import AT_ONCE_MAX, PAUSE_S, Listener, listen
 
+PATIENCE_S = 60.0
 ROUNDS = 8
 """A connection is taken in one round of the loop, made in another, and told of in a third."""
 
@@ -52,6 +53,12 @@ class _House:
         for caller in self.callers:
             caller.close()
         await asyncio.sleep(0)
+
+
+async def _until(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not happened():
+            await asyncio.sleep(PAUSE_S / 10)
 
 
 async def _rounds(count: int = ROUNDS) -> None:
@@ -135,8 +142,7 @@ def test_without_a_descriptor_callers_wait_and_the_loop_does_not_spin(
             await asyncio.sleep(2.5 * PAUSE_S)
             assert not house.guests
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        await asyncio.sleep(2 * PAUSE_S)
-        assert len(house.guests) == 3
+        await _until(lambda: len(house.guests) == 3)
         await house.close()
 
     run(exhausted())
@@ -152,11 +158,11 @@ def test_nobody_is_let_in_after_the_end(run: Run) -> None:
         await _rounds()
         assert not house.guests
         caller = house.callers[0]
-        caller.settimeout(5)
+        caller.settimeout(PATIENCE_S)
         with suppress(ConnectionResetError):
             assert caller.recv(1) == b""
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(house.address, timeout=5)
+            socket.create_connection(house.address, timeout=PATIENCE_S)
         caller.close()
 
     run(late())

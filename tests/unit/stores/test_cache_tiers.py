@@ -66,6 +66,12 @@ class Scripted:
         self.is_closed = True
 
 
+async def rounds(count: int = 20) -> None:
+    """Let everything go on that can: nothing here waits for a clock or a thread."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 KEPT = Kept(data=b"data", tags=("t",), left_s=10.0, worth=5.0)
 OPTIONS = {"tags": ("t",), "keep_s": 10.0, "worth": 5.0}
 
@@ -95,7 +101,7 @@ async def test_what_is_put_is_in_memory_at_once_and_below_soon() -> None:
     first.may_put.clear()
     await cache.put(b"k", b"data", **OPTIONS)
     assert cache.get_now(b"k") == b"data"
-    await asyncio.sleep(0.01)
+    await rounds()
     assert b"k" in second.held, "one that waits does not keep back another"
     assert b"k" not in first.held
     first.may_put.set()
@@ -144,7 +150,7 @@ async def test_while_what_was_made_here_is_on_its_way_nothing_behind_is_newer() 
     lower.may_put.clear()
     await cache.put(b"k", b"ours", **OPTIONS)
     assert await cache.get_behind(b"k", anything) is None
-    await asyncio.sleep(0.01)
+    await rounds()
     assert await cache.get_behind(b"k", anything) is None
     lower.may_put.set()
     await cache.written()
@@ -156,7 +162,7 @@ async def test_what_happened_meanwhile_stands(meanwhile: str) -> None:
     cache = await aged(lower)
     lower.may_find.clear()
     looking = asyncio.create_task(cache.get_behind(b"k", anything))
-    await asyncio.sleep(0.01)
+    await rounds()
     if meanwhile == "put":
         await cache.put(b"k", b"ours", **OPTIONS)
     else:
@@ -172,8 +178,7 @@ async def test_what_waited_is_kept_below_for_no_longer_than_it_was_meant_to() ->
     cache = opened(lower, clock=clock)
     lower.may_put.clear()
     await cache.put(b"first", b"data", **OPTIONS)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await rounds(2)
     await cache.put(b"k", b"data", **OPTIONS)
     clock.now_s = 4.0
     lower.may_put.set()
@@ -188,12 +193,12 @@ async def test_what_was_removed_does_not_come_back_from_a_queue(by_tag: bool) ->
     lower.may_put.clear()
     for number in range(20):
         await cache.put(b"%d" % number, b"data", **OPTIONS)
-    await asyncio.sleep(0.01)  # the first are on their way, the others wait
+    await rounds()  # the first are on their way, the others wait
     removals = (
         [cache.remove_tagged("t")] if by_tag else [cache.remove(b"%d" % n) for n in range(20)]
     )
     removing = asyncio.gather(*removals)
-    await asyncio.sleep(0.01)
+    await rounds()
     lower.may_put.set()
     await removing
     await cache.written()

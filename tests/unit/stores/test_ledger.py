@@ -272,9 +272,14 @@ async def test_too_many_questions_are_refused(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path)
     try:
         settle(ledger, entry(1))
-        asked = await asyncio.gather(
-            *(ledger.spent(GLOBAL, 0) for _ in range(QUESTIONS_MAX * 3)), return_exceptions=True
-        )
+        let_go = threading.Event()
+        held = asyncio.ensure_future(ledger._ask(lambda _: let_go.wait(30)))
+        await asyncio.sleep(0)
+        asking = [asyncio.ensure_future(ledger.spent(GLOBAL, 0)) for _ in range(QUESTIONS_MAX * 3)]
+        await asyncio.sleep(0)
+        let_go.set()
+        assert await held
+        asked = await asyncio.gather(*asking, return_exceptions=True)
         refused = [each for each in asked if isinstance(each, InternalServerError)]
         assert [each for each in asked if each == 1]
         assert len(refused) >= QUESTIONS_MAX
@@ -319,7 +324,7 @@ def test_a_ledger_outlives_the_loop_it_was_used_in(tmp_path: Path) -> None:
 
     async def wait_for_the_timer() -> None:
         settle(ledger, entry(5))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while ledger._written < 2:
                 await asyncio.sleep(0.01)
 
@@ -339,11 +344,11 @@ def test_an_answer_for_a_loop_that_is_gone_hurts_nobody(tmp_path: Path) -> None:
 
     def question(_: sqlite3.Connection) -> bool:
         is_asked.set()
-        return is_over.wait(10)
+        return is_over.wait(60)
 
     async def leave_in_the_middle() -> None:
         task = asyncio.ensure_future(ledger._ask(question))
-        await asyncio.to_thread(is_asked.wait, 10)
+        await asyncio.to_thread(is_asked.wait, 60)
         task.cancel()
 
     asyncio.run(leave_in_the_middle())
@@ -369,10 +374,10 @@ async def test_whatever_ends_the_thread_nothing_is_sent_without_a_ledger(
     monkeypatch.setattr(ledger_module, "insert_all", fail)
     settle(ledger, entry(2))
     asked = asyncio.ensure_future(ledger.spent(GLOBAL, 0))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(InternalServerError, match="closed"):
             await asked
-        ledger._writer._thread.join(10)
+        ledger._writer._thread.join(60)
         with pytest.raises(InternalServerError):
             await ledger.spent(GLOBAL, 0)
         with pytest.raises(InternalServerError, match="nothing was sent"):
@@ -399,7 +404,7 @@ async def test_a_full_group_is_written_at_once(
     ledger = SqliteLedger(tmp_path)
     try:
         settle(ledger, *map(entry, range(25)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while ledger._written < 20:
                 await asyncio.sleep(0.001)
         assert len(ledger._gathered) == 5

@@ -178,6 +178,7 @@ def test_the_same_dice_evict_the_same() -> None:
 
 
 def test_a_look_up_takes_a_microsecond() -> None:
+    """As long as it calls this little; how long it takes depends on the machine too, and is printed."""
     cache = MemoryCache(1 << 26, monotonic_s=time.monotonic, rng=Random(1))
     keys = [key(number) for number in range(1_000)]
     for each in keys:
@@ -190,7 +191,12 @@ def test_a_look_up_takes_a_microsecond() -> None:
 
     best_us = min(timeit.repeat(look_up, number=1, repeat=200)) * 1_000
     print(f"a hit in memory: {best_us:.2f} us")
-    assert best_us < 2.0, "0.55 where it was written; the machine may be slow"
+    events: list[str] = []
+    sys.setprofile(lambda _frame, event, _of: events.append(event))
+    look_up()
+    sys.setprofile(None)
+    calls = events.count("call") + events.count("c_call")
+    assert calls <= 4 * len(keys), "itself, the dictionary and the clock"
 
 
 MEASURE = """
