@@ -113,6 +113,17 @@ async def in_time(call: Coroutine[Any, Any, T], deadline_s: float = DEADLINE_S) 
     return task.result()
 
 
+def at_once(call: Coroutine[Any, Any, T]) -> T:
+    """What it answers without having waited for anything."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        answer: T = done.value
+        return answer
+    call.close()
+    raise AssertionError("it waits")
+
+
 async def comes_back(stores: RedisStores, data: bytes | None = b"data") -> None:
     """It is asked again without anybody doing anything, within a few probes."""
     async with asyncio.timeout(PATIENCE_S):
@@ -167,9 +178,9 @@ async def test_a_spoilt_way_is_a_few_slow_misses_then_fast_ones_and_it_comes_bac
         await spoil(proxy)  # type: ignore[misc]
         for _ in range(FAILURES_TO_OPEN):
             assert await in_time(stores.cache.get(KEY)) is None
-        fast = sorted([await took_s(stores, None) for _ in range(200)])
         assert not stores.link.is_up
-        assert fast[100] < 0.001
+        for _ in range(200):
+            assert at_once(stores.cache.get(KEY)) is None
         await stores.cache.put(KEY, b"lost", **KEEP)
         assert (await stores.cache.stats()).faults >= FAILURES_TO_OPEN
         await well(proxy)
@@ -790,12 +801,17 @@ async def test_by_tls(tmp_path: Path) -> None:
             assert (await stores.cache.stats()).stored == 0, "an unknown certificate is refused"
 
 
-async def test_a_hit_and_a_miss_while_open_are_fast(server: RedisServer) -> None:
+async def test_a_hit_is_two_commands_on_one_connection(server: RedisServer) -> None:
+    """Sent together. What they take is then a matter of the machine: it is printed."""
     async with opened(f"unix://{server.socket}") as stores:
         await stores.cache.put(KEY, b"x" * 1_500, **KEEP)
-        took = sorted([await took_s(stores, b"x" * 1_500) for _ in range(2_000)])
+        with server.client() as other:
+            before = other.info("stats")
+            took = sorted([await took_s(stores, b"x" * 1_500) for _ in range(2_000)])
+            after = other.info("stats")
         print(f"a hit: p50 {took[1000] * 1e6:.0f} us, p99 {took[1980] * 1e6:.0f} us")
-        assert took[0] < 0.002
+        names = ("total_commands_processed", "total_connections_received")
+        assert [after[name] - before[name] for name in names] == [2 * 2_000 + 1, 0]
 
 
 def test_nothing_is_left_behind_when_the_extra_is_missing() -> None:
