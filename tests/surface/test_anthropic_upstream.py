@@ -13,7 +13,7 @@ import httpx2
 import openai
 import pytest
 from mistralai.client import Mistral
-from tests.surface.served import Served, chat, raw_request, serving
+from tests.surface.served import WAIT_S, Served, chat, raw_request, serving
 
 from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, LimitsConfig
 from windvane.core.ledger import LedgerEntry
@@ -333,7 +333,7 @@ def leave_after(served: Served, body: dict[str, Any], sign: bytes) -> None:
     """Ask, and be gone as soon as `sign` has come."""
     request = raw_request(json.dumps(body).encode(), f"authorization: Bearer {KEY}")
     came = b""
-    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=WAIT_S) as connection:
         connection.sendall(request)
         while sign not in came:
             piece = connection.recv(65536)

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
-from tests.surface.served import Served, chat, serving
+from tests.surface.served import WAIT_S, Served, chat, serving
 
 from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.gateway.data_plane.app import ENDPOINTS
@@ -133,7 +133,7 @@ def test_what_is_served_is_what_is_documented(served, api, method, path, mode):
         if mode.is_positive:
             with_known_model(case.body)
         case.call_and_validate(
-            headers={"Authorization": f"Bearer {key}"}, checks=CHECKS, timeout=10
+            headers={"Authorization": f"Bearer {key}"}, checks=CHECKS, timeout=WAIT_S
         )
 
     ask()

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from tests.surface.conftest import WAIT_S
 
 MISTRAL = "ministral-14b-latest"
 THINKING = "mistral-medium-latest"
@@ -82,7 +83,7 @@ def send(surface):
 
     def send_one(method="POST", path="/v1/chat/completions", body=None, key=surface.key, **headers):
         address = urlsplit(surface.url)
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=WAIT_S)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if key is not None:
             sent["authorization"] = f"Bearer {key}"
@@ -279,7 +280,7 @@ def test_a_body_too_large_is_refused_by_its_announcement(surface):
         f"authorization: Bearer {surface.key}\r\ncontent-type: application/json\r\n"
         f"content-length: {surface.body_bytes_max + 1}\r\n\r\n"
     )
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=WAIT_S) as connection:
         connection.sendall(head.encode())
         answer = http.client.HTTPResponse(connection)
         answer.begin()
@@ -423,7 +424,7 @@ def test_done_and_the_end_of_the_body_come_in_one_write(surface):
         f"authorization: Bearer {surface.key}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=WAIT_S) as connection:
         connection.sendall((head + body).encode())
         piece = b""
         while b"data: [DONE]" not in piece:
