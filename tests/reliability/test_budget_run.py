@@ -216,15 +216,16 @@ async def run(simulate, call, chat, folder, *, clients, seconds, limit):
         sampler = Sampler(simulator, engine, engine._clock.wall_us)
         sampling = asyncio.ensure_future(sampler.run())
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + seconds
+        until_s, has_ended = loop.time() + seconds, False
 
         def is_over():
-            """After its time, or when the money is gone: a busy machine spends it slowly."""
-            if loop.time() < until_s:
-                return False
-            (whole,) = [each for (name, _), each in sampler.standings().items() if name == GLOBAL]
-            is_spent = whole.spent_nano_usd >= SHARE_MIN * limit
-            return is_spent and crowd.refused_now > clients * REFUSED_MIN
+            """After its time, when the money is gone and most callers are told so: a busy machine takes
+            longer to spend it, and one that never comes to this fails by its last timeout."""
+            nonlocal has_ended
+            if not has_ended and loop.time() >= until_s:
+                spent = sampler.standings()[GLOBAL, "total"].spent_nano_usd
+                has_ended = spent >= SHARE_MIN * limit and crowd.refused_now > REFUSED_MIN * clients
+            return has_ended
 
         try:
             async with asyncio.timeout(seconds + 240), asyncio.TaskGroup() as group:
@@ -258,7 +259,6 @@ async def run(simulate, call, chat, folder, *, clients, seconds, limit):
     )
     assert not breaches.entries
     assert SHARE_MIN <= share <= 1
-    assert crowd.refused_now > clients * REFUSED_MIN
     assert crowd.answered > 50
     assert sampler.samples > seconds / SAMPLE_S / 10
 
