@@ -15,7 +15,7 @@ from windvane.gateway.server import PIPELINED_MAX, GuardedProtocol, ServerLimits
 
 WAIT_S = 30.0
 IMPATIENCE_S = 0.3
-"""What a test waits for to be over; where a request must come in time, the server waits `WAIT_S`."""
+"""How long a server waits where a test outwaits it; elsewhere `WAIT_S`, lest a stall do so."""
 ANSWER = b"content-type: text/plain\r\n"
 
 
