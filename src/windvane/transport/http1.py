@@ -66,7 +66,6 @@ class _Connection(asyncio.Protocol):
         """Its head, if it began with one of a known form."""
         self._is_asked = False
         self._waiter: asyncio.Future[None] | None = None
-        self._pieces: list[bytes] = []
         self._pending_bytes = 0
         self._head_bytes = 0
         self._is_paused = False
@@ -74,6 +73,8 @@ class _Connection(asyncio.Protocol):
         self._is_informational = False
         self._keeps_alive = False
         self.is_closed = False
+        self.pieces: list[bytes] = []
+        """What has come of the body, and has not been taken."""
         self.has_head = False
         self.is_complete = False
         self.idle_since = 0.0
@@ -122,7 +123,7 @@ class _Connection(asyncio.Protocol):
         self.status = 200
         self.headers = known
         if end < size:
-            self._pieces.append(data[end:])
+            self.pieces.append(data[end:])
         self.has_head = self.is_complete = self._keeps_alive = True
         return True
 
@@ -172,7 +173,7 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
-        self._pieces.append(body)
+        self.pieces.append(body)
         self._pending_bytes += len(body)
         if self._pending_bytes > PENDING_BYTES_MAX and not self._is_paused and self._transport:
             self._is_paused = True
@@ -212,14 +213,9 @@ class _Connection(asyncio.Protocol):
         self._waiter = self.loop.create_future()
         return self._waiter
 
-    @property
-    def has_news(self) -> bool:
-        """Whether there is body to take, or its end has come."""
-        return bool(self._pieces) or self.is_complete
-
     def take(self) -> bytes:
         """What has come of the body, and has not been taken."""
-        pieces = self._pieces
+        pieces = self.pieces
         if not pieces:
             return b""
         taken = pieces.pop()
@@ -237,7 +233,7 @@ class _Connection(asyncio.Protocol):
         """Wait to be asked again, if its answer has left it clean; say whether it has."""
         is_clean = (
             self._keeps_alive
-            and not self._pieces
+            and not self.pieces
             and not self.is_closed
             and self._error is None
             and not self._is_paused
@@ -289,7 +285,7 @@ class Http1Response(msgspec.Struct, eq=False):
             # The connection may be serving another call by now.
             return b""
         connection = self._connection
-        while not connection.has_news:
+        while not connection.pieces and not connection.is_complete:
             await connection.news()
         return connection.take()
 

@@ -75,7 +75,8 @@ class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     message: _Message | None = None
     delta: _Message | None = None
-    finish_reason: str | None = None
+    finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Every dialect says it, with a piece of text as null; unset where a provider does not."""
 
 
 class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
@@ -100,7 +101,8 @@ _decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
 _NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=0)
 
-_FINISH_REASONS: dict[str | None, FinishReason | None] = {
+_FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
+    msgspec.UNSET: None,
     None: None,
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
@@ -111,7 +113,7 @@ _FINISH_REASONS: dict[str | None, FinishReason | None] = {
     "error": FinishReason.ERROR,
 }
 _STOP = FinishReason.STOP
-_EVERYBODYS_REASONS = frozenset(_FINISH_REASONS).difference((None, "model_length", "function_call"))
+_EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "error"))
 """Those that every client of the family knows."""
 
 
@@ -276,19 +278,19 @@ class ChatStreamReader(ChunkReader):
         choices = [_chunk_choice(choice) for choice in reply.choices]
         usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
         return Chunk(
-            id=reply.id or "",
-            model=reply.model or "",
-            created=reply.created or self._now_s,
-            choices=choices,
-            usage=usage,
-            raw=event.raw,
-            is_plain=reply.usage is None and _is_plain(reply, event),
+            reply.id or "",
+            reply.model or "",
+            reply.created or self._now_s,
+            choices,
+            usage,
+            event.raw,
+            event.name is None and _is_plain(reply),
         )
 
 
-def _is_plain(reply: _ReplyUncounted, event: Event) -> bool:
+def _is_plain(reply: _Reply) -> bool:
     """A single piece of text that both dialects write the same way, name for name."""
-    if len(reply.choices) != 1 or not reply.id or not reply.model or event.name is not None:
+    if reply.usage is not None or len(reply.choices) != 1 or not reply.id or not reply.model:
         return False
     choice = reply.choices[0]
     delta = choice.delta
@@ -298,27 +300,23 @@ def _is_plain(reply: _ReplyUncounted, event: Event) -> bool:
         and type(delta.content) is str
         and not delta.reasoning_content
         and not delta.tool_calls
-        and b'"finish_reason"' in event.data
     )
 
 
 def _chunk_choice(choice: _Choice) -> ChunkChoice:
     delta = choice.delta or choice.message or _Message()
-    content = delta.content
-    reasoning = delta.reasoning_content
-    if isinstance(content, list):
+    content, reasoning, calls = delta.content, delta.reasoning_content, delta.tool_calls
+    if content is not None and type(content) is not str:
         content, thinking = split_thinking(content)
         reasoning = thinking or reasoning
     return ChunkChoice(
-        index=choice.index,
-        content=content,
-        reasoning=reasoning,
-        refusal=delta.refusal,
-        role=delta.role,
-        tool_calls=[_delta(call, order) for order, call in enumerate(delta.tool_calls)]
-        if delta.tool_calls
-        else None,
-        finish_reason=_FINISH_REASONS.get(choice.finish_reason, _STOP),
+        choice.index,
+        content,
+        reasoning,
+        delta.refusal,
+        delta.role,
+        [_delta(call, order) for order, call in enumerate(calls)] if calls else None,
+        _FINISH_REASONS.get(choice.finish_reason, _STOP),
     )
 
 
