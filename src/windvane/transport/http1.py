@@ -322,6 +322,8 @@ class _Way(msgspec.Struct, frozen=True, eq=False):
     connections that are kept to its origin."""
 
     origin: Origin
+    headers: tuple[tuple[str, str], ...]
+    """As the request said them."""
     head: bytes
     kept: deque[_Connection]
     heads: Heads
@@ -338,10 +340,14 @@ class Http1Transport:
         self._idle: dict[Origin, deque[_Connection]] = {}
         self._heads: dict[Origin, Heads] = {}
         self._ways: dict[tuple[str, tuple[tuple[str, str], ...]], _Way] = {}
+        self._latest: dict[str, _Way] = {}
+        """The way last taken to each address: mostly the next one too, found without a look at its headers."""
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
-        way = self._ways.get((request.url, request.headers)) or self._new_way(request)
+        way = self._latest.get(request.url)
+        if way is None or way.headers is not request.headers:
+            way = self._way_of(request)
         head, kept = way.head, way.kept
         if request.credential is not None:
             # A caller's own: for this request alone, and not among the heads that are kept.
@@ -386,13 +392,18 @@ class Http1Transport:
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    def _new_way(self, request: UpstreamRequest) -> _Way:
-        if len(self._ways) >= WAYS_MAX:
-            self._ways.clear()
-        origin, head = _write_head(request)
-        kept = self._idle.setdefault(origin, deque())
-        way = _Way(origin, head, kept, self._heads.setdefault(origin, Heads()))
-        self._ways[request.url, request.headers] = way
+    def _way_of(self, request: UpstreamRequest) -> _Way:
+        key = request.url, request.headers
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= WAYS_MAX:
+                self._ways.clear()
+                self._latest.clear()
+            origin, head = _write_head(request)
+            kept = self._idle.setdefault(origin, deque())
+            heads = self._heads.setdefault(origin, Heads())
+            way = self._ways[key] = _Way(origin, request.headers, head, kept, heads)
+        self._latest[request.url] = way
         return way
 
     async def aclose(self) -> None:

@@ -5,7 +5,10 @@ thinking as a list of parts, ends some models' streams with a choice-less chunk)
 mistake would cost: a usage that is not made of whole, non-negative numbers counts as no usage.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from windvane.core.chat import (
     Choice,
@@ -28,19 +31,21 @@ from windvane.wire.sse import DONE, Event
 TOKENS_MAX = 1_000_000_000
 """A count above this is a broken upstream's, not a bill."""
 
+_Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
+
 
 class _Details(msgspec.Struct, frozen=True, gc=False):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
 
 
 class _OutputDetails(msgspec.Struct, frozen=True, gc=False):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Tokens | None = None
 
 
 class _Usage(msgspec.Struct, frozen=True, gc=False):
-    prompt_tokens: int
-    completion_tokens: int | None = None
+    prompt_tokens: Annotated[int, Meta(gt=0, le=TOKENS_MAX)]
+    completion_tokens: _Tokens | None = None
     total_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     num_cached_tokens: int | None = None
@@ -99,7 +104,8 @@ _decode_reply = msgspec.json.Decoder(_Reply).decode
 _decode_uncounted = msgspec.json.Decoder(_ReplyUncounted).decode
 _decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
-_NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=0)
+_NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=1)
+"""Half a count."""
 
 _FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
     msgspec.UNSET: None,
@@ -138,16 +144,11 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
         if said.total_tokens is None:
             return None
         output = said.total_tokens - asked
-    reasoning = 0 if thought is None else thought.reasoning_tokens or 0
-    if not (
-        0 < asked <= TOKENS_MAX
-        and 0 <= output <= TOKENS_MAX
-        and 0 <= reasoning <= TOKENS_MAX
-        and cached >= 0
-        and written >= 0
-        and cached + written <= asked
-    ):
+        if not 0 <= output <= TOKENS_MAX:
+            return None
+    if cached < 0 or cached + written > asked:
         return None
+    reasoning = 0 if thought is None else thought.reasoning_tokens or 0
     return Usage(asked, output, cached, written, reasoning, said.service_tier or service_tier)
 
 
@@ -275,13 +276,12 @@ class ChatStreamReader(ChunkReader):
             reply = _read_reply(event.data)
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
-        choices = [_chunk_choice(choice) for choice in reply.choices]
         usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
         return Chunk(
             reply.id or "",
             reply.model or "",
             reply.created or self._now_s,
-            choices,
+            list(map(_chunk_choice, reply.choices)),
             usage,
             event.raw,
             event.name is None and _is_plain(reply),
