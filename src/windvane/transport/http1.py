@@ -341,7 +341,7 @@ class Http1Transport:
         self._heads: dict[Origin, Heads] = {}
         self._ways: dict[tuple[str, tuple[tuple[str, str], ...]], _Way] = {}
         self._latest: dict[str, _Way] = {}
-        """The way last taken to each address: mostly the next one too, found without a look at its headers."""
+        """The way last taken to each address, where its headers need not be looked at to find it."""
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
