@@ -214,7 +214,7 @@ class ToolCallDelta(msgspec.Struct, kw_only=True):
     arguments: str = ""
 
 
-class ChunkChoice(msgspec.Struct, kw_only=True):
+class ChunkChoice(msgspec.Struct, gc=False):
     """A piece of one choice. `reasoning` is empty when the model thinks and does not show it; signed
     `thinking_blocks` come with it, be it empty."""
 
@@ -228,19 +228,20 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
     thinking_blocks: list[JsonObject] | None = None
 
     @property
-    def says_something(self) -> bool:
-        return bool(self.content or self.reasoning or self.refusal or self.tool_calls)
-
-    @property
     def chars(self) -> int:
         """All that the model wrote here: a call's arguments are billed like its prose."""
-        total = len(self.content or "") + len(self.reasoning or "") + len(self.refusal or "")
-        for call in self.tool_calls or ():
-            total += len(call.name or "") + len(call.arguments)
+        total = len(self.content) if self.content else 0
+        if self.reasoning:
+            total += len(self.reasoning)
+        if self.refusal:
+            total += len(self.refusal)
+        if self.tool_calls:
+            for call in self.tool_calls:
+                total += len(call.name or "") + len(call.arguments)
         return total
 
 
-class Chunk(msgspec.Struct, kw_only=True):
+class Chunk(msgspec.Struct, gc=False):
     """A piece of a streamed completion.
 
     `raw` is the provider's own event, blank line included, when it may be relayed as it is to a

@@ -36,7 +36,7 @@ class AttemptState(StrEnum):
     SETTLED = "settled"
 
 
-_HELD, _SENT, _SETTLED = AttemptState
+_HELD, _, _SETTLED = AttemptState
 """By name: to look a member up in its enumeration takes as long as a call."""
 
 
@@ -69,8 +69,8 @@ class Attempt:
     def become(self, state: AttemptState) -> None:
         """Move on to `state`; to stay or go back is our own bug."""
         was = self.state
-        may_be = was is not _SETTLED if state is _SETTLED else state is _SENT and was is _HELD
-        assert may_be, f"{self.id}: {was} cannot become {state}"
+        is_step = was is not _SETTLED and state is not was and state is not _HELD
+        assert is_step, f"{self.id}: {was} cannot become {state}"
         self.state = state
 
 

@@ -5,6 +5,7 @@ piece) is kept, so that a provider that opens a stream and fails at once can sti
 """
 
 from asyncio import CancelledError, get_running_loop
+from collections.abc import Coroutine
 from typing import NoReturn
 
 import msgspec
@@ -116,8 +117,9 @@ class OpenStream:
         if self._reader.failure is not None:
             raise self._reader.failure
 
-    async def read_next(self) -> list[Chunk]:
-        return await self.read("the next token", self._upstream.timeouts.inter_token_s)
+    def read_next(self) -> Coroutine[object, object, list[Chunk]]:
+        """The next chunks, to be awaited."""
+        return self.read("the next token", self._upstream.timeouts.inter_token_s)
 
     async def finish(self) -> None:
         """The answer is whole: give the connection back."""

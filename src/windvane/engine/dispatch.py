@@ -328,10 +328,10 @@ class Dispatch:
         exchange.answered_by = attempt
         # The first words are proof enough of health; a stream may go on for minutes.
         self._health.succeeded(attempt.deployment)
-        if isinstance(answer, OpenStream):
-            return self._stream_of(exchange, attempt, answer, watchdog)
-        self._settlement.settle_answered(exchange, attempt, answer)
-        return answer
+        if isinstance(answer, Completion):
+            self._settlement.settle_answered(exchange, attempt, answer)
+            return answer
+        return self._stream_of(exchange, attempt, answer, watchdog)
 
     def _stream_of(
         self, exchange: Exchange, attempt: Attempt, opened: OpenStream, watchdog: Watchdog

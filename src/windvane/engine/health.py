@@ -1,5 +1,7 @@
 """What the engine remembers of each deployment: its breaker and its last error."""
 
+from collections import Counter
+
 import msgspec
 
 from windvane.core import breaker
@@ -25,8 +27,8 @@ class HealthBook:
         self._breakers: dict[str, Breaker] = {}
         self.is_all_well = True
         """Whether no breaker has anything to say."""
-        self._requests: dict[str, int] = {}
-        self._failures: dict[str, int] = {}
+        self._requests: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
         self._errors: dict[str, tuple[str, int]] = {}
 
     def is_available(self, deployment: Deployment, now_s: float) -> bool:
@@ -35,8 +37,8 @@ class HealthBook:
 
     def sent(self, deployment: Deployment, now_s: float) -> None:
         name = deployment.id
-        self._requests[name] = self._requests.get(name, 0) + 1
-        if name in self._breakers:
+        self._requests[name] += 1
+        if not self.is_all_well and name in self._breakers:
             self._breakers[name] = breaker.admitted(self._breakers[name], now_s)
 
     def succeeded(self, deployment: Deployment) -> None:
@@ -49,7 +51,7 @@ class HealthBook:
         if fault.source is Source.UPSTREAM:
             # The provider's own words stay out: they may quote one caller's prompt to another.
             said = f"{fault.kind.value} ({fault.upstream_status or 'no answer'})"
-            self._failures[deployment.id] = self._failures.get(deployment.id, 0) + 1
+            self._failures[deployment.id] += 1
             self._errors[deployment.id] = (said, now_us)
 
     def released(self, deployment: Deployment) -> None:
@@ -70,8 +72,8 @@ class HealthBook:
         message, at_us = self._errors.get(deployment.id, (None, None))
         return Health(
             breaker=self._breakers.get(deployment.id, breaker.CLOSED),
-            requests=self._requests.get(deployment.id, 0),
-            failures=self._failures.get(deployment.id, 0),
+            requests=self._requests[deployment.id],
+            failures=self._failures[deployment.id],
             last_error=message,
             last_error_at_us=at_us,
         )

@@ -66,7 +66,6 @@ class _Connection(asyncio.Protocol):
         """Its head, if it began with one of a known form."""
         self._is_asked = False
         self._waiter: asyncio.Future[None] | None = None
-        self._pieces: list[bytes] = []
         self._pending_bytes = 0
         self._head_bytes = 0
         self._is_paused = False
@@ -74,6 +73,8 @@ class _Connection(asyncio.Protocol):
         self._is_informational = False
         self._keeps_alive = False
         self.is_closed = False
+        self.pieces: list[bytes] = []
+        """What has come of the body, and has not been taken."""
         self.has_head = False
         self.is_complete = False
         self.idle_since = 0.0
@@ -122,7 +123,7 @@ class _Connection(asyncio.Protocol):
         self.status = 200
         self.headers = known
         if end < size:
-            self._pieces.append(data[end:])
+            self.pieces.append(data[end:])
         self.has_head = self.is_complete = self._keeps_alive = True
         return True
 
@@ -172,7 +173,7 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
-        self._pieces.append(body)
+        self.pieces.append(body)
         self._pending_bytes += len(body)
         if self._pending_bytes > PENDING_BYTES_MAX and not self._is_paused and self._transport:
             self._is_paused = True
@@ -212,14 +213,9 @@ class _Connection(asyncio.Protocol):
         self._waiter = self.loop.create_future()
         return self._waiter
 
-    @property
-    def has_news(self) -> bool:
-        """Whether there is body to take, or its end has come."""
-        return bool(self._pieces) or self.is_complete
-
     def take(self) -> bytes:
         """What has come of the body, and has not been taken."""
-        pieces = self._pieces
+        pieces = self.pieces
         if not pieces:
             return b""
         taken = pieces.pop()
@@ -237,7 +233,7 @@ class _Connection(asyncio.Protocol):
         """Wait to be asked again, if its answer has left it clean; say whether it has."""
         is_clean = (
             self._keeps_alive
-            and not self._pieces
+            and not self.pieces
             and not self.is_closed
             and self._error is None
             and not self._is_paused
@@ -289,7 +285,7 @@ class Http1Response(msgspec.Struct, eq=False):
             # The connection may be serving another call by now.
             return b""
         connection = self._connection
-        while not connection.has_news:
+        while not connection.pieces and not connection.is_complete:
             await connection.news()
         return connection.take()
 
@@ -326,6 +322,8 @@ class _Way(msgspec.Struct, frozen=True, eq=False):
     connections that are kept to its origin."""
 
     origin: Origin
+    headers: tuple[tuple[str, str], ...]
+    """As the request said them."""
     head: bytes
     kept: deque[_Connection]
     heads: Heads
@@ -342,10 +340,14 @@ class Http1Transport:
         self._idle: dict[Origin, deque[_Connection]] = {}
         self._heads: dict[Origin, Heads] = {}
         self._ways: dict[tuple[str, tuple[tuple[str, str], ...]], _Way] = {}
+        self._latest: dict[str, _Way] = {}
+        """The way last taken to each address, where its headers need not be looked at to find it."""
         self._tls: ssl.SSLContext | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
-        way = self._ways.get((request.url, request.headers)) or self._new_way(request)
+        way = self._latest.get(request.url)
+        if way is None or way.headers is not request.headers:
+            way = self._way_of(request)
         head, kept = way.head, way.kept
         if request.credential is not None:
             # A caller's own: for this request alone, and not among the heads that are kept.
@@ -390,13 +392,18 @@ class Http1Transport:
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    def _new_way(self, request: UpstreamRequest) -> _Way:
-        if len(self._ways) >= WAYS_MAX:
-            self._ways.clear()
-        origin, head = _write_head(request)
-        kept = self._idle.setdefault(origin, deque())
-        way = _Way(origin, head, kept, self._heads.setdefault(origin, Heads()))
-        self._ways[request.url, request.headers] = way
+    def _way_of(self, request: UpstreamRequest) -> _Way:
+        key = request.url, request.headers
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= WAYS_MAX:
+                self._ways.clear()
+                self._latest.clear()
+            origin, head = _write_head(request)
+            kept = self._idle.setdefault(origin, deque())
+            heads = self._heads.setdefault(origin, Heads())
+            way = self._ways[key] = _Way(origin, request.headers, head, kept, heads)
+        self._latest[request.url] = way
         return way
 
     async def aclose(self) -> None:

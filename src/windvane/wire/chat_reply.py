@@ -5,7 +5,10 @@ thinking as a list of parts, ends some models' streams with a choice-less chunk)
 mistake would cost: a usage that is not made of whole, non-negative numbers counts as no usage.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from windvane.core.chat import (
     Choice,
@@ -28,19 +31,21 @@ from windvane.wire.sse import DONE, Event
 TOKENS_MAX = 1_000_000_000
 """A count above this is a broken upstream's, not a bill."""
 
+_Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
+
 
 class _Details(msgspec.Struct, frozen=True, gc=False):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
 
 
 class _OutputDetails(msgspec.Struct, frozen=True, gc=False):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Tokens | None = None
 
 
 class _Usage(msgspec.Struct, frozen=True, gc=False):
-    prompt_tokens: int
-    completion_tokens: int | None = None
+    prompt_tokens: Annotated[int, Meta(gt=0, le=TOKENS_MAX)]
+    completion_tokens: _Tokens | None = None
     total_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     num_cached_tokens: int | None = None
@@ -75,7 +80,8 @@ class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     message: _Message | None = None
     delta: _Message | None = None
-    finish_reason: str | None = None
+    finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Every dialect says it, with a piece of text as null; unset where a provider does not."""
 
 
 class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
@@ -98,9 +104,11 @@ _decode_reply = msgspec.json.Decoder(_Reply).decode
 _decode_uncounted = msgspec.json.Decoder(_ReplyUncounted).decode
 _decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
-_NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=0)
+_NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=1)
+"""Half a count."""
 
-_FINISH_REASONS: dict[str | None, FinishReason | None] = {
+_FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
+    msgspec.UNSET: None,
     None: None,
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
@@ -111,7 +119,7 @@ _FINISH_REASONS: dict[str | None, FinishReason | None] = {
     "error": FinishReason.ERROR,
 }
 _STOP = FinishReason.STOP
-_EVERYBODYS_REASONS = frozenset(_FINISH_REASONS).difference((None, "model_length", "function_call"))
+_EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "error"))
 """Those that every client of the family knows."""
 
 
@@ -136,16 +144,11 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
         if said.total_tokens is None:
             return None
         output = said.total_tokens - asked
-    reasoning = 0 if thought is None else thought.reasoning_tokens or 0
-    if not (
-        0 < asked <= TOKENS_MAX
-        and 0 <= output <= TOKENS_MAX
-        and 0 <= reasoning <= TOKENS_MAX
-        and cached >= 0
-        and written >= 0
-        and cached + written <= asked
-    ):
+        if not 0 <= output <= TOKENS_MAX:
+            return None
+    if cached < 0 or cached + written > asked:
         return None
+    reasoning = 0 if thought is None else thought.reasoning_tokens or 0
     return Usage(asked, output, cached, written, reasoning, said.service_tier or service_tier)
 
 
@@ -273,22 +276,21 @@ class ChatStreamReader(ChunkReader):
             reply = _read_reply(event.data)
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
-        choices = [_chunk_choice(choice) for choice in reply.choices]
         usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
         return Chunk(
-            id=reply.id or "",
-            model=reply.model or "",
-            created=reply.created or self._now_s,
-            choices=choices,
-            usage=usage,
-            raw=event.raw,
-            is_plain=reply.usage is None and _is_plain(reply, event),
+            reply.id or "",
+            reply.model or "",
+            reply.created or self._now_s,
+            list(map(_chunk_choice, reply.choices)),
+            usage,
+            event.raw,
+            event.name is None and _is_plain(reply),
         )
 
 
-def _is_plain(reply: _ReplyUncounted, event: Event) -> bool:
+def _is_plain(reply: _Reply) -> bool:
     """A single piece of text that both dialects write the same way, name for name."""
-    if len(reply.choices) != 1 or not reply.id or not reply.model or event.name is not None:
+    if reply.usage is not None or len(reply.choices) != 1 or not reply.id or not reply.model:
         return False
     choice = reply.choices[0]
     delta = choice.delta
@@ -298,27 +300,23 @@ def _is_plain(reply: _ReplyUncounted, event: Event) -> bool:
         and type(delta.content) is str
         and not delta.reasoning_content
         and not delta.tool_calls
-        and b'"finish_reason"' in event.data
     )
 
 
 def _chunk_choice(choice: _Choice) -> ChunkChoice:
     delta = choice.delta or choice.message or _Message()
-    content = delta.content
-    reasoning = delta.reasoning_content
-    if isinstance(content, list):
+    content, reasoning, calls = delta.content, delta.reasoning_content, delta.tool_calls
+    if content is not None and type(content) is not str:
         content, thinking = split_thinking(content)
         reasoning = thinking or reasoning
     return ChunkChoice(
-        index=choice.index,
-        content=content,
-        reasoning=reasoning,
-        refusal=delta.refusal,
-        role=delta.role,
-        tool_calls=[_delta(call, order) for order, call in enumerate(delta.tool_calls)]
-        if delta.tool_calls
-        else None,
-        finish_reason=_FINISH_REASONS.get(choice.finish_reason, _STOP),
+        choice.index,
+        content,
+        reasoning,
+        delta.refusal,
+        delta.role,
+        [_delta(call, order) for order, call in enumerate(calls)] if calls else None,
+        _FINISH_REASONS.get(choice.finish_reason, _STOP),
     )
 
 

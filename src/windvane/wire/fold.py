@@ -61,8 +61,9 @@ class _ChoiceFold:
             self._add_thinking(piece.reasoning, piece.thinking_blocks)
         if piece.refusal:
             self.refusal.append(piece.refusal)
-        for delta in piece.tool_calls or ():
-            self._add_tool_call(delta)
+        if piece.tool_calls:
+            for delta in piece.tool_calls:
+                self._add_tool_call(delta)
         if piece.finish_reason is not None:
             self.finish_reason = piece.finish_reason
 
@@ -130,9 +131,10 @@ class Fold:
             grown = self._choices.get(piece.index)
             if grown is None:
                 grown = self._choices[piece.index] = _ChoiceFold()
-            if piece.says_something:
+            chars = piece.chars
+            if chars or piece.tool_calls:
                 self.chunks += 1
-                self.output_chars += piece.chars
+                self.output_chars += chars
             grown.add(piece)
 
     @property

@@ -3,7 +3,6 @@
 import pytest
 
 from windvane.core.chat import (
-    ChunkChoice,
     FunctionCall,
     ImagePart,
     Message,
@@ -12,7 +11,6 @@ from windvane.core.chat import (
     Role,
     TextPart,
     ToolCall,
-    ToolCallDelta,
 )
 
 CALL = ToolCall(function=FunctionCall(name="f"))
@@ -45,21 +43,6 @@ def test_an_empty_reply_says_nothing_and_calls_nothing(
     message: ReplyMessage, is_empty: bool
 ) -> None:
     assert message.is_empty is is_empty
-
-
-@pytest.mark.parametrize(
-    ("piece", "says"),
-    [
-        (ChunkChoice(), False),
-        (ChunkChoice(role="assistant", content=""), False),
-        (ChunkChoice(content=" "), True),
-        (ChunkChoice(reasoning="r"), True),
-        (ChunkChoice(refusal="r"), True),
-        (ChunkChoice(tool_calls=[ToolCallDelta()]), True),
-    ],
-)
-def test_a_piece_says_something_or_not(piece: ChunkChoice, says: bool) -> None:
-    assert piece.says_something is says
 
 
 @pytest.mark.parametrize(

@@ -643,7 +643,7 @@ async def test_a_connection_at_rest_holds_nothing_of_its_last_answer(transport):
         assert not connection.headers
         assert connection._known is None
         assert connection._head == b""
-        assert not connection._pieces
+        assert not connection.pieces
 
 
 async def test_what_was_closed_reads_as_ended(transport):

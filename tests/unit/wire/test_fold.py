@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from windvane.core.chat import (
     Chunk,
     ChunkChoice,
@@ -123,3 +125,20 @@ def test_another_id_under_the_same_index_is_another_call() -> None:
         ("a", 0, '{"a":1}'),
         ("b", 1, '{"b":1}'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("piece", "says"),
+    [
+        (ChunkChoice(), False),
+        (ChunkChoice(role="assistant", content=""), False),
+        (ChunkChoice(content=" "), True),
+        (ChunkChoice(reasoning="r"), True),
+        (ChunkChoice(refusal="r"), True),
+        (ChunkChoice(tool_calls=[ToolCallDelta()]), True),
+    ],
+)
+def test_a_piece_says_something_or_not(piece: ChunkChoice, says: bool) -> None:
+    fold = Fold()
+    fold.add(chunk(piece))
+    assert fold.chunks == says

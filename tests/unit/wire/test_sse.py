@@ -1,6 +1,8 @@
 """Server-sent events as the standard allows them."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from windvane.core.faults import APIConnectionError
 from windvane.wire.sse import DONE, DONE_EVENT, EVENT_BYTES_MAX, EventReader, data_event
@@ -36,6 +38,8 @@ CASES = [
     ("carriage return alone", b"data: a\r\rdata: b\r\r", [(None, b"a"), (None, b"b")]),
     ("a byte-order mark", b"\xef\xbb\xbfdata: a\n\n", [(None, b"a")]),
     ("an unfinished event is held", b"data: a\n\ndata: b\n", [(None, b"a")]),
+    ("an event with empty data, alone", b"data: \n\n", []),
+    ("a line that is cut off", b"data: a\nb", []),
     ("colons in data", b"data: a: b\n\n", [(None, b"a: b")]),
 ]
 
@@ -48,6 +52,17 @@ def test_a_stream_is_read_whole_byte_by_byte_and_with_empty_pieces(
     assert events(stream) == expected
     assert events(*single) == expected
     assert events(*[piece for one in single for piece in (one, b"")]) == expected
+
+
+BITS = st.sampled_from([b"data: ", b"data:", b"a", b"\n", b"\n\n", b"\r\n", b":", b"event: x"])
+
+
+@given(st.lists(st.lists(BITS).map(b"".join)))
+def test_an_event_is_the_same_in_whatever_pieces_it_comes(pieces: list[bytes]) -> None:
+    whole, single = EventReader(), EventReader()
+    said = [event for piece in pieces for event in whole.feed(piece)]
+    bytewise = [event for byte in b"".join(pieces) for event in single.feed(bytes((byte,)))]
+    assert said == bytewise
 
 
 def test_an_event_keeps_its_own_bytes_for_the_relay() -> None:
