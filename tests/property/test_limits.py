@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windvane.core.limits import Gcra
+from windvane.core.limits import Gcra, least
 from windvane.core.upstream_limits import Window
 
 MINUTE_US = 60_000_000
@@ -66,10 +66,11 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
         if comes:
             wait_us = bucket.wait_us(ask.reserved, now_us)
             assert wait_us is not None
-            mark = bucket.take(ask.reserved, now_us)
-            assert (mark is not None) == (wait_us == 0)
-            if mark is not None:
-                marks[index] = mark
+            share = bucket.take(ask.reserved, now_us)
+            assert (share is not None) == (wait_us == 0)
+            if share is not None:
+                assert least([share]) == bucket.left(now_us)
+                _, _, marks[index], _ = share
                 sums[index] = (now_us, ask.reserved)
                 check(sorted([*sums.values(), *debts]), now_us, bucket.limit, bucket.burst)
             else:
@@ -81,7 +82,8 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
             sums[index] = (at_us, min(ask.used, ask.reserved))
             if ask.used > ask.reserved:
                 debts.append((now_us, ask.used - ask.reserved))
-        assert 0 <= bucket.standing(now_us).remaining <= bucket.burst
+        _, remaining, _ = bucket.left(now_us)
+        assert 0 <= remaining <= bucket.burst
 
 
 @settings(deadline=None, max_examples=400)
@@ -117,8 +119,8 @@ class Careless(Gcra):
 
     __slots__ = ()
 
-    def correct(self, taken: int, used: int, end: int, now_us: int) -> None:
-        super().correct(taken, used, end, now_us)
+    def correct(self, taken: int, used: int, mark: int, now_us: int) -> None:
+        super().correct(taken, used, mark, now_us)
         self._returned = 0
 
 
