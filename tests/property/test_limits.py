@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windvane.core.limits import Gcra, least
+from windvane.core.limits import Gcra, Share, least
 from windvane.core.upstream_limits import Window
 
 MINUTE_US = 60_000_000
@@ -56,6 +56,16 @@ def check(used: list[tuple[int, int]], now_us: int, limit: int, burst: int) -> N
         assert total * MINUTE_US <= burst * MINUTE_US + limit * (now_us - at_us)
 
 
+def check_told(bucket: Gcra, share: Share, now_us: int) -> None:
+    """Who takes a share is told what is left, and in which millisecond there is nothing to wait for."""
+    left = least([share])
+    assert left is not None
+    limit, remaining, reset_ms = left
+    assert (limit, remaining) == (bucket.limit, bucket.left(now_us))
+    assert bucket.is_idle(now_us + reset_ms * 1_000)
+    assert not bucket.is_idle(now_us + (reset_ms - 1) * 1_000)
+
+
 def play(bucket: Gcra, plan: list[Ask]) -> None:
     """By final usage, late corrections included; debts are repaid before more is admitted."""
     sums: dict[int, tuple[int, int]] = {}
@@ -69,7 +79,7 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
             share = bucket.take(ask.reserved, now_us)
             assert (share is not None) == (wait_us == 0)
             if share is not None:
-                assert least([share]) == bucket.left(now_us)
+                check_told(bucket, share, now_us)
                 _, _, marks[index], _ = share
                 sums[index] = (now_us, ask.reserved)
                 check(sorted([*sums.values(), *debts]), now_us, bucket.limit, bucket.burst)
@@ -82,8 +92,7 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
             sums[index] = (at_us, min(ask.used, ask.reserved))
             if ask.used > ask.reserved:
                 debts.append((now_us, ask.used - ask.reserved))
-        _, remaining, _ = bucket.left(now_us)
-        assert 0 <= remaining <= bucket.burst
+        assert 0 <= bucket.left(now_us) <= bucket.burst
 
 
 @settings(deadline=None, max_examples=400)

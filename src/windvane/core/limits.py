@@ -11,7 +11,6 @@ that was taken later nearer to its own leaking, so marks are counted with what w
 """
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 import msgspec
 
@@ -63,7 +62,7 @@ class Gcra:
     zero.
     """
 
-    __slots__ = ("_full", "_returned", "_tat", "_ticks_per_ms", "burst", "limit")
+    __slots__ = ("_returned", "_tat", "burst", "full", "limit", "ticks_per_ms")
 
     def __init__(self, limit: int, burst: int | None = None) -> None:
         self._tat = 0
@@ -73,9 +72,9 @@ class Gcra:
     def _set(self, limit: int, burst: int | None) -> None:
         self.limit = limit
         self.burst = limit if burst is None else burst
-        self._ticks_per_ms = limit * US_PER_MS
+        self.ticks_per_ms = limit * US_PER_MS
         # Of no units a minute none is ever admitted: an empty bucket is full.
-        self._full = self.burst * TICKS_PER_UNIT if limit > 0 else -1
+        self.full = self.burst * TICKS_PER_UNIT if limit > 0 else -1
 
     def take(self, units: int, now_us: int) -> "Share | None":
         """Take units; None, and nothing taken, when they must wait.
@@ -87,9 +86,9 @@ class Gcra:
         before = self._tat - ticks
         if before > 0:
             level += before
-            if level > self._full:
+            if level > self.full:
                 return None
-        elif self._full < 0:
+        elif self.full < 0:
             return None
         self._tat = tat = ticks + level
         return self, units, tat + self._returned, level
@@ -103,7 +102,7 @@ class Gcra:
         if self.limit <= 0:
             return None
         asked = min(units, self.burst) * TICKS_PER_UNIT
-        over = self._level(now_us) + asked - self._full
+        over = self._level(now_us) + asked - self.full
         return 0 if over <= 0 else -(-over // self.limit)
 
     def correct(self, taken: int, used: int, mark: int, now_us: int) -> None:
@@ -127,15 +126,9 @@ class Gcra:
         self._tat = now_us * limit + level
         self._set(limit, burst)
 
-    def left(self, now_us: int) -> Left:
-        """What is left now."""
-        return self.left_at(self._level(now_us))
-
-    def left_at(self, level: int) -> Left:
-        """What is left at this level."""
-        limit, left = self.limit, self._full - level
-        reset_ms = (level - 1) // self._ticks_per_ms + 1 if limit > 0 else 0
-        return limit, left // TICKS_PER_UNIT if left > 0 else 0, reset_ms
+    def left(self, now_us: int) -> int:
+        """How many units are left now."""
+        return max(self.full - self._level(now_us), 0) // TICKS_PER_UNIT
 
     def _level(self, now_us: int) -> int:
         return max(self._tat - now_us * self.limit, 0)
@@ -191,12 +184,15 @@ class RateLease(msgspec.Struct, gc=False):
 
 
 def least(shares: Sequence[Share]) -> Left | None:
-    """What was left of these rates when these shares were taken, where it was least."""
-    if len(shares) == 1:  # nearly always: there is none to compare it with
-        bucket, _, _, level = shares[0]
-        return bucket.left_at(level)
-    found = [bucket.left_at(level) for bucket, _, _, level in shares]
-    return min(found, key=itemgetter(1), default=None)
+    """What was left of these rates when the shares were taken, where it was least."""
+    least: Left | None = None
+    for bucket, _, _, level in shares:
+        limit, room = bucket.limit, bucket.full - level
+        left = room // TICKS_PER_UNIT if room > 0 else 0
+        if least is None or left < least[1]:
+            reset_ms = (level - 1) // bucket.ticks_per_ms + 1 if limit > 0 else 0
+            least = limit, left, reset_ms
+    return least
 
 
 class RateTable(TermsTable[RateTerms]):

@@ -69,9 +69,9 @@ def test_all_rates_are_taken_or_none() -> None:
     assert lease is not None and least(lease.tokens or ()) == (10, 2, 48_000)
     wide, narrow = (bucket for bucket, _, _, _ in lease.tokens or ())
     assert comes(limits, KEY, TEAM, tokens=8) is None
-    assert (wide.left(NOW_US)[1], narrow.left(NOW_US)[1]) == (92, 2)
+    assert (wide.left(NOW_US), narrow.left(NOW_US)) == (92, 2)
     lease.end(3, NOW_US)
-    assert (wide.left(NOW_US)[1], narrow.left(NOW_US)[1]) == (97, 7)
+    assert (wide.left(NOW_US), narrow.left(NOW_US)) == (97, 7)
 
 
 def test_a_changed_table_keeps_what_was_taken() -> None:

@@ -147,5 +147,5 @@ def _refusal(
         what=what,
         limit=bucket.limit,
         wait_us=bucket.wait_us(units, now_us),
-        left=bucket.left(now_us)[1],
+        left=bucket.left(now_us),
     )
