@@ -185,14 +185,14 @@ class RateLease(msgspec.Struct, gc=False):
 
 def least(shares: Sequence[Share]) -> Left | None:
     """What was left of these rates when the shares were taken, where it was least."""
-    least: Left | None = None
+    told: Left | None = None
     for bucket, _, _, level in shares:
         limit, room = bucket.limit, bucket.full - level
         left = room // TICKS_PER_UNIT if room > 0 else 0
-        if least is None or left < least[1]:
+        if told is None or left < told[1]:
             reset_ms = (level - 1) // bucket.ticks_per_ms + 1 if limit > 0 else 0
-            least = limit, left, reset_ms
-    return least
+            told = limit, left, reset_ms
+    return told
 
 
 class RateTable(TermsTable[RateTerms]):

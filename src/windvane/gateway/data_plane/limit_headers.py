@@ -62,10 +62,10 @@ def _rate_lines(requests: Left | None, tokens: Left | None) -> bytes:
     shown, tokens_shown = _encode(left), _encode(tokens_left)
     return _form(limit, tokens_limit) % (
         shown,
-        _SHORT[reset_ms] if reset_ms < MS_PER_S else _in_seconds(reset_ms),
+        duration(reset_ms),
         shown,
         tokens_shown,
-        _SHORT[tokens_reset_ms] if tokens_reset_ms < MS_PER_S else _in_seconds(tokens_reset_ms),
+        duration(tokens_reset_ms),
         tokens_shown,
     )
 
