@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windvane.core.limits import Gcra
+from windvane.core.limits import Gcra, Share, least
 from windvane.core.upstream_limits import Window
 
 MINUTE_US = 60_000_000
@@ -56,6 +56,16 @@ def check(used: list[tuple[int, int]], now_us: int, limit: int, burst: int) -> N
         assert total * MINUTE_US <= burst * MINUTE_US + limit * (now_us - at_us)
 
 
+def check_told(bucket: Gcra, share: Share, now_us: int) -> None:
+    """Who takes a share is told what is left, and in which millisecond there is nothing to wait for."""
+    left = least([share])
+    assert left is not None
+    limit, remaining, reset_ms = left
+    assert (limit, remaining) == (bucket.limit, bucket.left(now_us))
+    assert bucket.is_idle(now_us + reset_ms * 1_000)
+    assert not bucket.is_idle(now_us + (reset_ms - 1) * 1_000)
+
+
 def play(bucket: Gcra, plan: list[Ask]) -> None:
     """By final usage, late corrections included; debts are repaid before more is admitted."""
     sums: dict[int, tuple[int, int]] = {}
@@ -66,10 +76,11 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
         if comes:
             wait_us = bucket.wait_us(ask.reserved, now_us)
             assert wait_us is not None
-            mark = bucket.take(ask.reserved, now_us)
-            assert (mark is not None) == (wait_us == 0)
-            if mark is not None:
-                marks[index] = mark
+            share = bucket.take(ask.reserved, now_us)
+            assert (share is not None) == (wait_us == 0)
+            if share is not None:
+                check_told(bucket, share, now_us)
+                _, _, marks[index], _ = share
                 sums[index] = (now_us, ask.reserved)
                 check(sorted([*sums.values(), *debts]), now_us, bucket.limit, bucket.burst)
             else:
@@ -81,7 +92,7 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
             sums[index] = (at_us, min(ask.used, ask.reserved))
             if ask.used > ask.reserved:
                 debts.append((now_us, ask.used - ask.reserved))
-        assert 0 <= bucket.standing(now_us).remaining <= bucket.burst
+        assert 0 <= bucket.left(now_us) <= bucket.burst
 
 
 @settings(deadline=None, max_examples=400)
@@ -117,8 +128,8 @@ class Careless(Gcra):
 
     __slots__ = ()
 
-    def correct(self, taken: int, used: int, end: int, now_us: int) -> None:
-        super().correct(taken, used, end, now_us)
+    def correct(self, taken: int, used: int, mark: int, now_us: int) -> None:
+        super().correct(taken, used, mark, now_us)
         self._returned = 0
 
 

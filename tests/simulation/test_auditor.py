@@ -180,29 +180,31 @@ def test_an_engine_that_holds_too_little(monkeypatch: pytest.MonkeyPatch) -> Non
 class NeverFull(MemoryLimits):
     """All come in."""
 
-    def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
-        return None
+    def take_request(self, scopes: Any, now_us: int) -> RateLease:
+        return RateLease()
 
 
 class KeepsNoSlots(MemoryLimits):
     """Slots are given back at once."""
 
-    def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
-        refusal = super().take_request(scopes, lease, now_us)
-        for slots in lease.slots:
-            slots.running -= 1
-        lease.slots = ()
-        return refusal
+    def take_request(self, scopes: Any, now_us: int) -> RateLease | RateRefusal:
+        lease = super().take_request(scopes, now_us)
+        if isinstance(lease, RateLease):
+            for slots in lease.slots:
+                slots.running -= 1
+            lease.slots = ()
+        return lease
 
 
 class GivesBackTwice(MemoryLimits):
     """Each request that comes in pays for the next."""
 
-    def take_request(self, scopes: Any, lease: RateLease, now_us: int) -> RateRefusal | None:
-        refusal = super().take_request(scopes, lease, now_us)
-        for bucket, end in lease.requests:
-            bucket.correct(1, 0, end, now_us)
-        return refusal
+    def take_request(self, scopes: Any, now_us: int) -> RateLease | RateRefusal:
+        lease = super().take_request(scopes, now_us)
+        if isinstance(lease, RateLease):
+            for bucket, units, mark, _ in lease.requests:
+                bucket.correct(units, 0, mark, now_us)
+        return lease
 
 
 @pytest.mark.parametrize(
@@ -231,8 +233,8 @@ class GivesTokensBackAtOnce(MemoryLimits):
 
     def take_tokens(self, scopes: Any, tokens: int, lease: RateLease, now_us: int) -> Any:
         refusal = super().take_tokens(scopes, tokens, lease, now_us)
-        for bucket, mark in lease.tokens:
-            bucket.correct(tokens, 0, mark, now_us)
+        for bucket, units, mark, _ in lease.tokens or ():
+            bucket.correct(units, 0, mark, now_us)
         lease.tokens = ()
         return refusal
 

@@ -19,7 +19,7 @@ from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.faults import Fault
 from windvane.core.ledger import LedgerEntry
-from windvane.core.limits import RateLease, RateStanding
+from windvane.core.limits import RateLease
 from windvane.core.money import ZERO, NanoUsd
 from windvane.core.principal import Principal, Scope
 from windvane.core.priority import Priority
@@ -132,8 +132,6 @@ class Exchange(msgspec.Struct):
     """Where it is counted, but for the model's scope, which each attempt has of its own."""
     priority: Priority = Priority.NORMAL
     lease: RateLease | None = None
-    rates: tuple[RateStanding | None, RateStanding | None] | None = None
-    """What was left of the caller's requests and tokens a minute when this one was admitted."""
     may_wait: bool = True
     """Whether it may wait for room at a provider's limit: not, where nobody waits for it."""
     queued_s: float = 0.0

@@ -40,12 +40,9 @@ class RateTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
 
 
-class RateStanding(msgspec.Struct, frozen=True, gc=False):
-    """What is left of one rate, for headers. `reset_ms` is when all of it is free again."""
-
-    limit: int
-    remaining: int
-    reset_ms: int
+Left = tuple[int, int, int]
+"""What is left of one rate, for headers: its limit, how many units remain, and in how many milliseconds
+all of it is free again."""
 
 
 class RateRefusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +62,7 @@ class Gcra:
     zero.
     """
 
-    __slots__ = ("_full", "_returned", "_tat", "_ticks_per_ms", "burst", "limit")
+    __slots__ = ("_returned", "_tat", "burst", "full", "limit", "ticks_per_ms")
 
     def __init__(self, limit: int, burst: int | None = None) -> None:
         self._tat = 0
@@ -75,27 +72,26 @@ class Gcra:
     def _set(self, limit: int, burst: int | None) -> None:
         self.limit = limit
         self.burst = limit if burst is None else burst
-        self._ticks_per_ms = limit * US_PER_MS
+        self.ticks_per_ms = limit * US_PER_MS
         # Of no units a minute none is ever admitted: an empty bucket is full.
-        self._full = self.burst * TICKS_PER_UNIT if limit > 0 else -1
+        self.full = self.burst * TICKS_PER_UNIT if limit > 0 else -1
 
-    def take(self, units: int, now_us: int) -> int | None:
-        """Take units, and return the mark to `correct` them by; None, and nothing taken, when they
-        must wait.
+    def take(self, units: int, now_us: int) -> "Share | None":
+        """Take units; None, and nothing taken, when they must wait.
 
         A request for more than the burst is admitted when the bucket is empty, and leaves a debt:
         refused for ever, it could never be made smaller by waiting.
         """
-        ticks, asked = now_us * self.limit, units * TICKS_PER_UNIT
-        tat = self._tat
-        if tat <= ticks:
-            if self._full < 0:
+        ticks, level = now_us * self.limit, units * TICKS_PER_UNIT
+        before = self._tat - ticks
+        if before > 0:
+            level += before
+            if level > self.full:
                 return None
-            tat = ticks
-        elif tat - ticks + asked > self._full:
+        elif self.full < 0:
             return None
-        self._tat = tat = tat + asked
-        return tat + self._returned
+        self._tat = tat = ticks + level
+        return self, units, tat + self._returned, level
 
     def untake(self, units: int) -> None:
         """Undo a `take` of this very moment, after which nothing else has happened."""
@@ -106,16 +102,16 @@ class Gcra:
         if self.limit <= 0:
             return None
         asked = min(units, self.burst) * TICKS_PER_UNIT
-        over = self._level(now_us) + asked - self._full
+        over = self._level(now_us) + asked - self.full
         return 0 if over <= 0 else -(-over // self.limit)
 
-    def correct(self, taken: int, used: int, end: int, now_us: int) -> None:
-        """`taken` units were `used` in truth; `end` is what `take` returned for them."""
+    def correct(self, taken: int, used: int, mark: int, now_us: int) -> None:
+        """`taken` units were `used` in truth; `mark` is that of their share."""
         ticks = now_us * self.limit
         if used >= taken:
             self._tat = max(self._tat, ticks) + (used - taken) * TICKS_PER_UNIT
             return
-        unleaked = end - self._returned - ticks
+        unleaked = mark - self._returned - ticks
         if unleaked > 0:
             back = (taken - used) * TICKS_PER_UNIT
             back = min(back, unleaked)
@@ -130,15 +126,9 @@ class Gcra:
         self._tat = now_us * limit + level
         self._set(limit, burst)
 
-    def standing(self, now_us: int) -> RateStanding:
-        """What is left now."""
-        limit = self.limit
-        level = self._tat - now_us * limit
-        if level <= 0:
-            return RateStanding(limit, self.burst if self._full > 0 else 0, 0)
-        left = self._full - level
-        reset_ms = (level - 1) // self._ticks_per_ms + 1 if limit > 0 else 0
-        return RateStanding(limit, left // TICKS_PER_UNIT if left > 0 else 0, reset_ms)
+    def left(self, now_us: int) -> int:
+        """How many units are left now."""
+        return max(self.full - self._level(now_us), 0) // TICKS_PER_UNIT
 
     def _level(self, now_us: int) -> int:
         return max(self._tat - now_us * self.limit, 0)
@@ -158,73 +148,51 @@ class Slots:
         self.running = 0
 
 
-Taken = Sequence[tuple[Gcra, int]]
-"""Rates of which something was taken, and the marks of what was."""
+Share = tuple[Gcra, int, int, int]
+"""What was taken of one rate: of which, how many units, the mark to `correct` them by, and the level
+they brought it to."""
 
 
-class RateLease:
-    """What one request, or one attempt, has taken. It ends once, by `end`.
-
-    Its beginnings are the class's, not set in an `__init__`: that would take as long as all it does.
-    """
+class RateLease(msgspec.Struct, gc=False):
+    """What one request, or one attempt, has taken. It ends once, by `end`."""
 
     slots: Sequence[Slots] = ()
     """Where it is one of those that run."""
-    requests: Taken = ()
-    tokens: Taken = ()
-    units: int = 0
-    """How many tokens."""
+    requests: Sequence[Share] = ()
     began_us: int = 0
     """When the first of it was taken."""
+    tokens: Sequence[Share] | None = None
+    """None until they are taken: they may be of no rate."""
+    is_over: bool = False
 
     def end(self, used_tokens: int, now_us: int) -> None:
         """Give slots back, and correct reserved tokens by what was used."""
+        if self.is_over:
+            return
+        self.is_over = True
         for slots in self.slots:
             slots.running -= 1
-        for bucket, mark in self.tokens:
-            bucket.correct(self.units, used_tokens, mark, now_us)
-        self.slots = self.tokens = self.requests = ()
+        for bucket, units, mark, _ in self.tokens or ():
+            bucket.correct(units, used_tokens, mark, now_us)
 
     def give_back(self, now_us: int) -> None:
         """End without having been of use: nothing was taken."""
-        for bucket, mark in self.requests:
-            bucket.correct(1, 0, mark, now_us)
+        if not self.is_over:
+            for bucket, units, mark, _ in self.requests:
+                bucket.correct(units, 0, mark, now_us)
         self.end(0, now_us)
 
-    def standings(self, now_us: int) -> tuple[RateStanding | None, RateStanding | None]:
-        """What is left of the rates of requests and of tokens, each where it is least."""
-        requests, tokens = self.requests, self.tokens
-        # Nearly always there is one of each, and none to compare it with.
-        return (
-            requests[0][0].standing(now_us) if len(requests) == 1 else _least(requests, now_us),
-            tokens[0][0].standing(now_us) if len(tokens) == 1 else _least(tokens, now_us),
-        )
 
-
-def take_all(buckets: Sequence[Gcra], units: int, now_us: int) -> Taken | None:
-    """Take units of all rates, or of none: then None is returned."""
-    if len(buckets) == 1:
-        # As nearly always: there is nothing to undo.
-        mark = buckets[0].take(units, now_us)
-        return None if mark is None else ((buckets[0], mark),)
-    taken: list[tuple[Gcra, int]] = []
-    for bucket in buckets:
-        mark = bucket.take(units, now_us)
-        if mark is None:
-            for other, _ in taken:
-                other.untake(units)
-            return None
-        taken.append((bucket, mark))
-    return taken
-
-
-def _least(taken: Taken, now_us: int) -> RateStanding | None:
-    least = None
-    for bucket, _ in taken:
-        standing = bucket.standing(now_us)
-        if least is None or standing.remaining < least.remaining:
-            least = standing
-    return least
+def least(shares: Sequence[Share]) -> Left | None:
+    """What was left of these rates when the shares were taken, where it was least."""
+    told: Left | None = None
+    for bucket, _, _, level in shares:
+        limit, room = bucket.limit, bucket.full - level
+        left = room // TICKS_PER_UNIT if room > 0 else 0
+        if told is None or left < told[1]:
+            reset_ms = (level - 1) // bucket.ticks_per_ms + 1 if limit > 0 else 0
+            told = limit, left, reset_ms
+    return told
 
 
 class RateTable(TermsTable[RateTerms]):

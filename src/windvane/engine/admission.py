@@ -5,6 +5,7 @@ cheap refusals, before the request is looked at. Tokens are taken once it is kno
 """
 
 from hashlib import blake2b
+from math import trunc
 
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import (
@@ -97,7 +98,7 @@ class Admission:
         self._clock = clock
 
     def now_us(self) -> int:
-        return int(self._clock.monotonic_s() * US_PER_S)
+        return trunc(self._clock.monotonic_s() * US_PER_S)
 
     def gate(self, exchange: Exchange) -> None:
         """Admit the exchange under its requests a minute and its concurrency, or raise."""
@@ -107,11 +108,9 @@ class Admission:
         if self._limits.table.is_empty:
             return
         # It came when it was received: the clock need not be asked again.
-        lease, now_us = RateLease(), int(exchange.received_s * US_PER_S)
-        refusal = self._limits.take_request(exchange.scopes, lease, now_us)
-        if refusal is not None:
-            raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
-        lease.began_us = now_us
+        lease = self._limits.take_request(exchange.scopes, trunc(exchange.received_s * US_PER_S))
+        if not isinstance(lease, RateLease):
+            raise rate_limited(lease, principal, self._clock.wall_us())
         exchange.lease = lease
 
     def take_tokens(self, exchange: Exchange, now_us: int | None = None) -> None:
@@ -126,7 +125,6 @@ class Admission:
         if refusal is not None:
             lease.give_back(now_us)
             raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
-        exchange.rates = lease.standings(now_us)
 
     def take_tokens_unasked(self, exchange: Exchange) -> None:
         """The same for an exchange that no caller has begun: it is no request, and takes no slot."""
@@ -139,12 +137,11 @@ class Admission:
         table = self._limits.table
         if MODEL not in table.kinds or table.of(model) is None:
             return None
-        scopes = (model,)
-        lease, now_us = RateLease(), self.now_us()
-        refusal = self._limits.take_request(scopes, lease, now_us)
-        if refusal is None:
-            tokens = tokens_expected(exchange)
-            refusal = self._limits.take_tokens(scopes, tokens, lease, now_us)
+        scopes, now_us = (model,), self.now_us()
+        lease = self._limits.take_request(scopes, now_us)
+        if not isinstance(lease, RateLease):
+            raise rate_limited(lease, exchange.principal, self._clock.wall_us())
+        refusal = self._limits.take_tokens(scopes, tokens_expected(exchange), lease, now_us)
         if refusal is not None:
             lease.give_back(now_us)
             raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
@@ -165,7 +162,7 @@ class Admission:
             # What is not known for certain gives nothing back.
             used = max(used, tokens_expected(exchange))
         ended_s = exchange.ended_s
-        lease.end(used, self.now_us() if ended_s is None else int(ended_s * US_PER_S))
+        lease.end(used, self.now_us() if ended_s is None else trunc(ended_s * US_PER_S))
 
 
 def tokens_expected(exchange: Exchange) -> int:

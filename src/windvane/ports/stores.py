@@ -154,10 +154,8 @@ class LimitStore(Protocol):
 
     table: RateTable
 
-    def take_request(
-        self, scopes: tuple[Scope, ...], lease: RateLease, now_us: int
-    ) -> RateRefusal | None:
-        """A slot and a place in each rate; they are in `lease` then, unless one refused."""
+    def take_request(self, scopes: tuple[Scope, ...], now_us: int) -> RateLease | RateRefusal:
+        """A slot and a place in each rate, to be ended; or the first that refused, and nothing taken."""
         ...
 
     def take_tokens(

@@ -2,16 +2,7 @@
 
 import pytest
 
-from windvane.core.limits import (
-    Gcra,
-    RateLease,
-    RateStanding,
-    RateTable,
-    RateTerms,
-    Slots,
-    Taken,
-    take_all,
-)
+from windvane.core.limits import Gcra, Left, RateLease, RateTable, RateTerms, Share, Slots, least
 from windvane.core.principal import Scope
 
 SECOND_US = 1_000_000
@@ -19,18 +10,21 @@ MINUTE_US = 60 * SECOND_US
 NOW_US = 7 * MINUTE_US
 
 
+def share_of(bucket: Gcra, units: int, now_us: int = NOW_US) -> Share:
+    """Units that are there to take."""
+    share = bucket.take(units, now_us)
+    assert share is not None
+    return share
+
+
 def taken(bucket: Gcra, units: int, now_us: int) -> int:
     """The mark of units that are there to take."""
-    mark = bucket.take(units, now_us)
-    assert mark is not None
-    return mark
+    return share_of(bucket, units, now_us)[2]
 
 
-def all_of(buckets: tuple[Gcra, ...], units: int) -> Taken:
-    """Units of all of them, which are there to take."""
-    found = take_all(buckets, units, NOW_US)
-    assert found is not None
-    return found
+def told(bucket: Gcra, now_us: int) -> Left | None:
+    """What somebody who takes nothing is told of it."""
+    return least([(bucket, 0, 0, bucket._level(now_us))])
 
 
 def test_a_burst_goes_at_once_and_the_next_waits_for_its_share() -> None:
@@ -66,7 +60,7 @@ def test_a_minute_of_asking_gets_the_burst_and_the_limit() -> None:
 def test_no_limit_is_never() -> None:
     assert Gcra(0).wait_us(1, NOW_US) is None
     assert Gcra(0).take(1, NOW_US) is None
-    assert Gcra(0).standing(NOW_US) == RateStanding(0, 0, 0)
+    assert told(Gcra(0), NOW_US) == (0, 0, 0)
 
 
 def test_more_than_the_burst_goes_alone_and_leaves_a_debt() -> None:
@@ -74,7 +68,7 @@ def test_more_than_the_burst_goes_alone_and_leaves_a_debt() -> None:
     bucket.take(1, NOW_US)
     assert bucket.wait_us(50, NOW_US) == SECOND_US
     bucket.take(50, NOW_US + SECOND_US)
-    assert bucket.standing(NOW_US + SECOND_US).remaining == 0
+    assert bucket.left(NOW_US + SECOND_US) == 0
     assert bucket.wait_us(1, NOW_US + SECOND_US) == 41 * SECOND_US
 
 
@@ -82,7 +76,7 @@ def test_what_was_not_used_comes_back() -> None:
     bucket = Gcra(60, 10)
     mark = taken(bucket, 10, NOW_US)
     bucket.correct(10, 4, mark, NOW_US)
-    assert bucket.standing(NOW_US).remaining == 6
+    assert bucket.left(NOW_US) == 6
 
 
 def test_what_has_leaked_does_not_come_back() -> None:
@@ -90,7 +84,7 @@ def test_what_has_leaked_does_not_come_back() -> None:
     mark = taken(bucket, 10, NOW_US)
     later_us = NOW_US + 8 * SECOND_US
     bucket.correct(10, 0, mark, later_us)
-    assert bucket.standing(later_us).remaining == 10
+    assert bucket.left(later_us) == 10
     bucket.take(10, later_us)
     assert bucket.wait_us(1, later_us) == SECOND_US
 
@@ -105,7 +99,7 @@ def test_a_second_refund_does_not_give_back_what_the_first_already_moved() -> No
     assert bucket.wait_us(100, later_us) == 0
     bucket.take(100, later_us)
     bucket.correct(50, 0, second, later_us)
-    assert bucket.standing(later_us).remaining == 0
+    assert bucket.left(later_us) == 0
     assert bucket.wait_us(1, later_us) == SECOND_US
 
 
@@ -113,9 +107,9 @@ def test_overuse_is_a_debt() -> None:
     bucket = Gcra(60, 10)
     mark = taken(bucket, 1, NOW_US)
     bucket.correct(1, 15, mark, NOW_US)
-    assert bucket.standing(NOW_US).remaining == 0
+    assert bucket.left(NOW_US) == 0
     assert bucket.wait_us(1, NOW_US) == 6 * SECOND_US
-    assert bucket.standing(NOW_US).reset_ms == 15_000
+    assert told(bucket, NOW_US) == (60, 0, 15_000)
 
 
 def test_a_bucket_that_is_empty_again_is_idle() -> None:
@@ -127,53 +121,52 @@ def test_a_bucket_that_is_empty_again_is_idle() -> None:
 
 def test_a_lease_gives_its_slot_back_and_corrects_its_tokens_once() -> None:
     slots, tokens, requests = Slots(3), Gcra(600, 100), Gcra(60, 10)
-    lease = RateLease()
-    lease.requests = all_of((requests,), 1)
-    lease.slots, slots.running = (slots,), 1
-    lease.tokens, lease.units = all_of((tokens,), 80), 80
+    slots.running = 1
+    lease = RateLease((slots,), (share_of(requests, 1),), NOW_US, (share_of(tokens, 80),))
     assert slots.running == 1
     lease.end(30, NOW_US)
     lease.end(30, NOW_US)
     assert slots.running == 0
-    assert tokens.standing(NOW_US).remaining == 70
-    assert requests.standing(NOW_US).remaining == 9
+    assert tokens.left(NOW_US) == 70
+    assert requests.left(NOW_US) == 9
 
 
 def test_a_lease_of_no_use_took_nothing() -> None:
     slots, tokens, requests = Slots(3), Gcra(600, 100), Gcra(60, 10)
-    lease = RateLease()
-    lease.requests = all_of((requests,), 1)
-    lease.slots, slots.running = (slots,), 1
-    lease.tokens, lease.units = all_of((tokens,), 80), 80
+    slots.running = 1
+    lease = RateLease((slots,), (share_of(requests, 1),), NOW_US, (share_of(tokens, 80),))
     lease.give_back(NOW_US)
     assert slots.running == 0
-    assert tokens.standing(NOW_US).remaining == 100
-    assert requests.standing(NOW_US).remaining == 10
+    assert tokens.left(NOW_US) == 100
+    assert requests.left(NOW_US) == 10
 
 
-def test_all_rates_are_taken_or_none() -> None:
+def test_of_several_rates_that_one_is_told_of_which_least_is_left() -> None:
     wide, narrow = Gcra(600, 100), Gcra(60, 10)
-    lease = RateLease()
-    lease.tokens, lease.units = all_of((wide, narrow), 8), 8
-    assert take_all((wide, narrow), 8, NOW_US) is None
-    assert wide.standing(NOW_US).remaining == 92
-    assert lease.standings(NOW_US) == (None, narrow.standing(NOW_US))
-    lease.end(3, NOW_US)
-    assert (wide.standing(NOW_US).remaining, narrow.standing(NOW_US).remaining) == (97, 7)
+    shares = [share_of(wide, 8), share_of(narrow, 8)]
+    assert least(shares) == least(shares[::-1]) == told(narrow, NOW_US) == (60, 2, 8_000)
+    assert least([]) is None
+
+
+def test_what_is_told_is_what_was_left_when_it_was_taken() -> None:
+    bucket = Gcra(600, 100)
+    share = share_of(bucket, 10)
+    share_of(bucket, 80)
+    assert least([share]) == (600, 90, 1_000)
 
 
 def test_a_changed_limit_keeps_what_was_taken() -> None:
     bucket = Gcra(60, 10)
     taken(bucket, 8, NOW_US)
     bucket.change(600, 100, NOW_US + 2 * SECOND_US)
-    assert bucket.standing(NOW_US + 2 * SECOND_US) == RateStanding(600, 94, 600)
+    assert told(bucket, NOW_US + 2 * SECOND_US) == (600, 94, 600)
     bucket.change(6, 5, NOW_US + 2 * SECOND_US)
-    assert bucket.standing(NOW_US + 2 * SECOND_US).remaining == 0
+    assert bucket.left(NOW_US + 2 * SECOND_US) == 0
     assert bucket.wait_us(1, NOW_US + 2 * SECOND_US) == 20 * SECOND_US
     bucket.change(0, None, NOW_US + 2 * SECOND_US)
     assert bucket.wait_us(1, NOW_US + 90 * SECOND_US) is None
     bucket.change(60, None, NOW_US + 90 * SECOND_US)
-    assert bucket.standing(NOW_US + 90 * SECOND_US).remaining == 54
+    assert bucket.left(NOW_US + 90 * SECOND_US) == 54
 
 
 @pytest.mark.parametrize("limit", [6, 60, 61, 6_000])
@@ -183,7 +176,7 @@ def test_what_was_not_used_comes_back_after_a_change_too(limit: int) -> None:
     bucket.correct(10, 5, first, NOW_US)
     bucket.change(limit, 100, NOW_US)
     bucket.correct(20, 1, second, NOW_US)
-    assert bucket.standing(NOW_US).remaining == 94
+    assert bucket.left(NOW_US) == 94
 
 
 def test_a_scope_has_its_own_terms_and_for_the_rest_those_of_its_kind() -> None:

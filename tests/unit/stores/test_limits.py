@@ -2,7 +2,7 @@
 
 import pytest
 
-from windvane.core.limits import RateLease, RateTable, RateTerms
+from windvane.core.limits import RateLease, RateRefusal, RateTable, RateTerms, least
 from windvane.core.principal import GLOBAL, Scope
 from windvane.stores.memory import MemoryLimits
 from windvane.stores.memory import limits as memory_limits
@@ -23,11 +23,10 @@ def users(**rates: int) -> MemoryLimits:
 
 def comes(limits: MemoryLimits, *scopes: Scope, tokens: int = 0) -> RateLease | None:
     """The lease of a request; None when it is refused."""
-    lease = RateLease()
-    refusal = limits.take_request(scopes, lease, NOW_US)
-    if refusal is None:
-        refusal = limits.take_tokens(scopes, tokens, lease, NOW_US)
-    if refusal is not None:
+    lease = limits.take_request(scopes, NOW_US)
+    if isinstance(lease, RateRefusal):
+        return None
+    if limits.take_tokens(scopes, tokens, lease, NOW_US) is not None:
         lease.give_back(NOW_US)
         return None
     return lease
@@ -46,12 +45,33 @@ def test_the_refusal_names_the_scope_that_is_full() -> None:
         team_t=RateTerms(requests_per_minute=1),
     )
     assert comes(limits, GLOBAL, KEY, TEAM)
-    refusal = limits.take_request((GLOBAL, KEY, TEAM), RateLease(), NOW_US)
-    assert refusal is not None
+    refusal = limits.take_request((GLOBAL, KEY, TEAM), NOW_US)
+    assert isinstance(refusal, RateRefusal)
     assert (refusal.scope, refusal.what, refusal.left) == (TEAM, "requests", 0)
     assert refusal.wait_us == 60_000_000
     # Of the key's nine, only the first has taken one.
     assert sum(comes(limits, KEY) is not None for _ in range(60)) == 8
+
+
+@pytest.mark.parametrize("full", ["slots", "requests"])
+def test_a_request_that_is_refused_takes_no_slot(full: str) -> None:
+    rates = {"slots": {"concurrency": 1}, "requests": {"requests_per_minute": 1}}[full]
+    limits = store(key_a=RateTerms(concurrency=9), team_t=RateTerms(**rates))
+    first = comes(limits, KEY, TEAM)
+    assert first is not None
+    assert comes(limits, KEY, TEAM) is None
+    assert [slots.running for slots in first.slots] == [1] * len(first.slots)
+
+
+def test_all_rates_are_taken_or_none() -> None:
+    limits = store(key_a=RateTerms(tokens_per_minute=100), team_t=RateTerms(tokens_per_minute=10))
+    lease = comes(limits, KEY, TEAM, tokens=8)
+    assert lease is not None and least(lease.tokens or ()) == (10, 2, 48_000)
+    wide, narrow = (bucket for bucket, _, _, _ in lease.tokens or ())
+    assert comes(limits, KEY, TEAM, tokens=8) is None
+    assert (wide.left(NOW_US), narrow.left(NOW_US)) == (92, 2)
+    lease.end(3, NOW_US)
+    assert (wide.left(NOW_US), narrow.left(NOW_US)) == (97, 7)
 
 
 def test_a_changed_table_keeps_what_was_taken() -> None:
@@ -69,8 +89,8 @@ def test_scopes_that_callers_name_do_not_stay_for_ever(monkeypatch: pytest.Monke
     monkeypatch.setattr(memory_limits, "BUCKETS_MAX", 10)
     limits = users(requests_per_minute=60_000_000, concurrency=1)
     for number in range(500):
-        lease = RateLease()
-        assert limits.take_request((Scope(f"user:{number}"),), lease, number * 10) is None
+        lease = limits.take_request((Scope(f"user:{number}"),), number * 10)
+        assert isinstance(lease, RateLease)
         lease.end(0, number * 10)
         for kept in (limits._found, limits._running, limits._requests):
             assert len(kept) <= 20

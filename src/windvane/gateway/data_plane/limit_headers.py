@@ -10,7 +10,7 @@ import msgspec
 
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault
-from windvane.core.limits import RateStanding
+from windvane.core.limits import Left, least
 from windvane.gateway.data_plane.asgi import HeaderList
 
 MS_PER_S = 1_000
@@ -48,30 +48,33 @@ def _form(requests: int | None, tokens: int | None) -> bytes:
     return form.encode()
 
 
-def _rate_lines(requests: RateStanding | None, tokens: RateStanding | None) -> bytes:
+def _rate_lines(requests: Left | None, tokens: Left | None) -> bytes:
     if requests is None or tokens is None:
         one = tokens if requests is None else requests
         if one is None:
             return b""
-        form = _form(None, one.limit) if requests is None else _form(one.limit, None)
-        left = _encode(one.remaining)
-        return form % (left, duration(one.reset_ms), left)
-    left, tokens_left = _encode(requests.remaining), _encode(tokens.remaining)
-    resets, tokens_reset = duration(requests.reset_ms), duration(tokens.reset_ms)
-    return _form(requests.limit, tokens.limit) % (
-        left,
-        resets,
-        left,
-        tokens_left,
-        tokens_reset,
-        tokens_left,
+        limit, left, reset_ms = one
+        form = _form(None, limit) if requests is None else _form(limit, None)
+        shown = _encode(left)
+        return form % (shown, duration(reset_ms), shown)
+    limit, left, reset_ms = requests
+    tokens_limit, tokens_left, tokens_reset_ms = tokens
+    shown, tokens_shown = _encode(left), _encode(tokens_left)
+    return _form(limit, tokens_limit) % (
+        shown,
+        duration(reset_ms),
+        shown,
+        tokens_shown,
+        duration(tokens_reset_ms),
+        tokens_shown,
     )
 
 
 def limit_lines(exchange: Exchange) -> bytes:
     """What this exchange tells of limits, as it goes over the wire; nothing for most."""
-    rates = exchange.rates
-    lines = b"" if rates is None else _rate_lines(*rates)
+    lease, lines = exchange.lease, b""
+    if lease is not None and lease.tokens is not None:
+        lines = _rate_lines(least(lease.requests), least(lease.tokens))
     if exchange.queued_s:
         lines += b"x-windvane-queued-ms: %.1f\r\n" % (exchange.queued_s * MS_PER_S)
     if exchange.clamped_to is not None:
@@ -96,9 +99,8 @@ def refused_rate_headers(fault: Fault) -> HeaderList:
     if limit is None or limit.what not in ("requests", "tokens"):
         return []
     reset_ms = ceil((fault.retry_after_s or 0) * MS_PER_S)
-    standing = RateStanding(limit.limit, limit.left, reset_ms)
-    is_of_requests = limit.what == "requests"
-    lines = _rate_lines(standing, None) if is_of_requests else _rate_lines(None, standing)
+    left = limit.limit, limit.left, reset_ms
+    lines = _rate_lines(left, None) if limit.what == "requests" else _rate_lines(None, left)
     return [
         (name, value) for name, _, value in (line.partition(b": ") for line in lines.splitlines())
     ]

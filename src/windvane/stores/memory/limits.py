@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from windvane.core.limits import Gcra, RateLease, RateRefusal, RateTable, Slots, take_all
+from windvane.core.limits import Gcra, RateLease, RateRefusal, RateTable, Share, Slots
 from windvane.core.principal import Scope
 
 BUCKETS_MAX = 10_000
@@ -34,9 +34,7 @@ class MemoryLimits:
         self._found: dict[tuple[Scope, ...], _Found] = {}
         self._kept_max = BUCKETS_MAX
 
-    def take_request(
-        self, scopes: tuple[Scope, ...], lease: RateLease, now_us: int
-    ) -> RateRefusal | None:
+    def take_request(self, scopes: tuple[Scope, ...], now_us: int) -> RateLease | RateRefusal:
         """One request: a slot, and a place in each rate."""
         found = self._found.get(scopes) or self._find(scopes, now_us)
         every = found.slots
@@ -44,23 +42,28 @@ class MemoryLimits:
             if slots.running >= slots.limit:
                 scope = found.slots_of[every.index(slots)]
                 return RateRefusal(scope=scope, what="concurrency", limit=slots.limit, wait_us=None)
-        taken = take_all(found.requests, 1, now_us)
-        if taken is None:
-            return _refusal("requests", found.requests, found.requests_of, 1, now_us)
+        taken: list[Share] = []
+        for bucket in found.requests:
+            share = bucket.take(1, now_us)
+            if share is None:
+                return _refusal("requests", found.requests, found.requests_of, 1, taken, now_us)
+            taken.append(share)
         for slots in every:
             slots.running += 1
-        lease.slots, lease.requests = every, taken
-        return None
+        return RateLease(every, taken, now_us)
 
     def take_tokens(
         self, scopes: tuple[Scope, ...], tokens: int, lease: RateLease, now_us: int
     ) -> RateRefusal | None:
         """Tokens, by estimate: they are corrected when the lease ends."""
         found = self._found.get(scopes) or self._find(scopes, now_us)
-        taken = take_all(found.tokens, tokens, now_us)
-        if taken is None:
-            return _refusal("tokens", found.tokens, found.tokens_of, tokens, now_us)
-        lease.tokens, lease.units = taken, tokens
+        taken: list[Share] = []
+        for bucket in found.tokens:
+            share = bucket.take(tokens, now_us)
+            if share is None:
+                return _refusal("tokens", found.tokens, found.tokens_of, tokens, taken, now_us)
+            taken.append(share)
+        lease.tokens = taken
         return None
 
     def change(self, table: RateTable) -> None:
@@ -126,19 +129,23 @@ class MemoryLimits:
 
 
 def _refusal(
-    what: str, buckets: Sequence[Gcra], scopes: Sequence[Scope], units: int, now_us: int
+    what: str,
+    buckets: Sequence[Gcra],
+    scopes: Sequence[Scope],
+    units: int,
+    taken: Sequence[Share],
+    now_us: int,
 ) -> RateRefusal:
-    """The first of these rates that does not admit so many units."""
-    place, wait_us = next(
-        (place, wait_us)
-        for place, bucket in enumerate(buckets)
-        if (wait_us := bucket.wait_us(units, now_us)) != 0
-    )
+    """The first of these rates that does not admit so many units; what was `taken` of those before it
+    is undone."""
+    for bucket, _, _, _ in taken:
+        bucket.untake(units)
+    place = len(taken)
     bucket = buckets[place]
     return RateRefusal(
         scope=scopes[place],
         what=what,
         limit=bucket.limit,
-        wait_us=wait_us,
-        left=bucket.standing(now_us).remaining,
+        wait_us=bucket.wait_us(units, now_us),
+        left=bucket.left(now_us),
     )
