@@ -329,6 +329,8 @@ class Dispatch:
         # The first words are proof enough of health; a stream may go on for minutes.
         self._health.succeeded(attempt.deployment)
         if isinstance(answer, OpenStream):
+            # It may go on for minutes, and nobody else will be asked.
+            exchange.request = exchange.request.without_messages()
             return self._stream_of(exchange, attempt, answer, watchdog)
         self._settlement.settle_answered(exchange, attempt, answer)
         return answer
