@@ -1,6 +1,6 @@
 """`POST /v1/chat/completions`: OpenAI's and Mistral's dialects on one path, whole or streamed."""
 
-from windvane.core.chat import ChatRequest, Completion
+from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange, Reading
 from windvane.core.faults import Fault, WindvaneError
 from windvane.core.usage import Usage
@@ -25,7 +25,10 @@ async def chat_completions(door: Door, body: bytes) -> None:
     incoming, recall = door.incoming, door.engine.recall
     reading = recall.find(body)
     if reading is None:
-        request = _read(door, body)
+        fields, messages_json = read_object_with(body, "messages")
+        door.dialect = dialect_of(fields, incoming.user_agent)
+        request = chat_request_of(fields, messages_json)
+        del fields, messages_json
         if door.engine.cache is not None and len(body) <= BODY_BYTES_MAX:
             reading = Reading(request)
     else:
@@ -41,7 +44,7 @@ async def chat_completions(door: Door, body: bytes) -> None:
         reading=reading,
         principal=door.principal,
     )
-    del request  # the exchange lets go of it when a stream has begun
+    del request  # the exchange's alone, which lets go of it when a stream has begun
     if reading is None:
         body = b""  # nobody will ask for it: what it says is in the request
     answer = await door.engine.handle(exchange)
@@ -58,12 +61,6 @@ async def chat_completions(door: Door, body: bytes) -> None:
         await door.caller.answer(200, lines, encode_completion(answer, usage, door.dialect, shown))
     else:
         await _send_stream(door, exchange, answer, door.dialect, has_metadata)
-
-
-def _read(door: Door, body: bytes) -> ChatRequest:
-    fields, messages_json = read_object_with(body, "messages")
-    door.dialect = dialect_of(fields, door.incoming.user_agent)
-    return chat_request_of(fields, messages_json)
 
 
 def _usage_of(exchange: Exchange) -> Usage:
