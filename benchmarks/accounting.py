@@ -44,7 +44,8 @@ from windvane.engine.admission import Admission
 from windvane.engine.bounding import Bound
 from windvane.engine.settlement import Settlement
 from windvane.gateway.app import Gateway
-from windvane.gateway.server import GuardedProtocol, ServerLimits, make_server, settle_memory
+from windvane.gateway.memory import settle_memory
+from windvane.gateway.server import GuardedProtocol, ServerLimits, make_server
 from windvane.stores.sqlite.ledger import GROUP_S
 from windvane.telemetry.logs import RequestLog
 from windvane.telemetry.metrics import Metrics

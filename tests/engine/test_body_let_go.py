@@ -1,16 +1,20 @@
 """Who waits for an answer does not hold the bytes of its request (S7): there may be minutes of that."""
 
 import asyncio
+import sys
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from tests.engine.scene import HEAD_S, Scene
+from tests.engine.scene import HEAD_S, PIECE_S, Scene
 
+from windvane.core.chat import ChatRequest
 from windvane.engine.recall import BODY_BYTES_MAX
+from windvane.gateway.data_plane import chat
 from windvane.gateway.data_plane.app import DataPlane
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.testing import run_virtual
+from windvane.wire.chat_request import chat_request_of
 
 
 class Body(bytes):
@@ -86,3 +90,42 @@ def test_a_request_in_flight_does_not_hold_its_body(
         await scene.engine.aclose()
 
     run_virtual(story())
+
+
+@pytest.mark.parametrize("cache", [False, True], ids=["without a cache", "too long for the cache"])
+def test_a_stream_under_way_does_not_hold_what_was_asked(
+    cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[object] = []
+
+    def reading(*read: Any) -> ChatRequest:
+        request = chat_request_of(*read)
+        said.extend((request.messages, request.body["messages"]))
+        return request
+
+    monkeypatch.setattr(chat, "chat_request_of", reading)
+
+    async def story() -> None:
+        scene = Scene()
+        if not cache:
+            scene.engine.cache = None
+        plane = DataPlane(
+            scene.engine, scene.stage.clock, body_bytes_max=10_000_000, body_timeout_s=1.0
+        )
+        messages = [{"role": "user", "content": "x" * 2 * BODY_BYTES_MAX}]
+        caller = Caller(Body.of({"model": "auto", "messages": messages, "stream": True}))
+        serving = asyncio.get_running_loop().create_task(plane.serve(caller))
+        await asyncio.sleep(HEAD_S / 2)
+        assert all(_holders(said))
+        await asyncio.sleep(HEAD_S / 2 + 1.5 * PIECE_S)
+        assert caller.status == 200 and not serving.done()
+        assert _holders(said) == [0, 0]
+        await serving
+        await scene.engine.aclose()
+
+    run_virtual(story())
+
+
+def _holders(said: list[object]) -> list[int]:
+    """How many hold each of them, besides the list, the loop and the count itself."""
+    return [sys.getrefcount(each) - 3 for each in said]

@@ -172,6 +172,11 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     messages_json: msgspec.Raw | None = None
     """The messages of plain talk as JSON, if they have been written already."""
 
+    def without_messages(self) -> "ChatRequest":
+        """The same request, but for what was said: that is mostly all there is of it."""
+        body = {name: value for name, value in self.body.items() if name != "messages"}
+        return msgspec.structs.replace(self, messages=[], body=body, messages_json=None)
+
 
 class ReplyMessage(msgspec.Struct, omit_defaults=True, gc=False):
     """What the model said in one choice. `reasoning` is its thinking, as plain text; `thinking_blocks`

@@ -331,6 +331,8 @@ class Dispatch:
         if isinstance(answer, Completion):
             self._settlement.settle_answered(exchange, attempt, answer)
             return answer
+        # It may go on for minutes, and nobody else will be asked.
+        exchange.request = exchange.request.without_messages()
         return self._stream_of(exchange, attempt, answer, watchdog)
 
     def _stream_of(

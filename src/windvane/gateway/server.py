@@ -6,7 +6,6 @@
 """
 
 import asyncio
-import gc
 import signal
 import socket
 import threading
@@ -33,7 +32,9 @@ from windvane.gateway.data_plane.caller import DATA_PLANE
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.http_caller import HttpCaller
 from windvane.gateway.known_head import KnownHead, known_head
+from windvane.gateway.memory import GiveBack, settle_memory
 from windvane.listener import Listener, address_of, listen
+from windvane.system import SystemClock
 from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error
 
@@ -584,11 +585,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which takes a crowd at once, and returns when it was told to stop.
+    """uvicorn's server, which takes a crowd at once, does not keep the memory of one that is gone, and
+    returns when it was told to stop.
 
     uvicorn raises the signal again once it has stopped serving; the process would end there, before
     the ledger has been written and closed.
     """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._give_back = GiveBack(SystemClock())
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second. Returns whether to stop."""
+        self._give_back.look(is_busy=bool(self.server_state.tasks))
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen; there is no lifespan to begin. Raises OSError."""
@@ -635,13 +646,6 @@ def make_server(app: Application, *, host: str, port: int, limits: ServerLimits)
         timeout_graceful_shutdown=GRACEFUL_S,
     )
     return _Server(config)
-
-
-def settle_memory() -> None:
-    """Call once started: what lives by now lives for ever, so the collector need not look again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 OnReady = Callable[[str], None]

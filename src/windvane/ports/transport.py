@@ -6,12 +6,12 @@ from typing import Protocol
 import msgspec
 
 
-class UpstreamRequest(msgspec.Struct, frozen=True):
+class UpstreamRequest(msgspec.Struct):
     """One POST. The address comes from configuration alone, never from a caller.
 
     `headers` are the same for all requests to one address; `request_id` goes in `x-request-id`.
     `credential` is the caller's own, as a header's name and value, for this request alone: nothing may
-    keep it.
+    keep it. `body` is the transport's to take: whoever waits for the answer need not hold it.
     """
 
     url: str

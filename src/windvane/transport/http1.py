@@ -357,12 +357,14 @@ class Http1Transport:
         if connection is None:
             connection = await self._connect(way.origin, request.connect_timeout_s)
         try:
-            body = request.body
-            await connection.ask(
+            body, request.body = request.body, b""
+            asked = connection.ask(
                 b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
                 % (head, request.request_id.encode("ascii"), len(body), body),
                 way.heads,
             )
+            del body  # it is sent once, and need not be held until the answer comes
+            await asked
             while not connection.has_head:
                 await connection.news()
         except BaseException:

@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 
 import pytest
 import uvloop
@@ -329,6 +330,20 @@ async def test_a_head_that_never_ends_is_refused_at_its_bound(transport):
         with pytest.raises(WindvaneError, match="too large"):
             await ask(transport, server.request())
         await server.quiet()
+
+
+async def test_the_body_is_let_go_of_while_the_answer_is_awaited(transport):
+    body = bytes(100_000)
+    references = [sys.getrefcount(body)]
+
+    async def slow(peer):
+        await peer.receive()
+        references.append(sys.getrefcount(body))
+        await peer.say(OK)
+
+    async with Server(slow) as server:
+        assert (await ask(transport, server.request(body=body)))[2] == b"ok"
+    assert references[1] == references[0]
 
 
 async def test_refused_is_not_billed_and_says_so(transport):

@@ -28,6 +28,7 @@ async def chat_completions(door: Door, body: bytes) -> None:
         fields, messages_json = read_object_with(body, "messages")
         door.dialect = dialect_of(fields, incoming.user_agent)
         request = chat_request_of(fields, messages_json)
+        del fields, messages_json
         if door.engine.cache is not None and len(body) <= BODY_BYTES_MAX:
             reading = Reading(request)
     else:
@@ -43,6 +44,7 @@ async def chat_completions(door: Door, body: bytes) -> None:
         reading=reading,
         principal=door.principal,
     )
+    del request  # the exchange's alone, which lets go of it when a stream has begun
     if reading is None:
         body = b""  # nobody will ask for it: what it says is in the request
     answer = await door.engine.handle(exchange)

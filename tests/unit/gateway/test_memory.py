@@ -1,0 +1,70 @@
+"""What a crowd has left is given back at the first quiet moment, and not more often than is worth it."""
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+from windvane.gateway.memory import REST, GiveBack, malloc_trim
+from windvane.system import SystemClock
+
+MIB = 1024 * 1024
+
+
+class Trim:
+    """A clock, and a trim that takes its time by it."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.takes_s = takes_s
+        self.now_s = 100.0
+        self.count = 0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wall_us(self) -> int:
+        raise AssertionError("how long it took is no matter of the wall clock")
+
+    def __call__(self, left: int) -> None:
+        assert left == 0
+        self.count += 1
+        self.now_s += self.takes_s
+
+
+def looked(trim: Trim, *busy: bool) -> list[int]:
+    """How often it had been called after each look, a tenth of a second apart."""
+    give_back, counts = GiveBack(trim, trim), []
+    for is_busy in busy:
+        give_back.look(is_busy=is_busy)
+        counts.append(trim.count)
+        trim.now_s += 0.1
+    return counts
+
+
+def test_once_started_and_once_after_each_busy_time() -> None:
+    looks = [False, False, True, True, False, False, True, False]
+    assert looked(Trim(takes_s=0.0001), *looks) == [1, 1, 1, 1, 2, 2, 2, 3]
+
+
+def test_what_takes_long_is_not_done_again_soon() -> None:
+    trim = Trim(takes_s=0.001)
+    quiet_looks = int(REST * trim.takes_s / 0.1)
+    counts = looked(trim, *[True, False] * quiet_looks)
+    assert counts[1] == 1  # at the first quiet moment
+    assert counts.index(2) - 1 == pytest.approx(quiet_looks, abs=2)
+
+
+def test_pages_below_what_lives_are_given_back() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("this C library has nothing of the kind")
+    held = [bytes(16_000) for _ in range(64 * MIB // 16_000)]
+    del held[:-1]  # the last one lies above them all
+    before = resident_bytes()
+    GiveBack(SystemClock(), malloc_trim()).look(is_busy=False)
+    assert resident_bytes() < before - 32 * MIB
+    assert held
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * 4096
