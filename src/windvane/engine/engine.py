@@ -66,13 +66,6 @@ CHAT = "chat"
 ECONOMY = "budget nearly used up: the cheapest that can"
 
 
-def _requested(exchange: Exchange) -> str:
-    """The route or model that the caller means."""
-    principal, name = exchange.principal, exchange.request.model
-    assert principal is not None
-    return name if principal.route is None else meant(name, principal)
-
-
 def _decide_in_peace(
     decider: Decider, requested: str, exchange: Exchange, analysis: Analysis
 ) -> Decision:
@@ -93,16 +86,18 @@ def _decide_in_peace(
 
 def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
     """What the observers are told of it. By position: so many names would cost more than all else."""
-    attempt = exchange.final_attempt
+    attempt, received_s = exchange.final_attempt, exchange.received_s
     decision, principal = exchange.decision, exchange.principal
     model = provider = ""
     first_chunk_s: float | None = None
     if attempt is not None:
-        model, provider = attempt.deployment.model, attempt.deployment.provider
-        if attempt.first_chunk_s is not None:
-            first_chunk_s = attempt.first_chunk_s - exchange.received_s
-    duration_s = now_s - exchange.received_s
-    waited_s = exchange.upstream_s + exchange.queued_s
+        deployment, first_chunk_s = attempt.deployment, attempt.first_chunk_s
+        model, provider = deployment.model, deployment.provider
+        if first_chunk_s is not None:
+            first_chunk_s -= received_s
+    duration_s = now_s - received_s
+    queued_s = exchange.queued_s
+    waited_s = exchange.upstream_s + queued_s
     attempts, fault, request = exchange.attempts, exchange.fault, exchange.request
     count = len(attempts)
     models_tried: tuple[str, ...] = ()
@@ -129,7 +124,7 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         exchange.cost_nano_usd,
         None if fault is None else fault.kind.value,
         exchange.received_at_us,
-        exchange.queued_s,
+        queued_s,
     )
 
 
@@ -270,17 +265,17 @@ class Engine:
 
         Raises a WindvaneError when there is no answer. The exchange has then ended.
         """
-        snapshot = self.snapshot
+        snapshot, principal = self.snapshot, exchange.principal
         try:
-            if exchange.principal is None:
-                exchange.principal = self.identify(exchange.credentials)
-            if exchange.principal.endpoints:
-                check_endpoint(exchange.principal, CHAT)
+            if principal is None:
+                principal = exchange.principal = self.identify(exchange.credentials)
+            if principal.endpoints:
+                check_endpoint(principal, CHAT)
             self._admission.gate(exchange)
-            requested = _requested(exchange)
+            requested = meant(exchange.request.model, principal)
             asked = snapshot.routes.asked.get(requested, NOTHING)
-            exchange.analysis = self._analyze(exchange, snapshot, asked)
-            exchange.decision = self._decide(exchange, snapshot, requested)
+            analysis = exchange.analysis = self._analyze(exchange, snapshot, asked)
+            exchange.decision = self._decide(exchange, snapshot, principal, requested, analysis)
             return await self._sharing.answer(exchange, snapshot)
         except WindvaneError as error:
             self._end_unled(exchange, error.fault.status, error.fault)
@@ -308,10 +303,11 @@ class Engine:
             request, dialect="", credentials=credentials, body_bytes=0, headers=headers
         )
         snapshot = self.snapshot
-        exchange.principal = self.identify(credentials)
-        attribute(exchange, exchange.principal)
-        exchange.analysis = self._analyze(exchange, snapshot, EVERYTHING)
-        return exchange.analysis, self._decide(exchange, snapshot, _requested(exchange))
+        principal = exchange.principal = self.identify(credentials)
+        attribute(exchange, principal)
+        analysis = exchange.analysis = self._analyze(exchange, snapshot, EVERYTHING)
+        requested = meant(request.model, principal)
+        return analysis, self._decide(exchange, snapshot, principal, requested, analysis)
 
     def identify(self, credentials: Credentials, endpoint: str | None = None) -> Principal:
         """Who shows these credentials. Raises AuthenticationError, and PermissionDeniedError when
@@ -346,9 +342,14 @@ class Engine:
             )
         return analysis
 
-    def _decide(self, exchange: Exchange, snapshot: Snapshot, requested: str) -> Decision:
-        analysis, principal = exchange.analysis, exchange.principal
-        assert analysis is not None and principal is not None
+    def _decide(
+        self,
+        exchange: Exchange,
+        snapshot: Snapshot,
+        principal: Principal,
+        requested: str,
+        analysis: Analysis,
+    ) -> Decision:
         day = self._settlement.day(exchange.received_at_us)
         decider = self._decider
         if decider is None or decider.day is not day or self._decider_of is not snapshot:

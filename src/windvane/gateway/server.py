@@ -218,6 +218,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._packet = data
             self._feed(data)
             self._packet = b""
+        elif not self._is_packet_fresh:
+            return  # it ended a known request, and nothing came behind it: as mostly
         cycle = self.cycle
         if self._is_in_head:
             if self._head_bytes > HEAD_BYTES_MAX:

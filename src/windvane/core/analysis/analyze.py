@@ -4,9 +4,11 @@ The last user message tells what is asked; the whole conversation tells how much
 `Analysis` are the words of `when:` in routing rules.
 """
 
+from functools import lru_cache
+
 import msgspec
 
-from windvane.core.analysis.lexicon import ALL_WORDS, SIGN_WORDS
+from windvane.core.analysis.lexicon import ALL_WORDS, SIGN_WORDS, Lexicon
 from windvane.core.analysis.shape import Shape, shape_of
 from windvane.core.analysis.tokens import (
     IMAGE_TOKENS,
@@ -108,14 +110,15 @@ def analyze(request: ChatRequest, asked: frozenset[str] = EVERYTHING) -> Analysi
     everything = "\n".join(texts)
     tokens += estimate_tokens(everything)
     tokens += images * IMAGE_TOKENS
-    tokens += _schema_tokens(request.body)
-    question = _text_of(last)
     tools, form = len(request.tools), request.response_format
-    if asked.isdisjoint(LOOKED_FOR):
+    if tools or form is not None or "functions" in request.body:
+        tokens += _schema_tokens(request.body)
+    question = _text_of(last)
+    words = _words_for(asked)
+    if words is None:
         shape, difficulty = _NOT_LOOKED_AT, 0.0
     else:
-        known = SIGN_WORDS if asked.isdisjoint(_OF_LANGUAGE) else ALL_WORDS
-        shape = shape_of(question, known)
+        shape = shape_of(question, words)
         difficulty = difficulty_of(shape, len(question), turns, tools)
     # In the order of the fields: to name so many would cost more than to look at the text for code.
     return Analysis(
@@ -141,6 +144,14 @@ def analyze(request: ChatRequest, asked: frozenset[str] = EVERYTHING) -> Analysi
         request.output_tokens_max,
         difficulty,
     )
+
+
+@lru_cache
+def _words_for(asked: frozenset[str]) -> Lexicon | None:
+    """The words to look for when these fields are asked for; None when there is nothing to look for."""
+    if asked.isdisjoint(LOOKED_FOR):
+        return None
+    return SIGN_WORDS if asked.isdisjoint(_OF_LANGUAGE) else ALL_WORDS
 
 
 def difficulty_of(shape: Shape, chars: int, turns: int, tools: int) -> float:
@@ -182,6 +193,6 @@ def _tool_call_tokens(message: Message) -> float:
 def _schema_tokens(body: JsonObject) -> float:
     total = 0.0
     for field in _SCHEMAS:
-        if field in body and (value := body[field]):
+        if value := body.get(field):
             total += estimate_tokens(msgspec.json.encode(value).decode())
     return total

@@ -179,6 +179,8 @@ class Lexicon:
         The meanings of the words that were found are added up: so all tables are counted at once.
         """
         found = self._words.intersection(words)
+        if not found:
+            return bytes(self._places)
         return sum(map(self._meanings.__getitem__, found)).to_bytes(self._places, "little")
 
 

@@ -49,7 +49,7 @@ def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
     if len(text) > EXAMINED_CHARS:
         half = EXAMINED_CHARS // 2
         text = f"{text[:half]}\n{text[-half:]}"
-    script = "latin"
+    script, language = "latin", None
     if text.isascii():
         encoded = text.encode()
     else:
@@ -59,12 +59,14 @@ def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
     encoded = encoded.translate(_WORDS_ONLY)
     words = encoded.split()
     counts = known.counts(words)
+    if known.languages:
+        language = _language(counts, known.languages) if script == "latin" else script
     return Shape(
         _has_code(text, counts),
         _has_math(text, counts),
         _reasoning_words(encoded, counts),
         "?" in text or "\uff1f" in text or (bool(words) and words[0] in lexicon.QUESTION_WORDS),
-        _language(counts, known.languages) if script == "latin" else script,
+        language,
         script,
     )
 
@@ -74,7 +76,9 @@ def _has_code(text: str, counts: bytes) -> bool:
     word of the field, or such a word beside something in back quotes. Words that code is made of
     (`class`, `import`) stand in prose too: all together they are one sign."""
     has_back_quotes = "`" in text
-    if (has_back_quotes and "```" in text) or ("SELECT " in text and "FROM " in text):
+    if has_back_quotes and "```" in text:
+        return True
+    if "F" in text and "FROM " in text and "SELECT " in text:
         return True
     signs = 1 if counts[lexicon.CODE_SIGN] else 0
     if "(" in text or "<" in text or "#" in text or ("=" in text and "=>" in text):
@@ -114,7 +118,7 @@ def _reasoning_words(encoded: bytes, counts: bytes) -> int:
 def _language(counts: bytes, languages: tuple[str, ...]) -> str | None:
     """The language with the most common words, when there are two at least."""
     hits = counts[lexicon.LANGUAGE :]
-    most = max(hits) if hits else 0
+    most = max(hits)
     return languages[hits.index(most)] if most >= 2 else None
 
 

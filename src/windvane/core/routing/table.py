@@ -70,37 +70,59 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return (self.otherwise,) if isinstance(self.otherwise, str) else self.otherwise
 
 
+_Condition = tuple[str, bool, _Test]
+"""What is asked for, whether it is a fact rather than a field of the analysis, and what it must be."""
+
+
 class CompiledRule(msgspec.Struct, frozen=True):
-    """A rule whose conditions are functions, and its place in its route, counted from 1."""
+    """A rule whose conditions are functions, and its place in its route, counted from 1.
+
+    Most rules have one condition: it stands by itself, and is None where there is none.
+    """
 
     rule: Rule
-    tests: tuple[tuple[str, bool, _Test], ...]
+    first: _Condition | None
+    others: tuple[_Condition, ...] = ()
     place: int = 1
+
+    @property
+    def conditions(self) -> tuple[_Condition, ...]:
+        """All of them."""
+        return () if self.first is None else (self.first, *self.others)
 
 
 def first_match(rules: tuple[CompiledRule, ...], analysis: Analysis, facts: Facts) -> int | None:
     """The place of the first rule whose every condition holds; None when none does."""
     for rule in rules:
-        for field, is_fact, test in rule.tests:
+        if rule.first is not None:
+            field, is_fact, test = rule.first
             if not test(facts.get(field) if is_fact else getattr(analysis, field)):
-                break
-        else:
+                continue
+        if not rule.others or _all_hold(rule.others, analysis, facts):
             return rule.place
     return None
 
 
+def _all_hold(conditions: tuple[_Condition, ...], analysis: Analysis, facts: Facts) -> bool:
+    return all(
+        test(facts.get(field) if is_fact else getattr(analysis, field))
+        for field, is_fact, test in conditions
+    )
+
+
 def compile_rule(rule: Rule, place: int = 1) -> CompiledRule:
     """Make the rule's conditions callable. Raises ValueError naming the condition at fault."""
-    tests = []
+    conditions: list[_Condition] = []
     for field, wanted in rule.when.items():
         is_fact = field in FACT_FIELDS or field.startswith(HEADER_PREFIX)
         if not is_fact and field not in ANALYSIS_FIELDS:
             raise ValueError(f"{field}: {_unknown_field(field)}")
         try:
-            tests.append((field, is_fact, _test(wanted, field in _NUMBER_FIELDS)))
+            conditions.append((field, is_fact, _test(wanted, field in _NUMBER_FIELDS)))
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
-    return CompiledRule(rule, tuple(tests), place)
+    first, *others = conditions or (None,)
+    return CompiledRule(rule, first, tuple(others), place)
 
 
 def _unknown_field(field: str) -> str:
@@ -185,11 +207,11 @@ class RouteTable(msgspec.Struct, frozen=True):
         asking = [
             name
             for name, (_, rules) in compiled.items()
-            if any(is_fact for rule in rules for _, is_fact, _ in rule.tests)
+            if any(is_fact for rule in rules for _, is_fact, _ in rule.conditions)
         ]
         asked = {
             name: frozenset(
-                field for rule in rules for field, is_fact, _ in rule.tests if not is_fact
+                field for rule in rules for field, is_fact, _ in rule.conditions if not is_fact
             )
             for name, (_, rules) in compiled.items()
         }

@@ -46,13 +46,13 @@ class DataPlane:
 
     async def serve(self, caller: Caller) -> None:
         """Serve one request. Cancelled when the caller leaves."""
-        door = Door(self._engine, self._clock, caller)
+        incoming = caller.incoming
+        door = Door(self._engine, self._clock, caller, incoming)
         try:
             known = ENDPOINTS.get(caller.path)
             if known is None or known[0] != caller.method:
                 known = _endpoint_of(caller)
             method, endpoint = known
-            incoming = door.incoming
             if not incoming.is_checked:
                 incoming.check(method)
             body = b""

@@ -22,19 +22,19 @@ NO_METADATA = b"off"
 
 async def chat_completions(door: Door, body: bytes) -> None:
     """Serve one chat request. Raises WindvaneError before anything has been sent."""
-    incoming, recall = door.incoming, door.engine.recall
-    reading = recall.find(body)
+    engine, incoming = door.engine, door.incoming
+    reading = engine.recall.find(body)
     if reading is None:
         fields, messages_json = read_object_with(body, "messages")
         door.dialect = dialect_of(fields, incoming.user_agent)
         request = chat_request_of(fields, messages_json)
         del fields, messages_json
-        if door.engine.cache is not None and len(body) <= BODY_BYTES_MAX:
+        if engine.cache is not None and len(body) <= BODY_BYTES_MAX:
             reading = Reading(request)
     else:
         request = reading.request
         door.dialect = dialect_of(request.body, incoming.user_agent)
-    exchange = door.exchange = door.engine.accept(
+    exchange = door.exchange = engine.accept(
         request,
         dialect=str(door.dialect),
         credentials=incoming.credentials(),
@@ -47,12 +47,11 @@ async def chat_completions(door: Door, body: bytes) -> None:
     del request  # the exchange's alone, which lets go of it when a stream has begun
     if reading is None:
         body = b""  # nobody will ask for it: what it says is in the request
-    answer = await door.engine.handle(exchange)
+    answer = await engine.handle(exchange)
     if reading is not None and exchange.cache_status == "hit":
-        recall.keep(body, reading)
+        engine.recall.keep(body, reading)
     has_metadata = (
-        door.engine.snapshot.has_metadata
-        and incoming.headers.get(b"x-router-metadata") != NO_METADATA
+        engine.snapshot.has_metadata and incoming.headers.get(b"x-router-metadata") != NO_METADATA
     )
     if isinstance(answer, Completion):
         lines, metadata = whole_lines(exchange, door.clock.monotonic_s())
