@@ -46,7 +46,8 @@ CHARS_PER_TOKEN_MIN = 3
 """Fewer characters a token than prose has, so that an estimate of output errs upwards."""
 _LEARNING_RATE = 0.1
 
-MICROSECONDS = 1_000_000
+MICROSECONDS = 1e6
+"""A float, as seconds are: an integer would be made into one each time."""
 
 # To look a member up in its enumeration takes as long as a call; each attempt needs these.
 _EXACT, _ESTIMATED, _ASSUMED = Certainty.EXACT, Certainty.ESTIMATED, Certainty.ASSUMED

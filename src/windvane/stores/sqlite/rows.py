@@ -103,12 +103,9 @@ def _columns(entries: Sequence[LedgerEntry]) -> tuple[list[list[object]], tuple[
     these are differs from group to group, and each choice is another statement to prepare: so only whole
     statements make use of it.
     """
-    values: list[object] = []
-    for entry in entries:
-        values += msgspec.structs.astuple(entry)
     columns, alike = [], []
-    for place in range(len(FIELDS)):
-        column = values[place :: len(FIELDS)]
+    fields = zip(*map(msgspec.structs.astuple, entries), strict=True)
+    for place, column in enumerate(fields):
         if column.count(column[0]) == len(column):
             alike.append(place)
             columns.append(_bound(place, column[:1]) * len(column))
@@ -117,11 +114,11 @@ def _columns(entries: Sequence[LedgerEntry]) -> tuple[list[list[object]], tuple[
     return columns, tuple(alike)
 
 
-def _bound(place: int, column: list[object]) -> list[object]:
+def _bound(place: int, column: Sequence[object]) -> list[object]:
     if place in _OPTIONAL:
         return [_NONE if value is None else value for value in column]
     as_bound = _AS_BOUND.get(place)
-    return column if as_bound is None else list(map(as_bound, column))
+    return list(column if as_bound is None else map(as_bound, column))
 
 
 def _piece(
