@@ -5,7 +5,7 @@ engine writes it, and what a provider may bill is worked out from those bytes al
 """
 
 from contextlib import suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -31,6 +31,7 @@ from windvane.stores.memory import MemoryBudgets
 from windvane.wire.chat_request import chat_request_of, limited
 
 DAY = date(2026, 11, 20)
+NOW_US = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()) * 1_000_000
 RATE = st.integers(0, 100 * NANO_PER_USD)
 MAYBE_RATE = st.none() | RATE
 TIER = st.builds(
@@ -145,9 +146,9 @@ def exchange_of(body: dict[str, Any], cap: int | None = None, may_clamp: bool = 
     )
 
 
-def bound_of(exchange: Exchange, deployment: Deployment, price: Price, left: int) -> Bound:
+def bound_of(exchange: Exchange, deployment: Deployment, left: int) -> Bound:
     table = BudgetTable({GLOBAL: BudgetTerms(total=NanoUsd(left))})
-    return Bounder(MemoryBudgets(table), lambda *_: None).bound(exchange, deployment, price, 1)
+    return Bounder(MemoryBudgets(table), lambda *_: None).bound(exchange, deployment, NOW_US)
 
 
 def sent_by(exchange: Exchange, kind: str, deployment: Deployment, bound: Bound) -> dict[str, Any]:
@@ -240,12 +241,12 @@ def test_no_usage_costs_more_than_was_held(
     if rng.random() < 0.7:
         # Near what the whole answer would take.
         with suppress(WindvaneError):
-            whole = bound_of(exchange_of(body, cap), deployment, price, 10**18)
+            whole = bound_of(exchange_of(body, cap), deployment, 10**18)
             left = (
                 (whole.hold_nano_usd or 0) * rng.choice((1_001, 1_000, 999, 950, 800, 500)) // 1_000
             )
     try:
-        bound = bound_of(exchange, deployment, price, left)
+        bound = bound_of(exchange, deployment, left)
     except WindvaneError as error:
         fault = error.fault
         event(str(fault.code))
@@ -270,7 +271,7 @@ def test_no_usage_costs_more_than_was_held(
         longer = exchange_of({**body, "max_tokens": limit + 1, "max_completion_tokens": None})
         with pytest.raises(WindvaneError) as refused:
             longer.principal = Principal(key_id="k", may_clamp=False)
-            bound_of(longer, deployment, price, left)
+            bound_of(longer, deployment, left)
         assert refused.value.fault.code == "budget_exceeded"
 
 
@@ -303,11 +304,15 @@ def test_no_usage_costs_more_than_was_held(
 def test_what_has_no_price_is_refused_by_name(more: dict[str, Any], named: str) -> None:
     price = Price(since=DAY, input=NanoUsd(1), output=NanoUsd(1))  # type: ignore[arg-type]
     deployment = Deployment(
-        id="openai/gpt-4o", provider="openai", model="gpt-4o", billing=PROVIDERS["openai"].billing
+        id="openai/gpt-4o",
+        provider="openai",
+        model="gpt-4o",
+        own_price=price,
+        billing=PROVIDERS["openai"].billing,
     )
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
     with pytest.raises(WindvaneError, match=named) as refused:
-        bound_of(exchange_of(body), deployment, price, 10**12)
+        bound_of(exchange_of(body), deployment, 10**12)
     assert (refused.value.fault.status, refused.value.fault.code) == (403, "unpriceable")
 
 
@@ -315,9 +320,9 @@ def test_an_unknown_price_is_refused_under_a_budget_and_held_as_unknown_without(
     exchange = exchange_of({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
     deployment = Deployment(id="x/odd", provider="x", model="odd")
     with pytest.raises(WindvaneError, match="the price of odd"):
-        bound_of(exchange, deployment, None, 10**12)  # type: ignore[arg-type]
+        bound_of(exchange, deployment, 10**12)
     free = Bounder(MemoryBudgets(BudgetTable({})), lambda *_: None)
-    assert free.bound(exchange, deployment, None, 1).hold_nano_usd is None
+    assert free.bound(exchange, deployment, NOW_US).hold_nano_usd is None
 
 
 CATALOG = [card for card in shipped_catalog().cards if card.price_on(DAY)]
@@ -338,7 +343,7 @@ def test_each_model_of_the_catalog_is_bounded(card: ModelCard) -> None:
         if rng.random() < 0.5:
             body["max_tokens"] = rng.choice((1, 300, 50_000))
         exchange = exchange_of(body)
-        bound = bound_of(exchange, deployment, price, 10**15)
+        bound = bound_of(exchange, deployment, 10**15)
         limit = limit_of(sent_by(exchange, kind, deployment, bound), kind, deployment)
         if card.output_tokens_max is not None and "max_tokens" not in body:
             assert limit <= card.output_tokens_max

@@ -78,7 +78,7 @@ def test_a_cost_is_the_exact_one_rounded_up_once(price: Price, usage: Usage, per
 def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(
     price: Price, usage: Usage, permille: int, more_input: int, more_output: int
 ) -> None:
-    worst = dearest(price).worst_case(usage.input_tokens + more_input, permille)
+    worst = dearest(price, permille).worst_case(usage.input_tokens + more_input)
     assert worst.of(usage.output_tokens + more_output) >= cost(price, usage, permille)
 
 

@@ -71,7 +71,7 @@ def keeps_for_an_hour(body: JsonObject) -> bool:
 
 
 TOO_LONG = "the request is too long"
-_PRICED_APART = frozenset(("service_tier", "web_search_options", "audio", "tools"))
+PRICED_APART = frozenset(("service_tier", "web_search_options", "audio", "tools"))
 """Fields that may ask for what the price of tokens does not cover."""
 
 
@@ -109,7 +109,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     def unpriced_part(self, analysis: Analysis, body: JsonObject) -> str | None:
         """What in a request costs something that the price does not cover; None when all is covered."""
-        if not (analysis.audio or analysis.documents) and _PRICED_APART.isdisjoint(body):
+        if not (analysis.audio or analysis.documents) and PRICED_APART.isdisjoint(body):
             return None
         if analysis.audio:
             return "audio input"

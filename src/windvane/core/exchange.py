@@ -7,7 +7,7 @@ The only mutable record of the engine. Its laws:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -63,7 +63,7 @@ class Attempt:
     tokens_expected: int = 0
     admission: object | None = None
     """Its leave to be sent, of the engine's waiting room."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] | None = None
     """Those of the provider's answer, names in lower case."""
 
     def become(self, state: AttemptState) -> None:

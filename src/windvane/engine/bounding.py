@@ -9,14 +9,20 @@ not to.
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import msgspec
 
+from windvane.core.analysis import Analysis
 from windvane.core.analysis.tokens import tokens_upper_bound
-from windvane.core.budgets import Account, Period, tightest
+from windvane.core.budgets import US_PER_DAY, US_PER_S, Account, Period, tightest
 from windvane.core.catalog.prices import PERMILLE, Dearest, Price, WorstCase, cost, dearest
-from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment, keeps_for_an_hour
+from windvane.core.deployment import (
+    PRICED_APART,
+    UNKNOWN_TIER_PERMILLE,
+    Deployment,
+    keeps_for_an_hour,
+)
 from windvane.core.exchange import Exchange
 from windvane.core.faults import (
     Fault,
@@ -45,9 +51,10 @@ WINDOW_SLACK_TOKENS = 1_024
 FAIR_PARTS = 8
 HELD_RETRY_S = 1.0
 """When money held for a running request may be free again cannot be foretold."""
-US_PER_S = 1_000_000
 _PROMPTED = frozenset(("tools", "functions", "response_format"))
 """Fields to which a provider may add a prompt of its own."""
+_BOUNDED_APART = PRICED_APART | _PROMPTED | {"prediction"}
+"""Fields by which a request may cost more than its size and its limit say: most have none of them."""
 
 
 class Bound(msgspec.Struct, frozen=True, gc=False):
@@ -67,13 +74,14 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
     is_clamped: bool = False
 
 
-class _Tariff:
-    """What is always the same for attempts at one deployment, as long as its price stands."""
+class Tariff:
+    """What is the same for all attempts at one deployment on one day."""
 
     __slots__ = (
         "dearest",
         "dearest_kept",
         "deployment",
+        "is_sure",
         "model_cap",
         "output_max",
         "price",
@@ -81,10 +89,12 @@ class _Tariff:
         "scopes",
     )
 
-    def __init__(self, deployment: Deployment, price: Price | None) -> None:
+    def __init__(self, deployment: Deployment, price: Price | None, is_trusted: bool) -> None:
         card, usual = deployment.card, deployment.billing.output_tokens_default
         self.deployment = deployment
         self.price = price
+        self.is_sure = is_trusted and price is not None
+        """Whether a request with nothing unusual in it costs no more than its bound."""
         self.resolved_model = deployment.resolved_model
         self.scopes = (scope(MODEL, self.resolved_model),)
         self.output_max = usual or _window(deployment) or TOKENS_UNBOUNDED
@@ -98,9 +108,10 @@ class _Tariff:
         self.dearest_kept: Dearest | None = None
         """Of requests that have something kept for an hour, where that has a price of its own."""
         if price is not None:
-            self.dearest = dearest(price, keeps_for_an_hour=False)
+            factor = deployment.multiplier_permille
+            self.dearest = dearest(price, factor, keeps_for_an_hour=False)
             if price.cache_write_1h is not None:
-                self.dearest_kept = dearest(price)
+                self.dearest_kept = dearest(price, factor)
 
 
 class Bounder:
@@ -110,7 +121,30 @@ class Bounder:
         self._budgets = budgets
         self._on_refused = on_refused
         self._distrusted: set[str] = set()
-        self._tariffs: dict[str, _Tariff] = {}
+        self._tariffs: dict[str, Tariff] = {}
+        """Of the day."""
+        self._day = date.min
+        self._day_from_us = self._day_until_us = 0
+
+    def day(self, at_us: int) -> date:
+        """The UTC day of a moment; prices and aliases go by it."""
+        if not self._day_from_us <= at_us < self._day_until_us:
+            self._day_from_us = at_us - at_us % US_PER_DAY
+            self._day_until_us = self._day_from_us + US_PER_DAY
+            self._day = datetime.fromtimestamp(self._day_from_us // US_PER_S, UTC).date()
+            self._tariffs = {}
+        return self._day
+
+    def tariff(self, deployment: Deployment, at_us: int) -> Tariff:
+        """What attempts at `deployment` have in common that begin on the day of a moment."""
+        if not self._day_from_us <= at_us < self._day_until_us:
+            self.day(at_us)
+        tariff = self._tariffs.get(deployment.id)
+        if tariff is None or tariff.deployment is not deployment:
+            is_trusted = deployment.id not in self._distrusted
+            tariff = Tariff(deployment, deployment.price_on(self._day), is_trusted)
+            self._tariffs[deployment.id] = tariff
+        return tariff
 
     def distrust(self, deployment: Deployment) -> None:
         """An attempt at `deployment` cost more than its bound: from now, no budget pays for another.
@@ -119,20 +153,18 @@ class Bounder:
         instead. It ends with the process: an operator sets the price right, and starts it anew.
         """
         self._distrusted.add(deployment.id)
+        self._tariffs.pop(deployment.id, None)
 
-    def bound(
-        self, exchange: Exchange, deployment: Deployment, price: Price | None, now_us: int
-    ) -> Bound:
+    def bound(self, exchange: Exchange, deployment: Deployment, now_us: int) -> Bound:
         """The bound of an attempt at `deployment` now.
 
         Raises PermissionDeniedError when a budget applies and the price is not known, and
         BudgetExceededError when what is left does not cover an answer.
         """
-        principal, request = exchange.principal, exchange.request
-        assert principal is not None
-        tariff = self._tariffs.get(deployment.id)
-        if tariff is None or tariff.price is not price or tariff.deployment is not deployment:
-            tariff = self._tariffs[deployment.id] = _Tariff(deployment, price)
+        principal, analysis, request = exchange.principal, exchange.analysis, exchange.request
+        assert principal is not None and analysis is not None
+        tariff = self.tariff(deployment, now_us)
+        price, model = tariff.price, tariff.resolved_model
         scopes = exchange.scopes + tariff.scopes
         asked = request.output_tokens_max or None  # zero is no limit to some servers
         cap = principal.output_tokens_max
@@ -144,17 +176,20 @@ class Bounder:
             amount = None
             if price is not None:
                 longest = tariff.output_max if sent is None else sent
-                amount = _worst_case(exchange, tariff).of(longest)
-            return Bound(amount, scopes, now_us, price, tariff.resolved_model, capped)
-        if (what := self._unpriced(exchange, deployment, price)) is not None:
-            raise unpriceable(exchange, deployment, what)
-        worst = _worst_case(exchange, tariff)
+                amount = _worst_case(exchange, analysis, tariff).of(longest)
+            return Bound(amount, scopes, now_us, price, model, capped)
+        is_plain = _BOUNDED_APART.isdisjoint(request.body) and not (
+            analysis.audio or analysis.documents
+        )
+        if not (is_plain and tariff.is_sure):
+            self._check_price(exchange, analysis, tariff)
+        worst = _worst_case(exchange, analysis, tariff, is_plain=is_plain)
         whole = output_bound(exchange, deployment) if sent is None else sent
         amount, is_fair = worst.of(whole), sent is not None or not principal.may_clamp
         wanted = amount if is_fair else amount * FAIR_PARTS
         if wanted <= room:
             said = None if whole == asked else whole
-            return Bound(amount, scopes, now_us, price, tariff.resolved_model, said)
+            return Bound(amount, scopes, now_us, price, model, said)
         left = max(budgets.room(scopes, now_us, wanted) or 0, 0)
         if not is_fair and amount > left // FAIR_PARTS:
             sent = _fair(worst, whole, left)
@@ -171,19 +206,18 @@ class Bounder:
             sent, is_clamped = worst.longest(left, least, sent), True
             amount = worst.of(sent)
         said = None if sent == asked else sent
-        return Bound(amount, scopes, now_us, price, tariff.resolved_model, said, is_clamped)
+        return Bound(amount, scopes, now_us, price, model, said, is_clamped)
 
-    def _unpriced(
-        self, exchange: Exchange, deployment: Deployment, price: Price | None
-    ) -> str | None:
-        """What of an attempt may cost more than any price we know; None when all is covered."""
-        if price is None:
-            return f"the price of {deployment.resolved_model}"
-        if deployment.id in self._distrusted:
-            return f"what {deployment.id} costs at most"
-        assert exchange.analysis is not None
-        part = deployment.unpriced_part(exchange.analysis, exchange.request.body)
-        return None if part is None else f"the price of {part} at {deployment.id}"
+    def _check_price(self, exchange: Exchange, analysis: Analysis, tariff: Tariff) -> None:
+        """Raise PermissionDeniedError when an attempt may cost more than any price we know."""
+        deployment = tariff.deployment
+        if tariff.price is None:
+            raise unpriceable(f"the price of {tariff.resolved_model}")
+        if not tariff.is_sure:
+            raise unpriceable(f"what {deployment.id} costs at most")
+        part = deployment.unpriced_part(analysis, exchange.request.body)
+        if part is not None:
+            raise unpriceable(f"the price of {part} at {deployment.id}")
 
     def _refuse(
         self, scopes: tuple[Scope, ...], needed: int, caller: Principal, now_us: int
@@ -202,7 +236,7 @@ class Bounder:
         return budget_exceeded(account, needed, caller, now_us)
 
 
-def _capped(asked: int | None, cap: int | None, tariff: _Tariff) -> int | None:
+def _capped(asked: int | None, cap: int | None, tariff: Tariff) -> int | None:
     """The limit that is sent instead of the caller's: the key's, or the model's own."""
     if asked is None and tariff.model_cap is not None and not (cap and cap <= tariff.model_cap):
         return tariff.model_cap
@@ -215,12 +249,16 @@ def _fair(worst: WorstCase, whole: int, left: int) -> int:
     return worst.longest(left // FAIR_PARTS, min(whole, OUTPUT_TOKENS_DEFAULT), whole)
 
 
-def _worst_case(exchange: Exchange, tariff: _Tariff) -> WorstCase:
-    """The most that an attempt may cost, by the limit of its answer. It must have a price."""
-    analysis, request = exchange.analysis, exchange.request
-    rates, deployment = tariff.dearest, tariff.deployment
-    assert analysis is not None and rates is not None
-    billing, body = deployment.billing, request.body
+def _worst_case(
+    exchange: Exchange, analysis: Analysis, tariff: Tariff, *, is_plain: bool = False
+) -> WorstCase:
+    """The most that an attempt may cost, by the limit of its answer. It must have a price.
+
+    `is_plain`: it is known to have no documents, and none of the fields that are bounded apart.
+    """
+    request, rates = exchange.request, tariff.dearest
+    billing = tariff.deployment.billing
+    assert rates is not None
     input_max = tokens_upper_bound(
         exchange.body_bytes,
         analysis.messages,
@@ -228,19 +266,24 @@ def _worst_case(exchange: Exchange, tariff: _Tariff) -> WorstCase:
         analysis.tools,
         billing.image_tokens_max,
     )
+    if tariff.dearest_kept is not None and keeps_for_an_hour(request.body):
+        rates = tariff.dearest_kept
+    if is_plain:
+        return rates.worst_case(input_max, request.n)
+    body, kept = request.body, rates is tariff.dearest_kept
     if billing.prompt_tokens_max and not _PROMPTED.isdisjoint(body):
         input_max += billing.prompt_tokens_max
     if analysis.documents:
         # Named by reference, a document may be as long as fits.
-        input_max = max(input_max, _window(deployment) or TOKENS_UNBOUNDED)
-    factor = deployment.multiplier_permille
+        input_max = max(input_max, _window(tariff.deployment) or TOKENS_UNBOUNDED)
     if "service_tier" in body and (tier := billing.of_tier(body["service_tier"])) != PERMILLE:
-        factor = -(-factor * max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE) // PERMILLE)
-    if tariff.dearest_kept is not None and keeps_for_an_hour(body):
-        rates = tariff.dearest_kept
+        assert tariff.price is not None
+        times = max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE)
+        factor = -(-tariff.deployment.multiplier_permille * times // PERMILLE)
+        rates = dearest(tariff.price, factor, keeps_for_an_hour=kept)
     # Foretold words that are rejected are billed as output, whatever the limit says.
     foretold_max = exchange.body_bytes if body.get("prediction") else 0
-    return rates.worst_case(input_max, factor, request.n, foretold_max)
+    return rates.worst_case(input_max, request.n, foretold_max)
 
 
 def _window(deployment: Deployment) -> int | None:
@@ -275,7 +318,7 @@ def output_bound(exchange: Exchange, deployment: Deployment) -> int:
     return min(room, card.output_tokens_max or usual or room)
 
 
-def unpriceable(exchange: Exchange, deployment: Deployment, what: str) -> WindvaneError:
+def unpriceable(what: str) -> WindvaneError:
     """Nothing whose price is unknown is spent from a budget."""
     return error_of(
         Fault(

@@ -149,7 +149,7 @@ class Dispatch:
                     await self._move_on(exchange, snapshot, plan, error, watchdog)
                     continue
                 if admission is not VISITING:
-                    self._room.learn(plan.limits_key, attempt.headers, admission)
+                    self._room.learn(plan.limits_key, attempt.headers or {}, admission)
                 is_poor = kept is None and _is_poor(answer) and not may_be_empty(request)
                 if is_poor and plan.move_to_stronger():
                     kept = self._keep(exchange, attempt, answer, watchdog)
@@ -259,7 +259,7 @@ class Dispatch:
             plan.limits_key,
             attempt.deployment.id,
             fault=fault,
-            headers=attempt.headers,
+            headers=attempt.headers or {},
             admission=attempt.admission,
         )
 

@@ -362,7 +362,9 @@ class Engine:
         decision = permitted(decision, requested, principal)
         if decision.route is None or len(decision.candidates) == 1 or self.budgets.table.is_empty:
             return decision
-        if not self._settlement.is_used(exchange, snapshot.economy_at_permille):
+        # A model's own budget is not looked at: each candidate has another.
+        scopes, at_us = exchange.scopes, exchange.received_at_us
+        if not self.budgets.is_used(scopes, at_us, snapshot.economy_at_permille):
             return decision
         return self._economized(exchange, decision)
 

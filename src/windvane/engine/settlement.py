@@ -11,14 +11,12 @@ How an amount is known:
 
 import math
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
 
 import msgspec
 
 from windvane.core.analysis.tokens import estimate_tokens
-from windvane.core.budgets import US_PER_DAY
 from windvane.core.catalog.models import Capability
-from windvane.core.catalog.prices import PERMILLE, Price, cost
+from windvane.core.catalog.prices import PERMILLE, cost
 from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
 from windvane.core.events import AttemptSettled, HoldExceeded
@@ -48,7 +46,8 @@ CHARS_PER_TOKEN_MIN = 3
 """Fewer characters a token than prose has, so that an estimate of output errs upwards."""
 _LEARNING_RATE = 0.1
 
-MICROSECONDS = 1_000_000
+MICROSECONDS = 1e6
+"""A float, as seconds are: an integer would be made into one each time."""
 
 # To look a member up in its enumeration takes as long as a call; each attempt needs these.
 _EXACT, _ESTIMATED, _ASSUMED = Certainty.EXACT, Certainty.ESTIMATED, Certainty.ASSUMED
@@ -76,26 +75,14 @@ class Settlement:
         self._observers = hearing(observers, AttemptSettled)
         self._alarmed = hearing(observers, HoldExceeded)
         self._input_ratio: dict[str, float] = {}
-        self._day = date.min
-        self._day_from_us = self._day_until_us = 0
-        self._rates: dict[str, Price | None] = {}
-
-    def day(self, at_us: int) -> date:
-        """The UTC day of a moment; prices and aliases go by it."""
-        if not self._day_from_us <= at_us < self._day_until_us:
-            self._day_from_us = at_us - at_us % US_PER_DAY
-            self._day_until_us = self._day_from_us + US_PER_DAY
-            self._day = datetime.fromtimestamp(self._day_from_us // MICROSECONDS, UTC).date()
-            self._rates = {}
-        return self._day
+        self.day = self._bounder.day
 
     def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
         """What an attempt at `deployment` may cost at most, and the limit it goes out with.
 
         Raises BudgetExceededError, or PermissionDeniedError for what has no price under a budget.
         """
-        now_us = self._clock.wall_us()
-        return self._bounder.bound(exchange, deployment, self._price(deployment, now_us), now_us)
+        return self._bounder.bound(exchange, deployment, self._clock.wall_us())
 
     def reserve(
         self, exchange: Exchange, candidate: Candidate, bound: Bound, lease: RateLease | None = None
@@ -132,23 +119,6 @@ class Settlement:
         exchange.attempts.append(attempt)
         return attempt
 
-    def _price(self, deployment: Deployment, at_us: int) -> Price | None:
-        if not self._day_from_us <= at_us < self._day_until_us:
-            self.day(at_us)
-        try:
-            return self._rates[deployment.id]
-        except KeyError:
-            price = self._rates[deployment.id] = deployment.price_on(self._day)
-            return price
-
-    def is_used(self, exchange: Exchange, permille: int) -> bool:
-        """Whether so many thousandths of one of its budgets are used up."""
-        budgets = self._budgets
-        if budgets.table.is_empty:
-            return False
-        # A model's own budget is not looked at: each candidate has another.
-        return budgets.is_used(exchange.scopes, exchange.received_at_us, permille)
-
     def cheapest_first(
         self, exchange: Exchange, candidates: Sequence[Candidate]
     ) -> list[Candidate]:
@@ -156,7 +126,7 @@ class Settlement:
         now_us = self._clock.wall_us()
 
         def amount(candidate: Candidate) -> tuple[bool, int]:
-            price = self._price(candidate.deployment, now_us)
+            price = self._bounder.tariff(candidate.deployment, now_us).price
             if price is None:
                 return True, 0
             return False, amount_expected(exchange, candidate.deployment, price)

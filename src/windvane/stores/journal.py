@@ -80,6 +80,8 @@ class FileJournal:
         self._last = int(self._old[-1].stem) if self._old else 0
         self._holds: dict[str, int] = {}
         self._busy: defaultdict[int, int] = defaultdict(int)
+        self._entered = 0
+        """Entries for which the present segment is kept; they are in `_busy` when it is full."""
         self._committed: deque[int] = deque()
         self._full: deque[int] = deque()
         self._number = 0
@@ -139,7 +141,7 @@ class FileJournal:
         except OSError as error:
             raise _unavailable(error.strerror or str(error)) from error
         self._holds[entry.attempt_id] = number
-        self._busy[number] += 1
+        self._entered += 1
 
     def settle(self, entry: LedgerEntry) -> None:
         """Write a settlement, and hand it to the ledger.
@@ -155,7 +157,7 @@ class FileJournal:
             return
         if segment != number:
             # Else the settlement is kept in its hold's stead.
-            self._busy[number] += 1
+            self._entered += 1
             if segment is not None:
                 self._busy[segment] -= 1
         self._sink(entry, number)
@@ -200,13 +202,14 @@ class FileJournal:
         _encode_into((kind, entry), payload)
         length = len(payload)
         assert length <= RECORD_BYTES_MAX, "replay would stop at such a record"
-        end = self._end + _HEADER_BYTES + length
+        place = self._end
+        end = place + _HEADER_BYTES + length
         if end > self._room_end:
             self._rotate()
-            end = self._end + _HEADER_BYTES + length
+            place, end = 0, _HEADER_BYTES + length
         assert self._map is not None
         # In one go: of a copy that was cut short, the checksum tells.
-        self._map[self._end : end] = _write_header(length, crc32(payload)) + payload
+        self._map[place:end] = _write_header(length, crc32(payload)) + payload
         self._end = end
         return self._number
 
@@ -239,7 +242,8 @@ class FileJournal:
             self._end = self._room_end = 0
             file, self._file = self._file, -1
             self._full.append(file)
-            self._number = 0
+            self._busy[self._number] += self._entered
+            self._number = self._entered = 0
 
     def _drop_reserve(self) -> None:
         if self._reserve is not None:

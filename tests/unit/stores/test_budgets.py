@@ -452,10 +452,10 @@ class FreesOnExpiry(MemoryBudgets):
     """A hold that is a day old is taken for dead."""
 
     def accounts(self, scopes: Any, at_us: int) -> tuple[Account, ...]:
-        for held in self._holds.values():
-            if held.amount and at_us - held.at_us >= US_PER_DAY:
-                settle(held.accounts, held.amount, 0)
-                held.amount = 0
+        for attempt_id, (purse, amount, since_us) in self._holds.items():
+            if amount and at_us - since_us >= US_PER_DAY:
+                settle(purse.accounts, amount, 0)
+                self._holds[attempt_id] = purse, 0, since_us
         return super().accounts(scopes, at_us)
 
 
@@ -463,12 +463,12 @@ class SettlesTwice(MemoryBudgets):
     """It keeps no note of what is settled."""
 
     def settle(self, attempt_id: str, cost: int) -> tuple[Account, ...]:
-        held = self._holds.get(attempt_id)
-        if held is None:
+        if attempt_id not in self._holds:
             return ()
-        settle(held.accounts, held.amount, cost)
-        held.amount = 0
-        return held.accounts
+        purse, amount, since_us = self._holds[attempt_id]
+        settle(purse.accounts, amount, cost)
+        self._holds[attempt_id] = purse, 0, since_us
+        return purse.accounts
 
 
 class HoldsInPart(MemoryBudgets):
@@ -494,12 +494,12 @@ class PaysWhenSettled(MemoryBudgets):
         return super().accounts(scopes, at_us)
 
     def settle(self, attempt_id: str, cost: int) -> tuple[Account, ...]:
-        held = self._holds.pop(attempt_id, None)
-        if held is None:
+        if attempt_id not in self._holds:
             return ()
-        settle(held.accounts, held.amount, 0)
-        settle(self.accounts(held.scopes, self.now_us), 0, cost)
-        return held.accounts
+        purse, amount, _ = self._holds.pop(attempt_id)
+        settle(purse.accounts, amount, 0)
+        settle(self.accounts(purse.scopes, self.now_us), 0, cost)
+        return purse.accounts
 
 
 class ForgetsTheDayBefore(MemoryBudgets):

@@ -83,40 +83,40 @@ class WorstCase(msgspec.Struct, frozen=True, gc=False):
 
 
 class Dearest(msgspec.Struct, frozen=True):
-    """The dearest rates that any request could meet under a price."""
+    """The dearest rates that any request could meet: what a token costs, in `divisor`ths of a
+    nano-dollar."""
 
     input: int
     output: int
+    divisor: int
 
     def worst_case(
-        self,
-        input_tokens_max: int,
-        multiplier_permille: int = PERMILLE,
-        choices: int = 1,
-        foretold_tokens_max: int = 0,
+        self, input_tokens_max: int, choices: int = 1, foretold_tokens_max: int = 0
     ) -> WorstCase:
         """An upper bound for any request of at most this size.
 
         `foretold_tokens_max` are billed as output besides each choice's answer.
         """
-        per_token = self.output if choices == 1 else self.output * choices
-        fixed = input_tokens_max * self.input
+        fixed, per_token = input_tokens_max * self.input, self.output
+        if choices != 1:
+            per_token *= choices
         if foretold_tokens_max:
-            fixed += per_token * foretold_tokens_max
-        if multiplier_permille == PERMILLE:
-            return WorstCase(fixed, per_token, UNITS_PER_PRICE)
-        return WorstCase(
-            fixed * multiplier_permille, per_token * multiplier_permille, UNITS_PER_PRICE * PERMILLE
-        )
+            fixed += foretold_tokens_max * per_token
+        return WorstCase(fixed, per_token, self.divisor)
 
 
-def dearest(price: Price, *, keeps_for_an_hour: bool = True) -> Dearest:
+def dearest(
+    price: Price, multiplier_permille: int = PERMILLE, *, keeps_for_an_hour: bool = True
+) -> Dearest:
     """The dearest rates of `price`, its tiers included. Without `keeps_for_an_hour` they are for requests
     that have nothing written to the prompt cache for so long."""
     rates: tuple[Price | Tier, ...] = (price, *price.tiers)
+    input_ = max(_dearest_input(rate, keeps_for_an_hour) for rate in rates)
+    output = max(rate.output for rate in rates)
+    if multiplier_permille == PERMILLE:
+        return Dearest(input_, output, UNITS_PER_PRICE)
     return Dearest(
-        max(_dearest_input(rate, keeps_for_an_hour) for rate in rates),
-        max(rate.output for rate in rates),
+        input_ * multiplier_permille, output * multiplier_permille, UNITS_PER_PRICE * PERMILLE
     )
 
 

@@ -13,8 +13,6 @@ alone. Before anyone looks at an account, everything is written up.
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from windvane.core.budgets import (
     HALF_PERMILLE,
     NEVER,
@@ -79,20 +77,8 @@ class _Purse:
         self.is_written = True
 
 
-class _Hold(msgspec.Struct, gc=False):
-    """Who holds how much, and since when."""
-
-    purse: _Purse
-    amount: int
-    at_us: int
-
-    @property
-    def scopes(self) -> tuple[Scope, ...]:
-        return self.purse.scopes
-
-    @property
-    def accounts(self) -> tuple[Account, ...]:
-        return self.purse.accounts
+_Hold = tuple[_Purse, int, int]
+"""In which purse, how much, and since when."""
 
 
 class MemoryBudgets:
@@ -240,25 +226,32 @@ class MemoryBudgets:
         if purse.accounts:
             until = purse.free_until
             if until is None or until - self._taken >= amount:
-                self._note(purse, -amount, 0)
+                purse.back -= amount
+                if purse.is_written:
+                    self._begin_note(purse)
             else:
                 self._write_up()
                 if (refusing := hold(purse.accounts, amount)) is not None:
                     return refusing
             self._taken += amount
-        self._holds[attempt_id] = _Hold(purse, amount, at_us)
+        self._holds[attempt_id] = purse, amount, at_us
         return None
 
     def settle(self, attempt_id: str, cost: int) -> Sequence[Account]:
-        held = self._holds.pop(attempt_id, None)
-        if held is None or not held.purse.accounts:
+        try:
+            purse, amount, _ = self._holds.pop(attempt_id)
+        except KeyError:
             return ()
-        purse, amount = held.purse, held.amount
+        if not purse.accounts:
+            return ()
         if cost > amount:
             self._taken += cost - amount
         self._spent += cost
         if self._spent < purse.mark_until:
-            self._note(purse, amount, cost)
+            purse.back += amount
+            purse.cost += cost
+            if purse.is_written:
+                self._begin_note(purse)
             return ()
         self._write_up()
         marked = settle(purse.accounts, amount, cost)
@@ -268,13 +261,10 @@ class MemoryBudgets:
             purse.mark_until = self._spent + nearest
         return marked
 
-    def _note(self, purse: _Purse, back: int, cost: int) -> None:
-        """What is to be written up in the accounts of a purse."""
-        purse.back += back
-        purse.cost += cost
-        if purse.is_written:
-            purse.is_written = False
-            self._unwritten.append(purse)
+    def _begin_note(self, purse: _Purse) -> None:
+        """What is in a purse is to be written up in its accounts from now."""
+        purse.is_written = False
+        self._unwritten.append(purse)
 
     @property
     def open_holds(self) -> int:
@@ -294,10 +284,11 @@ class MemoryBudgets:
         account = Account(scope, period, at_us, None)
         self._keep(account, account.starts_at_us)
         self._known_since_us[scope, period] = account.starts_at_us
-        for held in self._holds.values():
-            if scope in held.scopes and held.at_us >= account.starts_at_us:
-                held.purse = _Purse(held.scopes, (*held.accounts, account))
-                account.held += held.amount
+        for attempt_id, (purse, amount, since_us) in self._holds.items():
+            if scope in purse.scopes and since_us >= account.starts_at_us:
+                watched = _Purse(purse.scopes, (*purse.accounts, account))
+                self._holds[attempt_id] = watched, amount, since_us
+                account.held += amount
         self._forget_found()
         return account
 

@@ -64,10 +64,9 @@ def _write(connection: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> bo
     """Write rows and sums; False, and no sums, when some of the rows were there already."""
     if not entries:
         return True
-    columns = _columns(entries)
-    alike = _alike(columns) if len(entries) >= ROWS_AT_ONCE and _MAY_SHARE else ()
+    columns, alike = _columns(entries)
     for start, end in _pieces(len(entries)):
-        shared = alike if end - start == ROWS_AT_ONCE else ()
+        shared = alike if end - start == ROWS_AT_ONCE and _MAY_SHARE else ()
         statement, values = _piece(columns, shared, start, end)
         if connection.execute(statement, values).rowcount < end - start:
             return False
@@ -97,31 +96,29 @@ def new_ones(
     return list(fresh.values())
 
 
-def _columns(entries: Sequence[LedgerEntry]) -> list[list[object]]:
-    """The values of each field, as sqlite3 takes them."""
-    values: list[object] = []
-    for entry in entries:
-        values += msgspec.structs.astuple(entry)
-    return [_bound(place, values[place :: len(FIELDS)]) for place in range(len(FIELDS))]
-
-
-def _bound(place: int, column: list[object]) -> list[object]:
-    if place in _OPTIONAL:
-        return [_NONE if value is None else value for value in column]
-    as_bound = _AS_BOUND.get(place)
-    return column if as_bound is None else list(map(as_bound, column))
-
-
-def _alike(columns: list[list[object]]) -> tuple[int, ...]:
-    """The fields in which all entries are the same.
+def _columns(entries: Sequence[LedgerEntry]) -> tuple[list[list[object]], tuple[int, ...]]:
+    """The values of each field, as sqlite3 takes them; and the fields in which all entries are the same.
 
     Entries of one group are much alike, and binding values is most of what a row costs. But which fields
     these are differs from group to group, and each choice is another statement to prepare: so only whole
     statements make use of it.
     """
-    return tuple(
-        place for place, column in enumerate(columns) if column.count(column[0]) == len(column)
-    )
+    columns, alike = [], []
+    fields = zip(*map(msgspec.structs.astuple, entries), strict=True)
+    for place, column in enumerate(fields):
+        if column.count(column[0]) == len(column):
+            alike.append(place)
+            columns.append(_bound(place, column[:1]) * len(column))
+        else:
+            columns.append(_bound(place, column))
+    return columns, tuple(alike)
+
+
+def _bound(place: int, column: Sequence[object]) -> list[object]:
+    if place in _OPTIONAL:
+        return [_NONE if value is None else value for value in column]
+    as_bound = _AS_BOUND.get(place)
+    return list(column if as_bound is None else map(as_bound, column))
 
 
 def _piece(

@@ -101,7 +101,7 @@ def test_tiers_apply_by_their_thresholds_whatever_their_order() -> None:
 def test_the_worst_case_takes_the_dearest_rate(
     rates: Price, input_: int, output: int, permille: int, nano: int
 ) -> None:
-    assert dearest(rates).worst_case(input_, permille).of(output) == nano
+    assert dearest(rates, permille).worst_case(input_).of(output) == nano
 
 
 def test_the_worst_case_counts_every_choice_and_what_was_foretold() -> None:
@@ -111,7 +111,7 @@ def test_the_worst_case_counts_every_choice_and_what_was_foretold() -> None:
 
 def test_the_longest_answer_is_what_an_amount_covers_and_not_a_token_more() -> None:
     for permille in (1000, 1100):
-        worst = dearest(SMALL).worst_case(1_000, permille)
+        worst = dearest(SMALL, permille).worst_case(1_000)
         for amount in (worst.of(77), worst.of(77) + 1, worst.of(78) - 1):
             assert worst.longest(amount, 16, 4_096) == 77
         assert worst.longest(worst.of(77), 100, 4_096) == 100
