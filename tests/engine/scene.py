@@ -82,6 +82,8 @@ class Got(msgspec.Struct, kw_only=True):
     """What a caller got, and when (seconds since the beginning)."""
 
     exchange: Exchange
+    asked: str
+    """The question: an exchange lets go of it when a stream has begun."""
     text: str = ""
     id: str = ""
     completion: Completion | None = None
@@ -165,7 +167,7 @@ class Scene:
         return self._loop.create_task(self.ask(text, model, **fields))
 
     async def listen(self, exchange: Exchange, pause_s: float = 0.0) -> Got:
-        got = Got(exchange=exchange)
+        got = Got(exchange=exchange, asked=str(exchange.request.messages[-1].content))
         try:
             answer = await self.engine.handle(exchange)
             if isinstance(answer, Completion):

@@ -158,8 +158,7 @@ class Storm:
         assert not self.others.ours, "a lease is left"
 
     def _check_answer(self, got: Got) -> None:
-        asked = got.exchange.request.messages[-1].content
-        event = self.scene.ended(got.exchange)
+        asked, event = got.asked, self.scene.ended(got.exchange)
         if got.fault is not None:
             assert got.fault.kind != "internal", got.fault
             # Of a stream's end, the books know; of what came after it, nobody.

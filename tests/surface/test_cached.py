@@ -116,6 +116,8 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
     ask(served, "tagged", headers=tagged)
     ask(served, "not tagged")
     admin = {"authorization": "Bearer sk-admin-key-1"}
+    twice = served.ask(path="/admin/cache?tag=v1&tag=other", method="DELETE", **admin)
+    assert (twice.status, twice.json["error"]["param"]) == (400, "tag")
     taken = served.ask(path="/admin/cache?tag=v1", method="DELETE", **admin)
     assert taken.json == {"tag": "tag:v1", "removed": 1}
     assert ask(served, "tagged").headers["cache-status"].startswith("Windvane; fwd=miss")

@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -105,6 +105,11 @@ def with_known_model(body: Any) -> None:
         body["model"] = "mistral-small-latest"
 
 
+def says_one_or_nothing(value: Any) -> bool:
+    """A list that in a query is what it holds, or is not there: schemathesis means it to be refused."""
+    return isinstance(value, list | dict) and len(value) < 2
+
+
 @pytest.mark.parametrize(
     ("method", "path", "mode"),
     [
@@ -132,6 +137,8 @@ def test_what_is_served_is_what_is_documented(served, api, method, path, mode):
     def ask(case: Any) -> None:
         if mode.is_positive:
             with_known_model(case.body)
+        else:
+            assume(not any(map(says_one_or_nothing, (case.query or {}).values())))
         case.call_and_validate(
             headers={"Authorization": f"Bearer {key}"}, checks=CHECKS, timeout=WAIT_S
         )

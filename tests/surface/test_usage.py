@@ -214,6 +214,8 @@ def test_days_are_included_at_both_ends(books):
         ("keys=one", "keys"),
         ("key_id=one", "key_id"),
         (f"team={'t' * 300}", "team"),
+        ("team=a&key=one&team=b", "team"),
+        ("team=a&team=a", "team"),
     ],
 )
 def test_a_wrong_question_is_named(books, query, param):

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from importlib import resources
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -26,7 +26,7 @@ from windvane.gateway.control_plane.access import (
     needs,
 )
 from windvane.gateway.control_plane.cache import add_cache
-from windvane.gateway.control_plane.errors import add_errors
+from windvane.gateway.control_plane.errors import add_errors, check_said_once
 from windvane.gateway.control_plane.keys import add_keys
 from windvane.gateway.control_plane.ledger import add_ledger
 from windvane.gateway.control_plane.metrics import add_metrics
@@ -70,6 +70,7 @@ def control_plane(
         openapi_url=None,
         strict_content_type=False,
         responses={401: {"model": schemas.ErrorAnswer}},
+        dependencies=[Depends(check_said_once)],
     )
     guard(app, Access(engine, is_local, trail))
     add_errors(app, engine)

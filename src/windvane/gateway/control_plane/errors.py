@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
 from windvane.engine.engine import Engine
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
@@ -61,6 +61,16 @@ def add_errors(app: FastAPI, engine: Engine) -> None:
     @app.exception_handler(Exception)
     async def on_failure(request: Request, error: Exception) -> JSONResponse:
         return answer(request, INTERNAL)
+
+
+async def check_said_once(request: Request) -> None:
+    """Refuse a question that says the same twice: of `tag=a&tag=b`, FastAPI would take the last alone, and
+    the caller would think that it had asked for both."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(set(names)) < len(names) and request.scope["route"].dependant.query_params:
+        name = next(name for name in names if names.count(name) > 1)[:100]
+        message = f"{name}: it is said {names.count(name)} times, and may be said once"
+        raise refuse(FaultKind.INVALID_REQUEST, message, param=name)
 
 
 def _hint(path: str) -> str:
