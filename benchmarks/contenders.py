@@ -99,6 +99,15 @@ def windvane_limits(folder: Path, upstream_port: int) -> Contender:
     return replace(plain, name="windvane-limits", env=env)
 
 
+def by_hand(folder: Path, upstream_port: int) -> Contender:
+    """The gateway that one writes by hand in an afternoon, in an environment of its own."""
+    del folder
+    port = free_port()
+    script = str(layout.ROOT / "benchmarks" / "by_hand.py")
+    argv = (str(peers.by_hand_python()), "-P", script, str(port), str(upstream_port), KEY)
+    return Contender("by-hand", argv, port)
+
+
 def litellm(folder: Path, upstream_port: int) -> Contender:
     """LiteLLM's proxy with one model, a master key, and nothing else switched on."""
     program = peers.litellm_command()
@@ -134,6 +143,7 @@ RECIPES: Mapping[str, Recipe] = {
     "windvane": windvane,
     "windvane-limits": windvane_limits,
     "windvane-cache": windvane_cache,
+    "by-hand": by_hand,
     "litellm": litellm,
     "portkey": portkey,
 }

@@ -35,6 +35,7 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
         found["nginx"] = _spoken(["nginx", "-v"])
     if "litellm" in names:
         found["litellm"] = peers.LITELLM.partition("==")[2]
+        found |= dict(each.split("==") for each in peers.BY_HAND[:2])
     if "portkey" in names:
         found["portkey"] = peers.PORTKEY_VERSION
         found["node"] = _spoken(["node", "--version"])

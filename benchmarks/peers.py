@@ -24,6 +24,13 @@ PORTKEY_MANIFEST = {
     "dependencies": {"@portkey-ai/gateway": PORTKEY_VERSION},
     "overrides": {"@hono/node-server": "1.13.8", "hono": "4.9.7"},
 }
+BY_HAND = (
+    "aiohttp==3.14.5",
+    "orjson==3.13.0",
+    "uvicorn==0.54.0",
+    "uvloop==0.23.0",
+    "httptools==0.9.0",
+)
 
 INSTALL_TIMEOUT_S = 420
 """LiteLLM brings about 120 packages (0.7 GB); past seven minutes the network is the finding."""
@@ -39,8 +46,15 @@ class PeerNotInstalledError(Exception):
 def litellm_command() -> Path:
     """Return LiteLLM's program, installing it when needed."""
     home = layout.PEERS / "litellm"
-    _install_once(home, LITELLM, _install_litellm)
+    _install_once(home, LITELLM, lambda home: _install_packages(home, (LITELLM,)))
     return home / "bin" / "litellm"
+
+
+def by_hand_python() -> Path:
+    """Return a Python with what the gateway written by hand needs, installing it when needed."""
+    home = layout.PEERS / "by-hand"
+    _install_once(home, " ".join(BY_HAND), lambda home: _install_packages(home, BY_HAND))
+    return home / "bin" / "python"
 
 
 def portkey_script() -> Path:
@@ -61,14 +75,14 @@ def _install_once(home: Path, wanted: str, install: Callable[[Path], None]) -> N
     mark.write_text(wanted)
 
 
-def _install_litellm(home: Path) -> None:
+def _install_packages(home: Path, packages: Sequence[str]) -> None:
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
         _run([sys.executable, "-m", "venv", str(home)])
-        _run([str(home / "bin" / "pip"), "install", "--quiet", LITELLM])
+        _run([str(home / "bin" / "pip"), "install", "--quiet", *packages])
         return
     _run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(home)])
-    _run([uv, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), LITELLM])
+    _run([uv, "pip", "install", "--quiet", "--python", str(home / "bin" / "python"), *packages])
 
 
 def _install_portkey(home: Path) -> None:

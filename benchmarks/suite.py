@@ -94,6 +94,8 @@ def _json_workloads(plan: Plan) -> list[tuple[Workload, tuple[str, ...]]]:
     names = [*plan.names]
     if "windvane" in names:
         names.insert(names.index("windvane") + 1, "windvane-limits")
+    if plan.has_peers:
+        names.append("by-hand")
     ours = tuple(name for name in names if name not in PEERS)
 
     def small(connections: int) -> Workload:

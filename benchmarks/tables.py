@@ -40,7 +40,8 @@ def _under_load(report: Report, earlier: dict[str, Cell]) -> Table:
         "Rate is requests/s or chunks/s on one core. For streams p50 and p99 are the time to the "
         "first chunk. windvane-limits is windvane with the key under a daily and a monthly budget of "
         "its own, of its team's and of the gateway's, and under rates of requests, tokens and "
-        "concurrency. "
+        "concurrency. by-hand is what one writes in an afternoon with uvicorn, orjson and aiohttp: it "
+        "reads a call, sends it on, and prices the answer (benchmarks/by_hand.py). "
         "What is asked again comes from the cache, and joiners share one call; a plain "
         "proxy asks the upstream each time. (±) is (max - min) / median over the runs. Change is that "
         "of CPU, or of p50 where no proxy is measured, against the previous run.",
