@@ -7,6 +7,7 @@ again: the largest crowd there was would be in the size of the process for as lo
 import ctypes
 import gc
 from collections.abc import Callable
+from typing import cast
 
 from windvane.ports.clock import Clock
 
@@ -46,4 +47,8 @@ class GiveBack:
 
 def malloc_trim() -> Trim:
     """The C library's own; where it has none, as outside of glibc, one that does nothing."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+    try:
+        return cast(Trim, ctypes.CDLL(None).malloc_trim)
+    except (AttributeError, OSError, TypeError):
+        # It has no such function; or it cannot be had: of a static program, and on Windows.
+        return lambda _: None

@@ -65,6 +65,26 @@ def test_pages_below_what_lives_are_given_back() -> None:
     assert held
 
 
+@pytest.mark.parametrize(
+    "error",
+    [AttributeError("undefined symbol"), OSError("not a dynamic program"), TypeError("no name")],
+    ids=["another C library", "a static program", "Windows"],
+)
+def test_where_nothing_can_be_given_back_nothing_is(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Library:
+        def __init__(self, name: None) -> None:
+            if not isinstance(error, AttributeError):
+                raise error
+
+        def __getattr__(self, name: str) -> object:
+            raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    GiveBack(SystemClock()).look(is_busy=False)
+
+
 def resident_bytes() -> int:
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * 4096

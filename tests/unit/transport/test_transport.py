@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import itertools
 import random
+import re
 import socket
 import ssl
 import struct
 import subprocess
 import sys
 
+import msgspec
 import pytest
 import uvloop
 
@@ -885,6 +887,26 @@ async def test_over_tls_it_is_the_same(transport, certificate):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await server.quiet()
+
+
+async def test_each_request_goes_with_its_own_headers(transport):
+    """Several keys may be asked with at one address, in turn or again and again."""
+    heads = []
+
+    async def script(peer):
+        while True:
+            head, _ = await peer.receive()
+            heads.append(head)
+            await peer.say(OK)
+
+    one, same, other = ((("authorization", f"Bearer {key}"),) for key in ("one", "one", "other"))
+    asked = [one, one, other, same, one, other, other, ()]
+    async with Server(script) as server:
+        for headers in asked:
+            await ask(transport, msgspec.structs.replace(server.request(), headers=headers))
+        assert server.connections == 1
+    told = [re.findall(rb"authorization: Bearer (\w+)", head) for head in heads]
+    assert told == [[value.split()[1].encode() for _, value in headers] for headers in asked]
 
 
 @pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\0b"])

@@ -312,6 +312,7 @@ PLAIN: list[tuple[bytes, bool]] = [
     (event(delta(content=[{"type": "text", "text": "x"}])), False),
     (event(delta(content="", tool_calls=[{"index": 0}])), False),
     (event({"index": 0, "delta": {"content": "x"}}), False),
+    (event({"index": 0, "delta": {"content": "x", "finish_reason": None}}), False),
     (event(delta(content="x"), delta(index=1, content="y")), False),
     (event(), False),
     (event(delta(content="x"), id=None), False),
