@@ -5,19 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from windvane.gateway.memory import REST, GiveBack, malloc_trim
+from windvane.gateway import memory
+from windvane.gateway.memory import GROWTH_BYTES, REST, GiveBack, malloc_trim, resident_bytes
 from windvane.system import SystemClock
 
 MIB = 1024 * 1024
 
 
 class Trim:
-    """A clock, and a trim that takes its time by it."""
+    """A clock, a trim that takes its time by it, and what the process has."""
 
-    def __init__(self, takes_s: float) -> None:
+    def __init__(self, takes_s: float, grows_bytes: int = GROWTH_BYTES) -> None:
         self.takes_s = takes_s
+        self.grows_bytes = grows_bytes
         self.now_s = 100.0
         self.count = 0
+        self.size = 0
+
+    def resident(self) -> int:
+        return self.size
 
     def monotonic_s(self) -> float:
         return self.now_s
@@ -33,8 +39,9 @@ class Trim:
 
 def looked(trim: Trim, *busy: bool) -> list[int]:
     """How often it had been called after each look, a tenth of a second apart."""
-    give_back, counts = GiveBack(trim, trim), []
+    give_back, counts = GiveBack(trim, trim, trim.resident), []
     for is_busy in busy:
+        trim.size += trim.grows_bytes * is_busy
         give_back.look(is_busy=is_busy)
         counts.append(trim.count)
         trim.now_s += 0.1
@@ -54,6 +61,23 @@ def test_what_takes_long_is_not_done_again_soon() -> None:
     assert counts.index(2) - 1 == pytest.approx(quiet_looks, abs=2)
 
 
+def test_where_nothing_has_grown_nothing_is_looked_for() -> None:
+    looks = [False, True, False, True, False, True, False]
+    assert looked(Trim(0.0001, GROWTH_BYTES // 2), *looks) == [1, 1, 1, 1, 2, 2, 2]
+
+
+def test_where_nobody_tells_how_large_it_is_it_is_looked_for_each_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "_STATM", tmp_path / "nothing")
+    trim = Trim(0.0001)
+    give_back = GiveBack(trim, trim)
+    for is_busy in (False, True, False):
+        give_back.look(is_busy=is_busy)
+        trim.now_s += 0.1
+    assert trim.count == 2
+
+
 def test_pages_below_what_lives_are_given_back() -> None:
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("this C library has nothing of the kind")
@@ -61,7 +85,9 @@ def test_pages_below_what_lives_are_given_back() -> None:
     del held[:-1]  # the last one lies above them all
     before = resident_bytes()
     GiveBack(SystemClock(), malloc_trim()).look(is_busy=False)
-    assert resident_bytes() < before - 32 * MIB
+    after = resident_bytes()
+    assert before is not None and after is not None
+    assert after < before - 32 * MIB
     assert held
 
 
@@ -83,8 +109,3 @@ def test_where_nothing_can_be_given_back_nothing_is(
 
     monkeypatch.setattr(ctypes, "CDLL", Library)
     GiveBack(SystemClock()).look(is_busy=False)
-
-
-def resident_bytes() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * 4096
