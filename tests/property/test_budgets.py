@@ -5,7 +5,7 @@ engine writes it, and what a provider may bill is worked out from those bytes al
 """
 
 from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from windvane.config.resolve import shipped_catalog
 from windvane.core.analysis import analyze
-from windvane.core.budgets import BudgetTable, BudgetTerms
+from windvane.core.budgets import US_PER_DAY, BudgetTable, BudgetTerms
 from windvane.core.catalog.models import Capability, ModelCard, Status
 from windvane.core.catalog.prices import Price, Tier
 from windvane.core.deployment import Deployment
@@ -269,6 +269,7 @@ def test_no_usage_costs_more_than_was_held(
         # What is left allowed no more than this, not one token.
         assert may_clamp
         longer = exchange_of({**body, "max_tokens": limit + 1, "max_completion_tokens": None})
+        longer.body_bytes = exchange.body_bytes  # a number may be written shorter than `null`
         with pytest.raises(WindvaneError) as refused:
             longer.principal = Principal(key_id="k", may_clamp=False)
             bound_of(longer, deployment, left)
@@ -326,6 +327,28 @@ def test_an_unknown_price_is_refused_under_a_budget_and_held_as_unknown_without(
 
 
 CATALOG = [card for card in shipped_catalog().cards if card.price_on(DAY)]
+
+
+def test_a_bound_goes_by_the_price_of_its_day() -> None:
+    before, after = (
+        Price(since=DAY + timedelta(days), input=NanoUsd(0), output=NanoUsd(rate))  # type: ignore[arg-type]
+        for days, rate in ((0, 1_000_000), (1, 2_000_000))
+    )
+    card = msgspec.structs.replace(CATALOG[0], prices=(before, after))
+    deployment = Deployment(id="x/m", provider="x", model="m", card=card)
+    messages = [{"role": "user", "content": "hi"}]
+    exchange = exchange_of({"model": "m", "messages": messages, "max_tokens": 1})
+    bounder = Bounder(MemoryBudgets(BudgetTable({})), lambda *_: None)
+    midnight_us = NOW_US + US_PER_DAY // 2
+    # The clock may be set back.
+    bounds = [
+        bounder.bound(exchange, deployment, midnight_us + passed_us) for passed_us in (-1, 0, -1)
+    ]
+    assert [(bound.price, bound.hold_nano_usd) for bound in bounds] == [
+        (before, 1),
+        (after, 2),
+        (before, 1),
+    ]
 
 
 @pytest.mark.parametrize("card", CATALOG, ids=lambda card: card.id)

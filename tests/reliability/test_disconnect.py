@@ -7,6 +7,7 @@ of the provider's noticing come from one clock.
 import asyncio
 import json
 import random
+import statistics
 
 import pytest
 
@@ -15,7 +16,7 @@ LANES = 4
 PACE_S = 0.02
 """Between tokens where the phases below say so: 50 a second, as a provider has it."""
 P50_S_MAX = 0.25
-"""A bound that a busy machine keeps; the measured figures are in the documentation."""
+"""Of each phase: a bound that a busy machine keeps; the measured figures are in the documentation."""
 SPARE = 2
 """Descriptors of the journal's spare segment, which is made with the first hold."""
 SEEN_S = 60.0
@@ -88,7 +89,7 @@ async def test_the_upstream_is_closed_when_the_caller_leaves(
         # What is read teaches the gateway how this provider counts, as it would anywhere.
         for number in range(5):
             assert (await call(gateway.port, chat(f"warm-up {number}"))).is_acknowledged
-        late = {}
+        late, waits_in = {}, {phase: [] for phase in phases}
 
         async def lane(numbers):
             for number in numbers:
@@ -97,6 +98,7 @@ async def test_the_upstream_is_closed_when_the_caller_leaves(
                     simulator, call, chat, gateway.port, phase, number, rng
                 )
                 late[attempt] = wait
+                waits_in[phase].append(wait)
 
         await asyncio.gather(*(lane(range(start, CANCELS, LANES)) for start in range(LANES)))
         waits = sorted(late.values())
@@ -105,7 +107,8 @@ async def test_the_upstream_is_closed_when_the_caller_leaves(
             f"\n{len(waits)} callers left; the provider noticed after p50 {p50 * 1000:.2f} ms,"
             f" p99 {p99 * 1000:.2f} ms, longest {waits[-1] * 1000:.2f} ms"
         )
-        assert p50 <= P50_S_MAX
+        for phase, waited in waits_in.items():
+            assert statistics.median(waited) <= P50_S_MAX, phase
         gauges = simulator._gauges()
         assert gauges["open_streams"] == 0
         metrics = await call(

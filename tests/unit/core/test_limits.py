@@ -103,6 +103,14 @@ def test_a_second_refund_does_not_give_back_what_the_first_already_moved() -> No
     assert bucket.wait_us(1, later_us) == SECOND_US
 
 
+def test_what_was_not_used_comes_back_however_often() -> None:
+    bucket = Gcra(60, 10)
+    for _ in range(3):
+        mark = taken(bucket, 10, NOW_US)
+        bucket.correct(10, 0, mark, NOW_US)
+        assert bucket.left(NOW_US) == 10
+
+
 def test_overuse_is_a_debt() -> None:
     bucket = Gcra(60, 10)
     mark = taken(bucket, 1, NOW_US)

@@ -237,6 +237,25 @@ def test_the_record_that_begins_a_segment_is_counted_there(
     assert hold(99) in left
 
 
+def test_a_segment_stays_for_a_settlement_whose_hold_is_in_another(
+    open_journal: Open, tmp_path: Path, sink: Sink
+) -> None:
+    journal = open_journal()
+    journal.hold(hold(1))
+    fill(journal, 100)
+    journal.settle(settlement(1))
+    assert sink.segments.pop() == 2
+    journal.committed(sink.segments)
+    sink.segments.clear()
+    fill(journal, 200)
+    fill(journal, 300)
+    assert settlement(1) in list(open_journal().replay())
+    journal.committed([2, *sink.segments])
+    fill(journal, 400)
+    fill(journal, 500)
+    assert not {"000001.journal", "000002.journal"} & set(segments(tmp_path))
+
+
 def test_a_good_end_leaves_no_file(open_journal: Open, tmp_path: Path, sink: Sink) -> None:
     journal = open_journal()
     fill(journal, 1)
