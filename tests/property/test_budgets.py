@@ -317,6 +317,21 @@ def test_what_has_no_price_is_refused_by_name(more: dict[str, Any], named: str) 
     assert (refused.value.fault.status, refused.value.fault.code) == (403, "unpriceable")
 
 
+def test_what_is_kept_for_an_hour_is_held_for_where_only_a_tier_has_a_price_of_its_own() -> None:
+    tier = {"above_input_tokens": 10, "input": 1_000_000, "output": 0, "cache_write_1h": 2_000_000}
+    price = msgspec.convert({"since": DAY, "input": 1_000_000, "output": 0, "tiers": [tier]}, Price)
+    billing = PROVIDERS["anthropic"].billing
+    deployment = Deployment(
+        id="anthropic/a", provider="anthropic", model="a", own_price=price, billing=billing
+    )
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    usual = bound_of(exchange_of(body), deployment, 10**12)
+    kept = exchange_of({**body, "cache_control": MARKS[1]})
+    kept.body_bytes = exchange_of(body).body_bytes
+    bound = bound_of(kept, deployment, 10**12)
+    assert usual.hold_nano_usd and bound.hold_nano_usd == 2 * usual.hold_nano_usd
+
+
 def test_an_unknown_price_is_refused_under_a_budget_and_held_as_unknown_without() -> None:
     exchange = exchange_of({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
     deployment = Deployment(id="x/odd", provider="x", model="odd")

@@ -110,8 +110,9 @@ class Tariff:
         if price is not None:
             factor = deployment.multiplier_permille
             self.dearest = dearest(price, factor, keeps_for_an_hour=False)
-            if price.cache_write_1h is not None:
-                self.dearest_kept = dearest(price, factor)
+            kept = dearest(price, factor)
+            if kept != self.dearest:
+                self.dearest_kept = kept
 
 
 class Bounder:
