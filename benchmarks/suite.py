@@ -42,18 +42,21 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long and how often things are measured."""
+    """How long and how often things are measured. Calls in many short rounds: a machine's noise lasts for
+    seconds, and what stands in one round is comparable."""
 
     name: str
     repeats: int
-    seconds: float
+    call_repeats: int
+    call_seconds: float
     stream_seconds: float
+    """Of a stream's load, and of any whose memory is looked at."""
     warm_up_s: float
     cold_starts: int
 
 
-QUICK = Pace("quick", 3, 0.4, 0.7, 0.2, 3)
-USUAL = Pace("usual", 5, 1.5, 2.2, 0.5, 5)
+QUICK = Pace("quick", 3, 3, 0.4, 0.7, 0.2, 3)
+USUAL = Pace("usual", 5, 15, 0.5, 2.2, 0.5, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +192,10 @@ def _take_turns(
     """Sample each target once per round, so that a noisy second is shared."""
     samples: dict[str, list[Sample]] = {target.name: [] for target in targets}
     broken: dict[str, str] = {}
-    seconds = pace.stream_seconds if workload.is_stream else pace.seconds
-    for turn in range(pace.repeats + 1):
+    repeats, seconds = pace.call_repeats, pace.call_seconds
+    if workload.is_stream:
+        repeats, seconds = pace.repeats, pace.stream_seconds
+    for turn in range(repeats + 1):
         for target in targets:
             if target.name in broken:
                 continue
@@ -344,8 +349,7 @@ def _memory_of(started: Started, pace: Pace, stage: Stage) -> Cell:
         "stream_mib": Workload("streams", payloads.SMALL_BYTES, True, streams),
     }
     for figure, workload in loads.items():
-        seconds = pace.stream_seconds if workload.is_stream else pace.seconds
-        sample = sampling.take(workload, started.target, stage.upstream, seconds)
+        sample = sampling.take(workload, started.target, stage.upstream, pace.stream_seconds)
         refused = why_refused([sample])
         if refused:
             return Cell("memory", "memory", name, figures, refused=f"{workload.name}: {refused}")
