@@ -62,6 +62,15 @@ class Caller:
     async def end(self, piece: bytes) -> None: ...
 
 
+def opened(cache: bool) -> tuple[Scene, DataPlane]:
+    """An engine, with or without a cache, and the plane before it."""
+    scene = Scene()
+    if not cache:
+        scene.engine.cache = None
+    clock = scene.stage.clock
+    return scene, DataPlane(scene.engine, clock, body_bytes_max=10_000_000, body_timeout_s=1.0)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     ("cache", "bytes_count", "is_held"),
@@ -72,12 +81,7 @@ def test_a_request_in_flight_does_not_hold_its_body(
     cache: bool, bytes_count: int, is_held: bool, stream: bool
 ) -> None:
     async def story() -> None:
-        scene = Scene()
-        if not cache:
-            scene.engine.cache = None
-        plane = DataPlane(
-            scene.engine, scene.stage.clock, body_bytes_max=10_000_000, body_timeout_s=1.0
-        )
+        scene, plane = opened(cache)
         messages = [{"role": "user", "content": "x" * bytes_count}]
         caller = Caller(Body.of({"model": "auto", "messages": messages, "stream": stream}))
         serving = asyncio.get_running_loop().create_task(plane.serve(caller))
@@ -106,12 +110,7 @@ def test_a_stream_under_way_does_not_hold_what_was_asked(
     monkeypatch.setattr(chat, "chat_request_of", reading)
 
     async def story() -> None:
-        scene = Scene()
-        if not cache:
-            scene.engine.cache = None
-        plane = DataPlane(
-            scene.engine, scene.stage.clock, body_bytes_max=10_000_000, body_timeout_s=1.0
-        )
+        scene, plane = opened(cache)
         messages = [{"role": "user", "content": "x" * 2 * BODY_BYTES_MAX}]
         caller = Caller(Body.of({"model": "auto", "messages": messages, "stream": True}))
         serving = asyncio.get_running_loop().create_task(plane.serve(caller))
