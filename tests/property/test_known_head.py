@@ -204,6 +204,19 @@ def test_a_head_that_comes_again_is_not_parsed_again():
     assert unparsed == 3
 
 
+def test_what_came_before_is_not_counted_with_a_head():
+    """However much a connection has carried, in whole requests or in pieces."""
+    body = b"x" * 300
+    whole = [HEAD % len(body) + body] * (2 * server.HEAD_BYTES_MAX // len(body))
+    pieces = [HEAD % len(body), body[:100], body[100:]]
+    asked, _, is_closed, unparsed = asyncio.run(
+        _talk([*whole, *pieces, *whole, *pieces], server.LESSONS_MAX)
+    )
+    assert not is_closed
+    assert len(asked) == 2 * len(whole) + 2
+    assert unparsed == len(asked) - 1
+
+
 def test_heads_that_never_come_again_are_learned_a_few_times_only(monkeypatch):
     learned = []
 

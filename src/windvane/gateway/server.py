@@ -267,6 +267,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if head is None:
                 return data
             self._known, self._lessons = head, LESSONS_MAX
+            self._head_bytes = 0  # it is no longer than heads that are known
             if self._head_timer is not None:
                 self._disarm()
             data = data[head.size :]
