@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from benchmarks.children import Child, Cores, on_core, spawn
 from benchmarks.contenders import Contender
 from benchmarks.sampling import Target
 from benchmarks.upstream_process import Upstream
+
+NO_ENVIRONMENT: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class Stage:
     upstream: Upstream
 
     @contextlib.contextmanager
-    def started(self, name: str) -> Iterator[Started]:
-        """Start a contender afresh and stop it at the end.
+    def started(self, name: str, env: Mapping[str, str] = NO_ENVIRONMENT) -> Iterator[Started]:
+        """Start a contender afresh, told by `env` besides what its recipe says, and stop it at the end.
 
         Raises CannotTakePartError, PeerNotInstalledError or NotReadyError when it cannot be.
         """
@@ -48,7 +50,7 @@ class Stage:
         contender = contenders.RECIPES[name](folder, self.upstream.port)
         child = spawn(
             contender.argv,
-            env=contender.env,
+            env={**contender.env, **env},
             core=self.cores.proxy,
             cwd=folder,
             log=folder / "log",

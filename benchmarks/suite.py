@@ -9,7 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks import accounting, contenders, payloads, sampling, store_size
+from benchmarks import (
+    accounting,
+    contenders,
+    parts,
+    payloads,
+    sampling,
+    store_size,
+    trouble,
+)
 from benchmarks.children import on_core
 from benchmarks.contenders import PEERS, CannotTakePartError
 from benchmarks.peers import PeerNotInstalledError
@@ -306,6 +314,29 @@ def _accounting(plan: Plan, stage: Stage) -> Iterator[Cell]:
     yield Cell("accounting", "1 KB JSON in process", "windvane-limits", figures=figures)
 
 
+def _key(plan: Plan, stage: Stage) -> Iterator[Cell]:
+    """What the cache's key of a long conversation costs."""
+    plan.say("the key of 100 KB, in process")
+    with on_core(stage.cores.proxy):
+        runs = [parts.long_key_us() for _ in range(plan.pace.repeats)]
+    yield Cell("key", "100 KB in process", "windvane", figures={"key_us": Figure.of(runs)})
+
+
+def _trouble(plan: Plan, stage: Stage) -> Iterator[Cell]:
+    """What callers, provider and gateway notice when one of them, or what stands behind, fails."""
+    for name, measured in trouble.TROUBLES.items():
+        plan.say(name)
+        try:
+            runs = [measured(stage) for _ in range(max(plan.pace.repeats // 2, 1))]
+        except CannotTakePartError as error:
+            plan.say(f"left out, {error}")
+        except trouble.COULD_NOT_BE as error:
+            yield Cell("trouble", name, "windvane", refused=str(error))
+        else:
+            figures = {figure: Figure.of([run[figure] for run in runs]) for figure in runs[0]}
+            yield Cell("trouble", name, "windvane", figures=figures)
+
+
 def _cold(plan: Plan, stage: Stage) -> Iterator[Cell]:
     """Spawn to first 200. One start before the measured ones warms byte code and disk cache."""
     for name in plan.names:
@@ -412,10 +443,13 @@ def _import_once() -> _Import:
 OTHER_GROUPS: Mapping[str, Callable[[Plan, Stage], Iterator[Cell]]] = {
     "joined": _joined,
     "accounting": _accounting,
+    "key": _key,
     "store": _store,
     "cold": _cold,
     "memory": _memory,
     "import": _import,
+    "trouble": _trouble,
 }
 GROUPS = (*LOAD_GROUPS, *OTHER_GROUPS)
 UNDER_LOAD = (*LOAD_GROUPS, "joined")
+TROUBLE = "trouble"

@@ -27,7 +27,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from windvane.stores.redis.address import Make
 
-DEADLINE_S = 0.025
+DEADLINE_S = 0.02
+"""Of a command. To notice that it is over takes a moment more: a caller waits for 25 ms at most."""
 CONNECT_S = 1.0
 """Connecting may go on for so long after its caller has gone: a TLS handshake across a continent takes
 longer than a caller is let wait, and the next one has the connection then."""
