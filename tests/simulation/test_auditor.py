@@ -85,9 +85,33 @@ class HoldsTwice(Bent):
         self.journal.hold(entry)
 
 
+class ForgivesWhatWasSent(Bent):
+    """What was cut off costs nothing."""
+
+    def settle(self, entry: LedgerEntry) -> None:
+        if entry.certainty is Certainty.ASSUMED:
+            entry = msgspec.structs.replace(
+                entry, certainty=Certainty.EXACT, cost_nano_usd=NanoUsd(0)
+            )
+        self.journal.settle(entry)
+
+
+class ChargesWhatWasNotSent(Bent):
+    """What ends while a connection is being made costs the whole hold."""
+
+    def settle(self, entry: LedgerEntry) -> None:
+        if entry.outcome in ("cancelled", "connect_failed") and entry.cost_nano_usd == 0:
+            entry = msgspec.structs.replace(
+                entry, certainty=Certainty.ASSUMED, cost_nano_usd=entry.hold_nano_usd
+            )
+        self.journal.settle(entry)
+
+
 @pytest.mark.parametrize(
     ("bent", "found"),
     [
+        (ForgivesWhatWasSent, "was sent and never answered, and is exact"),
+        (ChargesWhatWasNotSent, "was never sent, and is assumed"),
         (Drops, "is still open"),
         (Doubles, "is settled twice"),
         (Overcharges, "is over its hold"),
