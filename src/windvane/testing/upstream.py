@@ -55,18 +55,20 @@ class Call:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
 
-    async def connect(self) -> None:
-        """Be connected: at once, unless it was told to wait or its script begins with something else."""
+    def must_wait(self) -> bool:
+        """Whether a connection takes time: it was told so, or its script begins with what becomes of it."""
         if self._parts and isinstance(self._parts[0][1], Connects | Refuses):
             self.is_connecting = True
-        if self.is_connecting:
-            match await self.next_part():
-                case Connects():
-                    self.is_connecting = False
-                case Refuses():
-                    raise _unreachable("connection refused")
-                case other:
-                    raise AssertionError(f"nothing is connected, and the script says {other}")
+        return self.is_connecting
+
+    async def connect(self) -> None:
+        match await self.next_part():
+            case Connects():
+                self.is_connecting = False
+            case Refuses():
+                raise _unreachable("connection refused")
+            case other:
+                raise AssertionError(f"nothing is connected, and the script says {other}")
 
     async def next_part(self) -> Part:
         """The next part, when it is due; for ever nothing when there is none."""
@@ -196,7 +198,9 @@ class ScriptedTransport:
         call = Call(request, len(self.calls) + 1)
         self.calls.append(call)
         try:
-            await self._connect(call, request.connect_timeout_s)
+            self._on_connecting(call)
+            if call.must_wait():
+                await _connect(call, request.connect_timeout_s)
             request.take()
             self._on_sent(call)
             return await self._answer(call)
@@ -205,14 +209,6 @@ class ScriptedTransport:
             call.close()
             self._on_closed(call)
             raise
-
-    async def _connect(self, call: Call, timeout_s: float) -> None:
-        self._on_connecting(call)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await call.connect()
-        except TimeoutError as error:
-            raise _unreachable(f"no connection within {timeout_s:g} s") from error
 
     async def _answer(self, call: Call) -> ScriptedResponse:
         match await call.next_part():
@@ -230,6 +226,14 @@ class ScriptedTransport:
 
     async def aclose(self) -> None:
         self.is_closed = True
+
+
+async def _connect(call: Call, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await call.connect()
+    except TimeoutError as error:
+        raise _unreachable(f"no connection within {timeout_s:g} s") from error
 
 
 def broken() -> WindvaneError:
