@@ -159,11 +159,11 @@ def answer_of(number: int, seed: int) -> Answer:
     )
 
 
-def trace_of(name: str, seed: int) -> list[Answer]:
-    """The requests of a trace, each with the answer it would have."""
+def trace_of(name: str, seed: int, requests: int = REQUESTS) -> list[Answer]:
+    """The first requests of a trace, each with the answer it would have."""
     known: dict[int, Answer] = {}
     found = []
-    for number in TRACES[name](random.Random(seed)):
+    for number in itertools.islice(TRACES[name](random.Random(seed)), requests):
         if number not in known:
             known[number] = answer_of(number, seed)
         found.append(known[number])

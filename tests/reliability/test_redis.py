@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import pytest
 from redis.asyncio.connection import (
     AbstractConnection,
-    Connection,
     SSLConnection,
     UnixDomainSocketConnection,
 )
@@ -388,12 +387,8 @@ class Careless(Node):
 async def crossed(kind: type[Node], port: int, commands: int) -> tuple[int, int]:
     """Ask for tagged values, cancelling at random: replies that were another's, and those cancelled."""
     rng = random.Random(11)
-    node = kind(
-        lambda: Connection(host="127.0.0.1", port=port, protocol=2, socket_timeout=None),
-        name="test",
-        deadline_s=5.0,
-        rng=rng,
-    )
+    address = read_address(f"redis://127.0.0.1:{port}")
+    node = kind(address.make(address.places[0]), name="test", deadline_s=5.0, rng=rng)
     names = [f"tagged:{number}" for number in range(64)]
     await node.ask(*(("SET", name, f"value of {name}") for name in names))
     wrong = left = 0

@@ -1,5 +1,6 @@
 """Seeded worlds: whatever happens in them, the auditor finds nothing."""
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -33,7 +34,7 @@ def test_the_same_seed_gives_the_same_trace_under_any_hash_seed() -> None:
     hashes = {
         subprocess.run(
             [sys.executable, "-c", program],
-            env={"PYTHONHASHSEED": hash_seed},
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             check=True,
             text=True,

@@ -49,9 +49,10 @@ def scopes_of(entry: LedgerEntry) -> list[Scope]:
 
 
 def places_of(entry: LedgerEntry) -> Iterator[Place]:
+    starts = [(period, bounds(period, entry.started_at_us)[0]) for period in Period]
     for name in scopes_of(entry):
-        for period in Period:
-            yield name, period, bounds(period, entry.started_at_us)[0]
+        for period, start in starts:
+            yield name, period, start
 
 
 class Stay:
