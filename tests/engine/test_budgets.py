@@ -211,6 +211,24 @@ def test_a_key_that_must_not_be_clamped_is_refused() -> None:
     assert play.exchanges[0].fault.limit.needed == held(100)
 
 
+def test_a_key_that_must_not_be_clamped_has_its_fair_share_without_a_limit() -> None:
+    """`clamp: false` is about a limit that its caller has stated."""
+    total = 20 * held(4_096)
+    key = KeyConfig(key="sk-strict-1", name="strict", clamp=False, budget=budget(total=total))
+    play = (
+        Playbook(under({}, key))
+        >> ask("small", key="sk-strict-1")
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    sent = play.stage.transport.calls[0].body["max_tokens"]
+    assert isinstance(sent, int)
+    assert sent >= 4_096
+    assert play.exchanges[0].clamped_to == sent
+
+
 def test_the_key_has_enough_and_its_team_has_not() -> None:
     keys = [
         KeyConfig(key=f"sk-member-{n}", name=f"m{n}", team="t", budget=budget(daily=10**9))

@@ -1,13 +1,19 @@
 """Rates and concurrency, as scripts: who is refused, for how long, and what is given back."""
 
+import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
-from windvane.config.schema import AuthConfig, Config, KeyConfig, RateConfig
-from windvane.core.faults import Fault, LimitReached
+from windvane.config.schema import AuthConfig, Config, KeyConfig, RateConfig, UpstreamLimitsConfig
+from windvane.core.faults import AuthenticationError, Fault, LimitReached
+from windvane.core.keys import KeyTerms
 from windvane.core.ledger import LedgerEntry
-from windvane.core.limits import least
+from windvane.core.limits import RateRefusal, least
+from windvane.core.principal import GLOBAL
+from windvane.core.priority import Priority
+from windvane.engine.admission import rate_limited
 from windvane.stores.memory import MemoryLedger
 from windvane.testing import run_virtual
 from windvane.testing.auditor import Auditor
@@ -287,6 +293,45 @@ def test_an_attempt_that_a_bug_prevents_gives_its_models_slot_back() -> None:
         assert not stage.budgets.open_holds
 
     run_virtual(story())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_that_is_revoked_while_its_request_waits_sends_nothing(stream: bool) -> None:
+    async def story() -> None:
+        one = two_providers().providers["one"]
+        limits = UpstreamLimitsConfig(requests_per_minute=1)
+        stage = Stage(
+            two_providers(providers={"one": msgspec.structs.replace(one, limits=limits)}, routes={})
+        )
+        key, secret = await stage.desk.create(KeyTerms(name="one"))
+        room = stage.engine.room
+
+        def asking() -> "asyncio.Task[object]":
+            exchange = stage.accept("small", "Hello?", key=secret, stream=stream)
+            return asyncio.get_running_loop().create_task(stage.engine.handle(exchange))
+
+        first = asking()
+        await asyncio.sleep(1)
+        waiting = asking()
+        await asyncio.sleep(1)
+        assert sum(room.depth(priority) for priority in Priority) == 1
+        await stage.desk.revoke(key.id)
+        with pytest.raises(AuthenticationError):
+            await waiting
+        assert len(stage.transport.calls) == 1
+        first.cancel()
+        await asyncio.wait([first])
+        assert not stage.budgets.open_holds
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("refused", [0, 48])
+def test_a_refusal_says_what_is_left_of_a_rate_when_something_is(refused: int) -> None:
+    refusal = RateRefusal(scope=GLOBAL, what="tokens", limit=600, wait_us=10**7, left=refused)
+    message = rate_limited(refusal, None, 0).fault.message
+    assert ("600 tokens a minute are used up" in message) is (refused == 0)
+    assert ("of 600 tokens a minute 48 are left" in message) is (refused == 48)
 
 
 def test_a_wall_clock_that_jumps_moves_no_rate() -> None:

@@ -7,6 +7,7 @@ from math import inf
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from windvane.core.faults import (
@@ -448,6 +449,16 @@ async def test_a_final_refusal_without_headers_is_a_bar() -> None:
     room = room_of()
     room.learn_429("m", "m/small", fault=refusal(retry=Retry.OTHER), headers={})
     assert room.bar("m/small") == "its quota is used up"
+
+
+@virtual
+async def test_a_provider_without_capacity_is_no_limit_of_ours() -> None:
+    """Mistral's 3505 comes with 429: another model is asked, and nobody waits for this one."""
+    room = room_of()
+    full = msgspec.structs.replace(refusal(retry=Retry.OTHER), kind=FaultKind.OVERLOADED)
+    room.learn_429("m", "m/small", fault=full, headers={})
+    assert room.bar("m/small") is None
+    assert room.try_admit("m", "m/small", 10) is not None
 
 
 @virtual

@@ -183,6 +183,8 @@ def rate_limited(refusal: RateRefusal, caller: Principal | None, wall_us: int) -
         period, retry_s = "now", SLOT_RETRY_S
     else:
         how = f"{refusal.limit} {refusal.what} a minute are used up"
+        if refusal.left:
+            how = f"of {refusal.limit} {refusal.what} a minute {refusal.left} are left, too few for this"
         period = "minute"
         retry_s = SLOT_RETRY_S if refusal.wait_us is None else refusal.wait_us / US_PER_S
     return error_of(

@@ -186,7 +186,7 @@ class Bounder:
             self._check_price(exchange, analysis, tariff)
         worst = _worst_case(exchange, analysis, tariff, is_plain=is_plain)
         whole = output_bound(exchange, deployment) if sent is None else sent
-        amount, is_fair = worst.of(whole), sent is not None or not principal.may_clamp
+        amount, is_fair = worst.of(whole), sent is not None
         wanted = amount if is_fair else amount * FAIR_PARTS
         if wanted <= room:
             said = None if whole == asked else whole

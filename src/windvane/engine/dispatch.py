@@ -5,7 +5,7 @@ it is sent and settled when it is over: here, or in `relay` for a stream under w
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from random import Random
 
@@ -33,6 +33,7 @@ from windvane.wire.chat_request import limited
 
 Answer = Completion | ChunkStream
 
+MICROSECONDS = 1e6
 VISITING = UpstreamAdmission(None, None)
 """Of callers with a key of their own, whose limits are theirs alone."""
 _OF_THE_CREDENTIAL = frozenset((401, 402, 403, 429))
@@ -104,7 +105,9 @@ class Dispatch:
         clock: Clock,
         rng: Random,
         on_end: OnEnd,
+        on_waited: Callable[[Exchange], None],
     ) -> None:
+        """`on_waited` is called when an exchange goes on that has waited; it raises when it may not."""
         self._asking = asking
         self._admission = admission
         self._room = room
@@ -113,6 +116,7 @@ class Dispatch:
         self._clock = clock
         self._rng = rng
         self._on_end = on_end
+        self._on_waited = on_waited
         self._watch = Watch()
 
     async def run(self, exchange: Exchange, snapshot: Snapshot) -> Answer:
@@ -202,6 +206,11 @@ class Dispatch:
             deadline_s=deadline_s,
         )
         exchange.queued_s += admission.waited_s
+        try:
+            self._on_waited(exchange)
+        except BaseException:
+            self._room.give_back(admission)
+            raise
         return admission
 
     def _reserve(
@@ -245,7 +254,7 @@ class Dispatch:
         fault = error.fault.at(f"attempt {attempt.number} at {deployment.id}")
         if fault.upstream_status == HTTPStatus.TOO_MANY_REQUESTS and not is_visitor:
             # First: settling lets the next one go that waits, and it would run into the same wall.
-            self._hear_refusal(attempt, plan, fault)
+            fault = self._hear_refusal(attempt, plan, fault)
         self._settlement.settle_failed(exchange, attempt, fault)
         if is_visitor and fault.upstream_status in _OF_THE_CREDENTIAL:
             # It tells of the caller's own key, not of the deployment.
@@ -254,16 +263,20 @@ class Dispatch:
         self._health.failed(deployment, fault, self._clock.monotonic_s(), self._clock.wall_us())
         return error_of(fault)
 
-    def _hear_refusal(self, attempt: Attempt, plan: _Plan, fault: Fault) -> None:
-        """A provider that says "too many" tells when there will be room; others should wait for it."""
+    def _hear_refusal(self, attempt: Attempt, plan: _Plan, fault: Fault) -> Fault:
+        """A provider that says "too many" tells when there will be room; others should wait for it.
+        Returns the fault, which says so too when that is not soon."""
         assert isinstance(attempt.admission, UpstreamAdmission)
-        self._room.learn_429(
+        bar = self._room.learn_429(
             plan.limits_key,
             attempt.deployment.id,
             fault=fault,
             headers=attempt.headers or {},
             admission=attempt.admission,
         )
+        if bar is None:
+            return fault
+        return msgspec.structs.replace(fault, retry_after_s=bar.for_us / MICROSECONDS)
 
     async def _move_on(
         self,
@@ -290,6 +303,7 @@ class Dispatch:
                 plan.move_to(plan.place + 1)
             case TrySame(wait_s):
                 await asyncio.sleep(wait_s)
+                self._on_waited(exchange)
 
     def _keep(
         self,

@@ -184,6 +184,7 @@ class Engine:
             clock=clock,
             rng=rng,
             on_end=self._end,
+            on_waited=self._identify_again,
         )
         self._sharing = Sharing(
             lookup=Lookup(cache, invalidations, clock, rng),
@@ -316,6 +317,10 @@ class Engine:
         if endpoint is not None:
             check_endpoint(principal, endpoint)
         return principal
+
+    def _identify_again(self, exchange: Exchange) -> None:
+        """Raise AuthenticationError when the key was revoked, or has run out, while the exchange waited."""
+        self.identify(exchange.credentials)
 
     def is_available(self, deployment: Deployment) -> bool:
         """Whether it may be asked now: its breaker is shut, and its provider has not barred us."""

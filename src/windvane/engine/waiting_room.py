@@ -265,11 +265,16 @@ class WaitingRoom:
         fault: Fault,
         headers: Mapping[str, str],
         admission: Admission = FREE,
-    ) -> None:
-        """A 429 came. A final one bars the deployment; else all wait as long as it says."""
+    ) -> Bar | None:
+        """A 429 came. A final one bars the deployment, and is returned; else all wait as long as it says.
+
+        A provider without capacity says nothing of our limits: others may be asked meanwhile, and the
+        breaker counts it.
+        """
         now_us = self._now_us()
         bar = bar_of(headers, self._clock.wall_us())
-        if bar is None and fault.retry is Retry.OTHER:
+        is_ours = fault.kind is FaultKind.RATE_LIMITED
+        if bar is None and is_ours and fault.retry is Retry.OTHER:
             bar = NO_QUOTA
         gate = self._gate(key)
         if bar is not None:
@@ -277,8 +282,10 @@ class WaitingRoom:
         else:
             said = standings(headers)
             gate.limits.hear(said, admission.taken, now_us)
-            gate.limits.pause(_pause_us(fault, said), now_us)
+            if is_ours or fault.retry_after_s is not None:
+                gate.limits.pause(_pause_us(fault, said), now_us)
         self._look_at(gate)
+        return bar
 
     def bar(self, deployment: str) -> str | None:
         """Why the deployment is not to be asked now, if it is not: for whoever decides."""
