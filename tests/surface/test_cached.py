@@ -131,6 +131,14 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
     assert report["saved_nano_usd"] == metrics["saved_nano_usd_total"] > 0
 
 
+def test_a_tag_is_what_it_says_in_utf8(served):
+    as_sent = "café".encode().decode("latin-1")
+    ask(served, "a tag of many bytes", headers={"x_windvane_cache_tags": as_sent})
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    taken = served.ask(path="/admin/cache?tag=caf%C3%A9", method="DELETE", **admin)
+    assert taken.json == {"tag": "tag:café", "removed": 1}
+
+
 def test_the_official_client_notices_nothing_but_the_speed(served):
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key=ANN)
     with client:

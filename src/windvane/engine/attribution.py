@@ -25,7 +25,7 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
     """Fill in the exchange's user, tags, priority and scopes. Raises BadRequestError."""
     headers, body = exchange.headers, exchange.request.body
     user, tags, priority = None, principal.tags, principal.priority
-    if USER_HEADER in headers and (shown := _text(headers[USER_HEADER]).strip()):
+    if USER_HEADER in headers and (shown := text_of(headers[USER_HEADER]).strip()):
         user = _checked(shown, "user")
     elif "user" in body or "safety_identifier" in body:
         said = body.get("safety_identifier") or body.get("user")
@@ -49,7 +49,7 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
         exchange.scopes = scopes_of(principal.key_id, principal.team, user, tags)
 
 
-def _text(value: bytes) -> str:
+def text_of(value: bytes) -> str:
     """A header's text: UTF-8 as modern clients send it, else Latin-1 as HTTP once had it."""
     try:
         return value.decode()
@@ -67,7 +67,7 @@ def _named(user: str) -> str:
 
 def _tags(header: bytes | None, body: JsonObject) -> list[str]:
     if header is not None:
-        given = [tag.strip() for tag in _text(header).split(",") if tag.strip()]
+        given = [tag.strip() for tag in text_of(header).split(",") if tag.strip()]
     else:
         metadata = body.get("metadata")
         tags = metadata.get("tags") if isinstance(metadata, dict) else None

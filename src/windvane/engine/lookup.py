@@ -40,6 +40,7 @@ from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.principal import Principal
 from windvane.core.routing.decision import Candidate, Decision
 from windvane.core.usage import Certainty
+from windvane.engine.attribution import text_of
 from windvane.engine.flights import Flight
 from windvane.engine.snapshot import CacheRules
 from windvane.ports.clock import Clock
@@ -373,7 +374,7 @@ def _tags(exchange: Exchange) -> tuple[str, ...]:
     said = exchange.headers.get(TAGS_HEADER)
     if said is None:
         return ()
-    tags = [tag.strip() for tag in said.decode("latin-1").split(",") if tag.strip()]
+    tags = [tag.strip() for tag in text_of(said).split(",") if tag.strip()]
     if len(tags) > CALLER_TAGS_MAX or any(len(tag) > TAG_CHARS_MAX for tag in tags):
         raise refuse(
             FaultKind.INVALID_REQUEST,

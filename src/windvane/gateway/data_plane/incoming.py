@@ -13,6 +13,11 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _OWN_VIA = b"windvane"
 _CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 _OTHER_CREDENTIALS = frozenset(_CREDENTIALS[1:])
+_LISTS = frozenset(
+    (b"cache-control", b"windvane-cache-control", b"x-windvane-cache-tags", b"x-windvane-tags")
+)
+"""Headers that may come in several lines, which are one list (RFC 9110, 5.2). Of others the last counts,
+but for credentials."""
 _LOOPBACK_NAMES = (b"127.0.0.1", b"localhost", b"[::1]")
 
 
@@ -38,6 +43,9 @@ class Incoming:
         self.said = said
         # Later headers of one name win, as in no other place: what must be unique is checked below.
         headers: dict[bytes, bytes] = dict(said)
+        if len(headers) < len(said):  # some name came twice
+            for name in _LISTS & headers.keys():
+                headers[name] = b", ".join([value for each, value in said if each == name])
         self.headers = headers
         self.is_checked = False
         self.user_agent = headers.get(b"user-agent", b"").decode("latin-1")
