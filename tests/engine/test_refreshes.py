@@ -11,6 +11,8 @@ from tests.engine.test_flights import keys, with_others
 
 from windvane.config.schema import BudgetConfig, RateConfig, UpstreamLimitsConfig
 from windvane.core.cache.entry import pack, unpack
+from windvane.core.usage_report import UsageQuery
+from windvane.telemetry.metrics import Metrics
 from windvane.testing.answers_kept import OtherProcess
 from windvane.testing.stage import two_providers
 
@@ -47,6 +49,36 @@ async def test_a_refresh_is_no_request_of_the_callers(scene: Scene) -> None:
     third, fourth = [(await scene.ask("why", "small")).fault for _ in range(2)]
     assert third is None
     assert fourth is not None and fourth.kind == "rate_limited"
+
+
+@plays(**STALE)
+async def test_a_refresh_is_counted_as_no_request_and_its_attempt_is_paid(scene: Scene) -> None:
+    await grows_stale(scene)
+    assert await refreshes(scene) == 1
+    await two_requests_are_counted(scene)
+
+
+@plays(**STALE)
+async def test_nor_is_one_that_fails(scene: Scene) -> None:
+    await grows_stale(scene)
+    scene.scripts = [fails(500)] * 4
+    assert (await scene.ask("why", "small")).how == "hit"
+    await scene.rest(60)
+    await two_requests_are_counted(scene)
+
+
+async def two_requests_are_counted(scene: Scene) -> None:
+    """By metrics and by the ledger's sums; the attempts of a refresh are all there besides."""
+    metrics = Metrics()
+    for event in scene.stage.auditor.ended.values():
+        metrics.on(event)
+    assert metrics.totals()["requests_total"] == 2
+    (row,) = await scene.stage.ledger.usage(UsageQuery())
+    assert row.totals.requests == 2
+    first, hit, *refreshing = sorted(scene.entries, key=lambda entry: entry.started_at_us)
+    assert (first.number, hit.outcome) == (1, "hit")
+    assert [entry.number for entry in refreshing] == [*range(2, 2 + len(refreshing))]
+    assert row.totals.attempts == 1 + len(refreshing) > 1
 
 
 TOKENS = 300

@@ -89,7 +89,7 @@ class _Counts:
             self.cost_nano_usd += entry.cost_nano_usd or 0
             self.unpriced += entry.cost_nano_usd is None
             return
-        if not isinstance(event, ExchangeEnded):
+        if not isinstance(event, ExchangeEnded) or event.is_refresh:
             return
         self.requests += 1
         self.seconds += event.duration_s

@@ -37,6 +37,8 @@ class ExchangeEnded(msgspec.Struct, frozen=True, gc=False):
     fault: str | None
     at_us: int
     queued_s: float = 0.0
+    is_refresh: bool = False
+    """No caller's request: an answer was fetched anew behind one's back."""
 
 
 class BudgetReached(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,6 +153,9 @@ class Exchange(msgspec.Struct):
     """Of a hit: how long it stays fresh; below zero when it is stale."""
     cache_detail: str = ""
     is_stored: bool = False
+    is_refresh: bool = False
+    """No caller's request: it fetches anew what a caller was given from the cache. Its attempts are
+    numbered from two, for the first of a request is what requests are counted by."""
     leads: bool = False
     """Its answer is fetched by a flight that others may join; the flight ends it."""
     fault: Fault | None = None

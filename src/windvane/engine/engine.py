@@ -125,6 +125,7 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         None if fault is None else fault.kind.value,
         exchange.received_at_us,
         queued_s,
+        exchange.is_refresh,
     )
 
 

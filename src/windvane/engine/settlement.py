@@ -346,6 +346,8 @@ def _next_attempt(exchange: Exchange) -> tuple[int, str]:
     """The number and the name of the next attempt. Most are the first: a number is written out only for
     the others."""
     number = len(exchange.attempts) + 1
+    if exchange.is_refresh:
+        number += 1
     return number, exchange.id + "-1" if number == 1 else f"{exchange.id}-{number}"
 
 

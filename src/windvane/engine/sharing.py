@@ -379,6 +379,7 @@ class Sharing:
             attempts=[],
             lease=None,
             may_wait=False,
+            is_refresh=True,
             received_s=self._clock.monotonic_s(),
             received_at_us=self._clock.wall_us(),
         )

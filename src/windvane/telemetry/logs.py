@@ -33,7 +33,8 @@ class RequestLog:
             return
         level = _level(event)
         if _log.isEnabledFor(level):
-            _log.log(level, "request", extra={"event": event})
+            what = "refresh for" if event.is_refresh else "request"
+            _log.log(level, what, extra={"event": event})
 
 
 def _level(event: ExchangeEnded) -> int:

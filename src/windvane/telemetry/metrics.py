@@ -176,6 +176,8 @@ class Metrics(Collector):
             self._holds_exceeded += 1
 
     def _on_end(self, event: ExchangeEnded) -> None:
+        if event.is_refresh:
+            return  # what it cost is told by its attempts
         exchanges = self._exchanges[event.model or UNROUTED]
         if event.status != _OK:
             exchanges.others[event.status] += 1
