@@ -111,6 +111,24 @@ def test_errors_and_cut_answers_are_not_kept(served):
             assert "hit" not in ask(served, text, max_tokens=5).headers.get("cache-status", "")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_json_that_is_none_is_not_kept(served, stream):
+    """What was asked for as JSON, and arguments of calls."""
+    form = {"response_format": {"type": "json_object"}}
+    tools = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}
+    kind = "stream" if stream else "whole"
+    broken = ((f"!badjson {kind}", form), (f"!badargs {kind}", tools))
+    for text, more in broken:
+        for _ in range(2):
+            reply = ask(served, text, stream=stream, **more)
+            assert reply.status == 200
+            assert reply.headers["cache-status"] == "Windvane; fwd=miss"
+    good = ((f"in JSON, {kind}", form), (f"!tool f {kind}", tools))
+    for text, more in good:
+        ask(served, text, stream=stream, **more)
+        assert "hit" in ask(served, text, stream=stream, **more).headers["cache-status"]
+
+
 def test_answers_are_taken_back_by_tag_and_counted(served):
     tagged = {"x_windvane_cache_tags": "v1, other"}
     ask(served, "tagged", headers=tagged)

@@ -257,6 +257,8 @@ class Lookup:
             return None
         if attempt.entry.certainty is not Certainty.EXACT or not is_good(completion):
             return None
+        if not is_json_where_asked(completion, exchange.request):
+            return None
         now_us = self._clock.wall_us()
         deployment = attempt.deployment
         decision = exchange.decision
@@ -324,6 +326,26 @@ def is_good(completion: Completion) -> bool:
         and not choice.message.is_empty
         for choice in completion.choices
     )
+
+
+def is_json_where_asked(completion: Completion, request: ChatRequest) -> bool:
+    """Whether the arguments of calls are JSON, and the texts too where the request wants JSON: models fail
+    at that now and then, and who asks again should not be given the same."""
+    form = request.response_format
+    wants_json = form is not None and form.is_json
+    said: list[object] = []
+    for choice in completion.choices:
+        message = choice.message
+        said += [call.function.arguments for call in message.tool_calls]
+        if wants_json and not message.tool_calls:
+            said.append(message.content)
+    try:
+        for text in said:
+            if isinstance(text, str) and text:
+                msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:
