@@ -140,7 +140,7 @@ def test_the_sick_go_last_and_are_still_tried() -> None:
         ("gpt-6-luna", 'the model "gpt-6-luna" is openai\'s, and that provider is not configured'),
         (
             "open-mixtral-8x7b",
-            'the model "open-mixtral-8x7b" was retired on 2025-03-30; its replacement is mistral-small-2603',
+            'the model "open-mixtral-8x7b" was retired on 2025-03-30; its replacement is mistral-s',
         ),
         (
             "mistral/open-mixtral-8x7b",
@@ -170,8 +170,10 @@ def test_a_name_that_nobody_serves_is_not_found_and_says_why(requested: str, mes
         (
             "gone",
             Analysis(),
-            "(open-mixtral-8x7b: it was retired on 2025-03-30; its replacement is mistral-small-2603;"
-            " mistral/mistral-embed: it does not chat: it is for embeddings)",
+            (
+                "(open-mixtral-8x7b: it was retired on 2025-03-30; its replacement is mistral-small-2603;"
+                " mistral/mistral-embed: it does not chat: it is for embeddings)"
+            ),
         ),
         (
             "abroad",
