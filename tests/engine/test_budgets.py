@@ -301,6 +301,56 @@ def test_what_has_no_price_is_not_sent_under_a_budget() -> None:
     assert standing(play).held_nano_usd == 0
 
 
+SPOKEN = {"role": "user", "content": [{"type": "input_audio", "input_audio": "QQ=="}]}
+HEARS = {
+    "three": ProviderConfig(
+        kind="compatible",
+        api_base="http://three.test/v1",
+        models={"hears": ModelConfig(card="voxtral-small-2507")},
+    )
+}
+
+
+def test_the_price_of_a_model_that_hears_is_that_of_text() -> None:
+    """Audio is billed apart, and usage does not tell how much of it there was."""
+    (
+        Playbook(two_providers(providers=HEARS, routes={}))
+        >> ask("hears")
+        << Sent("three/hears")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=9 * 100 + 1 * 400)
+        << Said("hello")
+        >> ask("hears", messages=[SPOKEN])
+        << Sent("three/hears")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=None)
+        << Said("hello")
+        >> ask("hears", messages=[SPOKEN], stream=True)
+        << Sent("three/hears")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> breaks()
+        << Settled("estimated", "stream_broken", cost=None)
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_a_model_that_hears_can_be_asked_in_text_under_a_budget() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}, providers=HEARS, routes={}))
+        >> ask("hears")
+        << Sent("three/hears")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=9 * 100 + 1 * 400)
+        << Said("hello")
+        >> ask("hears", messages=[SPOKEN])
+        << Failed("forbidden", 403)
+    ).run()
+    fault = fault_of(play, 1)
+    assert fault.code == "unpriceable" and "audio input" in fault.message
+
+
 def test_an_attempt_of_a_second_before_midnight_is_paid_from_the_old_day() -> None:
     limit = held(50) + SPENT
     midnight_us = NOON_US + 12 * HOUR_S * MICROSECONDS

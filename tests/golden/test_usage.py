@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from windvane.config.load import build
+from windvane.config.check import build
 from windvane.config.resolve import resolve
 from windvane.config.schema import Config
 from windvane.core.deployment import Deployment

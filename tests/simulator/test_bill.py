@@ -4,9 +4,14 @@ import asyncio
 import subprocess
 import sys
 import time
+from datetime import date
 
 import pytest
 
+from windvane.config.resolve import shipped_catalog
+from windvane.core.catalog.prices import cost
+from windvane.core.usage import Usage
+from windvane.simulator.catalogue import ANTHROPIC_MODELS, MISTRAL_MODELS, OPENAI_MODELS
 from windvane.simulator.prices import price_on
 
 BY_HAND = [
@@ -35,6 +40,21 @@ def test_prices_match_sums_by_hand(model, day, given, cached, made, expected):
 def test_an_unknown_price_is_never_zero():
     with pytest.raises(KeyError):
         price_on("mistral-huge", "2026-11-20", 1)
+
+
+@pytest.mark.parametrize(
+    "model", [each.id for each in (*MISTRAL_MODELS, *OPENAI_MODELS, *ANTHROPIC_MODELS)]
+)
+def test_the_two_opinions_on_a_price_agree(model):
+    """The simulator has its own table; a model that only one of them prices has no sound bill."""
+    day = date(2026, 11, 20)
+    card = shipped_catalog().resolve(model, day)
+    price = card and card.price_on(day)
+    assert price is not None
+    for given in (1_000, 300_000):
+        ours = cost(price, Usage(input_tokens=given, output_tokens=7, cache_read_input_tokens=64))
+        theirs = price_on(model, str(day), given)
+        assert theirs.nano_usd(input_tokens=given, cached_tokens=64, output_tokens=7) == ours
 
 
 async def test_a_finished_answer_is_billed_by_its_usage(start, ask, chat):

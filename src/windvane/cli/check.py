@@ -5,11 +5,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from windvane.assembly import snapshot_of
+from windvane.assembly import snapshot_of, today
 from windvane.cli.configuration import read_config
 from windvane.config import ConfigError
+from windvane.config.routes import notes_of
 from windvane.config.schema import json_schema
 from windvane.gateway.data_plane.models import public_names
+from windvane.system import SystemClock
 
 
 @click.command("check")
@@ -18,7 +20,8 @@ from windvane.gateway.data_plane.models import public_names
 def command(path: Path | None, schema: bool) -> None:
     """Check a configuration; print every problem.
 
-    Without PATH it checks what `windvane serve` would read. The exit status is 1 with problems.
+    Without PATH it checks what `windvane serve` would read. The exit status is 1 with problems. A note
+    is of what may be meant, such as a route whose models are retired.
     """
     if schema:
         click.echo(msgspec.json.format(msgspec.json.encode(json_schema())).decode())
@@ -33,5 +36,7 @@ def command(path: Path | None, schema: bool) -> None:
         f" {len(public_names(snapshot)) - len(snapshot.routes.routes)} model names,"
         f" {len(snapshot.keys)} key(s)"
     )
+    for note in notes_of(config, snapshot, today(SystemClock())):
+        click.echo(f"note: {note}", err=True)
     if not snapshot.upstreams:
         click.echo("note: no provider is configured; set MISTRAL_API_KEY", err=True)

@@ -1,6 +1,7 @@
 """Running the gateway from the command line: one loop, one engine, one server."""
 
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,10 +18,11 @@ from typing import NamedTuple
 import click
 import uvloop
 
-from windvane.assembly import IN_MEMORY, open_engine
+from windvane.assembly import IN_MEMORY, open_engine, today
 from windvane.cli.configuration import ADDRESS_FILE
 from windvane.config import Config, ConfigError
 from windvane.config.resolve import is_loopback
+from windvane.config.routes import notes_of
 from windvane.core.faults import WindvaneError
 from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway, audit_path
@@ -30,6 +32,8 @@ from windvane.system import SystemClock, allow_open_files
 from windvane.telemetry.audit import AuditTrail
 from windvane.telemetry.logs import RequestLog, configure
 from windvane.telemetry.metrics import Metrics
+
+_log = logging.getLogger("windvane.config")
 
 FILES_OF_A_CALL = 2
 """The caller's connection, and the provider's."""
@@ -168,6 +172,8 @@ async def _engine_of(
     )
     try:
         _refuse_unsafe(config, engine)
+        for note in notes_of(config, engine.snapshot, today(SystemClock())):
+            _log.warning("%s", note)
         trail = AuditTrail(audit_path(config), SystemClock())
         if source is None:
             yield engine, Gateway(engine, config, metrics, trail), limits

@@ -48,20 +48,25 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
     keys: dict[bytes, Principal] = {}
     names: set[str] = set()
     for place, secret, principal in named:
+        of_key = place if principal.is_admin else f"{place}.key"
         digest = key_digest(pepper, secret)
         if len(secret) < KEY_CHARS_MIN:
-            problems.append(Problem(place, f"a key has at least {KEY_CHARS_MIN} characters"))
+            what = f"a key has at least {KEY_CHARS_MIN} characters"
+            problems.append(Problem(place, what, of_key))
         elif not secret.isascii() or not secret.isprintable() or " " in secret:
-            problems.append(Problem(place, "it has a space or a character that is not ASCII"))
+            what = "it has a space or a character that is not ASCII"
+            problems.append(Problem(place, what, of_key))
         if digest in keys:
-            problems.append(Problem(place, "this key is there twice"))
-        if principal.key_id in names:
-            problems.append(Problem(place, f'another key is named "{principal.key_id}"'))
+            problems.append(Problem(place, "this key is there twice", of_key))
+        name = principal.key_id
+        if name in names:
+            problems.append(Problem(place, f'another key is named "{name}"', f"{place}.name"))
         if any("," in tag or not tag.strip() for tag in principal.tags):
             problems.append(Problem(f"{place}.tags", "a tag is a text without commas"))
-        if principal.key_id in RESERVED_NAMES and not principal.is_admin:
-            problems.append(Problem(place, f'"{principal.key_id}" is a name that reports use'))
-        names.add(principal.key_id)
+        if name in RESERVED_NAMES and not principal.is_admin:
+            what = f'"{name}" is a name that reports use'
+            problems.append(Problem(place, what, f"{place}.name"))
+        names.add(name)
         keys[digest] = principal
     return keys
 

@@ -1,28 +1,69 @@
 """Checking a configuration tree whole: all problems at once, each with its place.
 
 msgspec stops at the first mistake. This walks the tree with the schema beside it, and asks msgspec
-about the leaves alone.
+about the leaves alone. What cannot be read is left out, or stood in for, so that the rest can be looked
+at all the same; what is then said of such a place would only follow from it (`Doubts`).
 """
 
 import types
 import typing
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 import msgspec
+from msgspec import UNSET
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One mistake: where, and what is wrong there."""
+    """One mistake: where, and what is wrong there. `about` is the place of the value that is to blame,
+    when that is not `path`."""
 
     path: str
     what: str
+    about: str | None = None
+
+    @property
+    def place(self) -> str:
+        return self.path if self.about is None else self.about
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}" if self.path else self.what
 
 
+class ConfigError(Exception):
+    """A configuration that cannot be used; `problems` are all its mistakes."""
+
+    def __init__(self, problems: list[Problem], source: str) -> None:
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{count} in {source}:\n{lines}")
+        self.problems = problems
+
+
+class Doubts:
+    """The places of which it is not known what was meant, by the problems that were found there."""
+
+    def __init__(self, problems: Iterable[Problem] = ()) -> None:
+        self._places = frozenset(problem.place for problem in problems)
+
+    def cover(self, place: str) -> bool:
+        """Whether nothing is known of `place`: it was not read, or stands in what was not."""
+        return any(_is_in(place, each) for each in self._places)
+
+    def touch(self, problem: Problem) -> bool:
+        """Whether a problem may be one only because of what was not read."""
+        return self.cover(problem.place) or any(
+            _is_in(each, problem.place) for each in self._places
+        )
+
+
+def _is_in(place: str, outer: str) -> bool:
+    return place == outer or not outer or place.startswith((f"{outer}.", f"{outer}["))
+
+
 def build(value: object, kind: typing.Any, path: str, problems: list[Problem]) -> typing.Any:
-    """The typed value of `value`, or None with its mistakes added to `problems`."""
+    """The typed value of `value`, as far as it could be read, its mistakes added to `problems`; UNSET
+    for one that could not be read at all."""
     kind, is_optional = _without_none(kind)
     if value is None and is_optional:
         return None
@@ -37,7 +78,7 @@ def build(value: object, kind: typing.Any, path: str, problems: list[Problem]) -
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
         problems.append(Problem(path, str(error)))
-        return None
+        return UNSET
 
 
 def _without_none(kind: typing.Any) -> tuple[typing.Any, bool]:
@@ -52,54 +93,84 @@ def _without_none(kind: typing.Any) -> tuple[typing.Any, bool]:
 
 def _build_struct(
     value: object, kind: type[msgspec.Struct], path: str, problems: list[Problem]
-) -> msgspec.Struct | None:
+) -> object:
     if not isinstance(value, dict):
         problems.append(Problem(path, f"expected a mapping, got {_shown(value)}"))
-        return None
+        return UNSET
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    before = len(problems)
-    built = {}
+    built: dict[str, object] = {}
+    meant = set()
     for name, member in value.items():
-        place = f"{path}.{name}" if path else str(name)
+        place = _within(path, name)
         field = fields.get(name)
         if field is None:
-            problems.append(Problem(place, _unknown(str(name), list(fields))))
+            near = get_close_matches(str(name), fields, n=1)
+            about = _within(path, near[0]) if near else None
+            problems.append(Problem(place, _unknown(near, fields), about))
+            meant.update(near)
         elif member is None and not field.required:
             continue
         else:
             built[name] = build(member, field.type, place, problems)
     for name, field in fields.items():
-        if field.required and name not in value:
-            problems.append(Problem(f"{path}.{name}" if path else name, "this key is required"))
-    return kind(**built) if len(problems) == before else None
+        if field.required and name not in value and name not in meant:
+            problems.append(Problem(_within(path, name), "this key is required"))
+    return _made(kind, {name: member for name, member in built.items() if member is not UNSET})
 
 
-def _build_dict(
-    value: object, kind: typing.Any, path: str, problems: list[Problem]
-) -> dict[str, object]:
+def _made(kind: type[msgspec.Struct], known: dict[str, object]) -> object:
+    """A section of what could be read of it. A required text that could not be is empty; where another
+    value would have to be made up there is no section."""
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in known:
+            try:
+                known[field.name] = msgspec.convert("", field.type)
+            except msgspec.ValidationError:
+                return UNSET
+    return kind(**known)
+
+
+def _build_dict(value: object, kind: typing.Any, path: str, problems: list[Problem]) -> object:
     if not isinstance(value, dict):
         problems.append(Problem(path, f"expected a mapping, got {_shown(value)}"))
-        return {}
+        return UNSET
     if kind in (object, typing.Any):
         return value
-    return {
-        str(name): build(member, kind, f"{path}.{name}", problems) for name, member in value.items()
+    built = {
+        str(name): _or_stand_in(build(member, kind, f"{path}.{name}", problems), kind)
+        for name, member in value.items()
     }
+    return {name: member for name, member in built.items() if member is not UNSET}
 
 
-def _build_tuple(
-    value: object, kind: typing.Any, path: str, problems: list[Problem]
-) -> tuple[object, ...]:
+def _build_tuple(value: object, kind: typing.Any, path: str, problems: list[Problem]) -> object:
     if not isinstance(value, list | tuple):
         problems.append(Problem(path, f"expected a list, got {_shown(value)}"))
-        return ()
-    return tuple(
-        build(member, kind, f"{path}[{place}]", problems) for place, member in enumerate(value)
-    )
+        return UNSET
+    built = [
+        _or_stand_in(build(member, kind, f"{path}[{place}]", problems), kind)
+        for place, member in enumerate(value)
+    ]
+    return tuple(member for member in built if member is not UNSET)
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
+def _or_stand_in(built: object, kind: typing.Any) -> object:
+    """What was read; for a section that could not be, an empty one, so that its name is known and those
+    after it keep their places."""
+    if built is not UNSET:
+        return built
+    kind, is_optional = _without_none(kind)
+    if is_optional:
+        return None
+    is_section = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return _made(kind, {}) if is_section else UNSET
+
+
+def _within(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _unknown(near: list[str], known: Iterable[str]) -> str:
     if near:
         return f'there is no such key; did you mean "{near[0]}"?'
     return f"there is no such key; known are {', '.join(sorted(known))}"

@@ -9,9 +9,11 @@ import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
+import msgspec
 import yaml
 
-from windvane.config.check import Problem, build
+from windvane.config.check import ConfigError, Doubts, Problem, build
+from windvane.config.resolve import problems_besides
 from windvane.config.schema import Config
 from windvane.providers import PROVIDERS
 
@@ -41,16 +43,6 @@ _OVERLAY = "WINDVANE__"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-class ConfigError(Exception):
-    """A configuration that cannot be used; `problems` are all its mistakes."""
-
-    def __init__(self, problems: list[Problem], source: str) -> None:
-        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        super().__init__(f"{count} in {source}:\n{lines}")
-        self.problems = problems
-
-
 def load_config(environment: Mapping[str, str], path: Path | None = None) -> Config:
     """Read and check the configuration.
 
@@ -63,14 +55,20 @@ def load_config(environment: Mapping[str, str], path: Path | None = None) -> Con
         chosen = Path(DEFAULT_FILE)
     source = str(chosen) if chosen else "the environment"
     problems: list[Problem] = []
-    read = _read_file(chosen, source) if chosen else {}
-    tree = _interpolate(read, environment, "", problems)
+    read = _read_file(chosen, problems) if chosen else {}
+    unread: list[Problem] = []
+    tree = _interpolate(read, environment, "", unread)
     assert isinstance(tree, dict)
-    _overlay(tree, environment, problems)
-    config = build(tree, Config, "", problems)
-    if problems:
-        raise ConfigError(_with_variables(problems, environment), source)
+    _overlay(tree, environment, unread)
+    mistaken: list[Problem] = []
+    config = build(tree, Config, "", mistaken)
     assert isinstance(config, Config)
+    unknown = Doubts(unread)
+    problems += unread
+    problems += [each for each in mistaken if not unknown.cover(each.place)]
+    if problems:
+        problems += problems_besides(config, problems)
+        raise ConfigError(_with_variables(problems, environment), source)
     return config
 
 
@@ -113,18 +111,20 @@ def _said(error: Exception) -> str:
     return str(error)
 
 
-def _read_file(path: Path, source: str) -> dict[str, object]:
+def _read_file(path: Path, problems: list[Problem]) -> dict[str, object]:
+    """What the file says; of one that cannot be read nothing is known, and only the environment is
+    looked at."""
     try:
         tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError([Problem("", f"cannot be read: {error.strerror}")], source) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError([Problem("", f"is not valid YAML: {_said(error)}")], source) from error
-    if tree is None:
+        problems.append(Problem("", f"cannot be read: {error.strerror}"))
         return {}
-    if not isinstance(tree, dict):
-        raise ConfigError([Problem("", "must be a mapping of keys to values")], source)
-    return tree
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problems.append(Problem("", f"is not valid YAML: {_said(error)}"))
+        return {}
+    if tree is not None and not isinstance(tree, dict):
+        problems.append(Problem("", "must be a mapping of keys to values"))
+    return tree if isinstance(tree, dict) else {}
 
 
 def _interpolate(
@@ -161,26 +161,30 @@ def _variable(
     path: str,
     problems: list[Problem],
 ) -> str:
-    value = read_variable(name, environment, problems)
-    if value is None and default is None:
+    told = len(problems)
+    value = read_variable(name, environment, problems, path)
+    if value is None and default is None and len(problems) == told:
         problems.append(Problem(path, f"the environment variable {name} is not set"))
     return value if value is not None else default or ""
 
 
-def read_variable(name: str, environment: Mapping[str, str], problems: list[Problem]) -> str | None:
-    """A variable, or the content of the file that `NAME_FILE` names; empty counts as unset."""
+def read_variable(
+    name: str, environment: Mapping[str, str], problems: list[Problem], about: str | None = None
+) -> str | None:
+    """A variable, or the content of the file that `NAME_FILE` names; empty counts as unset. `about` is
+    the place in the configuration that it is for."""
     if value := environment.get(name):
         return value
     if path := environment.get(f"{name}_FILE"):
-        return _secret_file(path, f"{name}_FILE", problems) or None
+        return _secret_file(path, f"{name}_FILE", problems, about) or None
     return None
 
 
-def _secret_file(path: str, place: str, problems: list[Problem]) -> str:
+def _secret_file(path: str, place: str, problems: list[Problem], about: str | None = None) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(place, f"the file {path} cannot be read: {error}"))
+        problems.append(Problem(place, f"the file {path} cannot be read: {error}", about))
         return ""
 
 
@@ -203,14 +207,15 @@ def _overlay(
 def _overlay_one(tree: dict[str, object], name: str, value: str, problems: list[Problem]) -> None:
     """One `WINDVANE__SECTION__KEY`, its value in YAML; with `_FILE` behind, a secret's path."""
     plain = name.removesuffix("_FILE")
-    path = tuple(part.lower() for part in plain.removeprefix(_OVERLAY).split("__"))
+    about = _dotted(plain)
+    path = tuple(about.split("."))
     if plain != name:
-        _put(tree, path, _secret_file(value, name, problems), name, problems)
+        _put(tree, path, _secret_file(value, name, problems, about), name, problems)
         return
     try:
         parsed = _parse(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problems.append(Problem(name, f"is not valid YAML: {_said(error)}"))
+        problems.append(Problem(name, f"is not valid YAML: {_said(error)}", about))
         return
     _put(tree, path, parsed, name, problems)
 
@@ -221,7 +226,9 @@ def _with_variables(problems: list[Problem], environment: Mapping[str, str]) -> 
     said = {".".join(VARIABLES[name]): name for name in reversed(known)}
     said |= {_dotted(name): name for name in environment if name.startswith(_OVERLAY)}
     return [
-        Problem(each.path, f"{each.what} (by {said[each.path]})") if each.path in said else each
+        msgspec.structs.replace(each, what=f"{each.what} (by {said[each.path]})")
+        if each.path in said
+        else each
         for each in problems
     ]
 
@@ -262,7 +269,8 @@ def _add_providers(
     for kind, provider in PROVIDERS.items():
         if provider.key_variable is None:
             continue
-        key = read_variable(provider.key_variable, environment, problems)
+        about = f"providers.{kind}.api_key"
+        key = read_variable(provider.key_variable, environment, problems, about)
         settings = providers.get(kind, {} if key or kind == brought else None)
         if settings is None and kind in providers:
             settings = {}
@@ -286,7 +294,8 @@ def _put(
     for depth, step in enumerate(path[:-1], start=1):
         section = _section(place, step)
         if section is None:
-            problems.append(Problem(name, f"{'.'.join(path[:depth])} is not a section"))
+            what = f"{'.'.join(path[:depth])} is not a section"
+            problems.append(Problem(name, what, ".".join(path)))
             return
         place = section
     place[path[-1]] = value

@@ -1,7 +1,8 @@
 """From a checked configuration to the snapshot the engine works by.
 
-What can only be seen by looking across sections is checked here: routes that name models nobody
-serves, providers without an address, prices that are not whole nano-dollars.
+What can only be seen by looking across sections is checked here and in the files beside: providers
+without an address, prices that are not whole nano-dollars, routes that name models nobody serves. Each
+is looked at whatever is wrong with the others.
 """
 
 import ipaddress
@@ -9,13 +10,14 @@ from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 from importlib import resources
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from windvane.config.accounts import budgets_of, keys_of, rates_of
-from windvane.config.check import Problem
-from windvane.config.load import ConfigError
+from windvane.config.check import ConfigError, Doubts, Problem
+from windvane.config.routes import check_routes, route_names, routes_of
 from windvane.config.schema import (
     CacheRouteConfig,
     Config,
@@ -29,13 +31,9 @@ from windvane.core.catalog.models import Capability, Catalog, ModelCard, Status
 from windvane.core.catalog.prices import PERMILLE, Price
 from windvane.core.deployment import Billing, Deployment
 from windvane.core.money import NanoUsdPerMillion, nano_per_million
-from windvane.core.routing.presets import PRESETS
-from windvane.core.routing.table import Route, RouteTable, compile_rule
 from windvane.core.upstream_limits import UpstreamTerms
 from windvane.engine.snapshot import CacheRules, Snapshot, Upstream
 from windvane.providers import PROVIDERS, Provider
-
-AUTO = "auto"
 
 
 def shipped_catalog() -> Catalog:
@@ -47,27 +45,53 @@ def shipped_catalog() -> Catalog:
 def resolve(config: Config, *, pepper: bytes, day: date, version: int = 1) -> Snapshot:
     """The snapshot of `config`. Raises ConfigError with every problem found."""
     problems: list[Problem] = []
+    snapshot = _resolve(config, pepper, day, version, Doubts(), problems)
+    if problems:
+        raise ConfigError(problems, "the configuration")
+    return snapshot
+
+
+def problems_besides(config: Config, told: list[Problem]) -> list[Problem]:
+    """What else is wrong with a configuration of which `told` was found as it was read: what only
+    follows from that is left out."""
+    doubts, found = Doubts(told), list[Problem]()
+    _resolve(config, b"", shipped_catalog().as_of, 0, doubts, found)
+    return [problem for problem in found if not doubts.touch(problem)]
+
+
+def _resolve(
+    config: Config,
+    pepper: bytes,
+    day: date,
+    version: int,
+    doubts: Doubts,
+    problems: list[Problem],
+) -> Snapshot:
+    """The snapshot, as far as there is one, its mistakes added to `problems`."""
     catalog = shipped_catalog()
     upstreams: dict[str, Upstream] = {}
     deployments: dict[str, list[Deployment]] = {}
     for name, settings in config.providers.items():
-        upstream = _upstream(name, settings, config, problems)
+        provider = _provider(name, settings, problems)
+        own = _own_models(name, settings, provider, catalog, day, problems)
+        factor = _factor(name, settings, problems)
+        if provider is None:
+            continue
+        upstream = _upstream(name, settings, provider, config, doubts, problems)
         if upstream is None:
             continue
         upstreams[name] = upstream
-        for public, deployment in _deployments(upstream, settings, catalog, day, problems):
+        for public, deployment in _deployments(upstream, own, factor, catalog, day):
             deployments.setdefault(public, []).append(deployment)
             deployments.setdefault(f"{name}/{public}", []).append(deployment)
-    routes = _routes(config, problems)
-    _check_routes(config, deployments, catalog, day, problems)
+    routes = routes_of(config, problems)
+    check_routes(config, deployments, catalog, day, doubts, problems)
     keys = keys_of(config, pepper, problems)
     budgets = budgets_of(config, catalog, day, problems)
     rates = rates_of(config, catalog, day, problems)
     upstream_terms = _upstream_terms(config, problems)
-    cache = _cache_rules(config, routes, problems)
-    _check_keys(config, routes, problems)
-    if problems:
-        raise ConfigError(problems, "the configuration")
+    cache = _cache_rules(config, doubts, problems)
+    _check_keys(config, doubts, problems)
     return Snapshot(
         catalog=catalog,
         routes=routes,
@@ -91,47 +115,53 @@ def resolve(config: Config, *, pepper: bytes, day: date, version: int = 1) -> Sn
     )
 
 
-def _upstream(
-    name: str, settings: ProviderConfig, config: Config, problems: list[Problem]
-) -> Upstream | None:
-    place = f"providers.{name}"
-    kind = settings.kind or (name if name in PROVIDERS else None)
-    if kind is None or kind not in PROVIDERS:
+def _provider(name: str, settings: ProviderConfig, problems: list[Problem]) -> Provider | None:
+    kind = settings.kind or name
+    provider = PROVIDERS.get(kind)
+    if provider is None:
         known = ", ".join(PROVIDERS)
-        problems.append(
-            Problem(f"{place}.kind", f"must be one of {known}; got {kind or 'nothing'}")
-        )
-        return None
-    provider = PROVIDERS[kind]
-    base = settings.api_base or provider.api_base
+        what = f"must be one of {known}; got {settings.kind or 'nothing'}"
+        problems.append(Problem(f"providers.{name}.kind", what))
+    return provider
+
+
+def _upstream(
+    name: str,
+    settings: ProviderConfig,
+    provider: Provider,
+    config: Config,
+    doubts: Doubts,
+    problems: list[Problem],
+) -> Upstream | None:
+    """The provider, ready to be asked; None when its address or its key is none."""
+    place = f"providers.{name}"
+    told = len(problems)
+    base, key = settings.api_base or provider.api_base, settings.api_key
     if base is None or not _is_address(base):
         problems.append(Problem(f"{place}.api_base", "an http(s) address is needed"))
-        return None
-    is_brought = config.auth.passthrough == name
-    if not (settings.api_key or settings.api_base or is_brought) and provider.key_variable:
+    is_brought = config.auth.passthrough == name or doubts.cover("auth.passthrough")
+    if key:
+        if not key.isascii() or any(sign.isspace() for sign in key):
+            problems.append(Problem(f"{place}.api_key", "it has a space or a non-ASCII character"))
+    elif provider.key_variable and not (settings.api_base or is_brought):
         hint = f"set it, or {provider.key_variable} in the environment"
         problems.append(Problem(f"{place}.api_key", hint))
+    if base is None or len(problems) > told:
         return None
-    headers = [
+    bare_headers = (
         ("content-type", "application/json"),
         ("accept", "application/json, text/event-stream"),
         ("accept-encoding", "identity"),
         ("user-agent", "windvane"),
         ("via", "1.1 windvane"),
         *provider.headers,
-    ]
-    bare_headers = tuple(headers)
-    if settings.api_key:
-        if not settings.api_key.isascii() or any(sign.isspace() for sign in settings.api_key):
-            problems.append(Problem(f"{place}.api_key", "it has a space or a non-ASCII character"))
-            return None
-        headers.append(provider.authorize(settings.api_key))
+    )
     return Upstream(
         name=name,
         provider=provider,
         chat_url=base.rstrip("/") + provider.chat_path,
-        origin=origin_of(name, kind, base),
-        headers=tuple(headers),
+        origin=origin_of(name, settings.kind or name, base),
+        headers=(*bare_headers, provider.authorize(key)) if key else bare_headers,
         timeouts=settings.timeouts or config.timeouts,
         bare_headers=bare_headers,
         shares_limits=provider.shares_limits or settings.limits is not None,
@@ -163,34 +193,58 @@ def _upstream_terms(config: Config, problems: list[Problem]) -> dict[str, Upstre
     return found
 
 
-def _deployments(
-    upstream: Upstream,
+class _OwnModel(NamedTuple):
+    """A configured model: the name its provider is told, what is known of it, and its own price."""
+
+    told: str
+    card: ModelCard | None
+    price: Price | None
+
+
+def _own_models(
+    name: str,
     settings: ProviderConfig,
+    provider: Provider | None,
     catalog: Catalog,
     day: date,
     problems: list[Problem],
+) -> dict[str, _OwnModel]:
+    """The configured models of a provider, by public name. What is wrong with them is told whether or
+    not the provider can be asked."""
+    billing = Billing() if provider is None else provider.billing
+    found = {}
+    for public, model in settings.models.items():
+        place = f"providers.{name}.models.{public}"
+        spec = model or ModelConfig()
+        told = spec.model or public
+        known = catalog.resolve(spec.card or told, day)
+        if spec.card and known is None:
+            problems.append(Problem(f"{place}.card", f"the catalog has no model {spec.card!r}"))
+        price = _own_price(spec.price, billing, f"{place}.price", problems)
+        found[public] = _OwnModel(told, _with_sizes(known, spec, name, told), price)
+    return found
+
+
+def _deployments(
+    upstream: Upstream,
+    own: dict[str, _OwnModel],
+    stated_factor: int | None,
+    catalog: Catalog,
+    day: date,
 ) -> Iterable[tuple[str, Deployment]]:
     """Public names, and what serves them: the catalog's models, then the configured ones."""
-    factor = _factor(upstream, settings, problems)
-    own = settings.models
+    host = urlsplit(upstream.chat_url).hostname or ""
+    usual = upstream.provider.billing.hosts_permille.get(host, PERMILLE)
+    factor = usual if stated_factor is None else stated_factor
     for name, card in _catalog_names(upstream.provider, catalog, day):
         if name not in own:
             yield name, _deployment(upstream, name, name, card, None, factor)
     for name, model in own.items():
-        spec = model or ModelConfig()
-        told = spec.model or name
-        known = catalog.resolve(spec.card or told, day)
-        if spec.card and known is None:
-            place = f"providers.{upstream.name}.models.{name}.card"
-            problems.append(Problem(place, f"the catalog has no model {spec.card!r}"))
-        known = _with_sizes(known, spec, upstream, told)
-        place = f"providers.{upstream.name}.models.{name}.price"
-        price = _own_price(spec.price, upstream.provider.billing, place, problems)
-        yield name, _deployment(upstream, name, told, known, price, factor)
+        yield name, _deployment(upstream, name, model.told, model.card, model.price, factor)
 
 
 def _with_sizes(
-    card: ModelCard | None, spec: ModelConfig, upstream: Upstream, told: str
+    card: ModelCard | None, spec: ModelConfig, provider: str, told: str
 ) -> ModelCard | None:
     """The card with the sizes that the configuration states."""
     if spec.context_window_tokens is None and spec.output_tokens_max is None:
@@ -198,7 +252,7 @@ def _with_sizes(
     if card is None:
         card = ModelCard(
             id=told,
-            provider=upstream.name,
+            provider=provider,
             name=told,
             status=Status.GA,
             source="configuration",
@@ -248,15 +302,15 @@ def _catalog_names(
             yield name, card
 
 
-def _factor(upstream: Upstream, settings: ProviderConfig, problems: list[Problem]) -> int:
-    host = urlsplit(upstream.chat_url).hostname or ""
+def _factor(name: str, settings: ProviderConfig, problems: list[Problem]) -> int | None:
+    """Thousandths of the list price, where the configuration says so."""
     if settings.price_factor is None:
-        return upstream.provider.billing.hosts_permille.get(host, PERMILLE)
+        return None
     permille = settings.price_factor * PERMILLE
-    if permille != permille.to_integral_value() or permille <= 0:
-        place = f"providers.{upstream.name}.price_factor"
+    if not permille.is_finite() or permille != permille.to_integral_value() or permille <= 0:
+        place = f"providers.{name}.price_factor"
         problems.append(Problem(place, "must be positive, with at most three decimals"))
-        return PERMILLE
+        return None
     return int(permille)
 
 
@@ -293,64 +347,12 @@ def _own_price(
     )
 
 
-def _routes(config: Config, problems: list[Problem]) -> RouteTable:
-    routes = dict(config.routes)
-    preset = PRESETS.get(config.router.preset)
-    if preset is None:
-        known = ", ".join(PRESETS)
-        problems.append(Problem("router.preset", f"must be one of {known}"))
-    elif AUTO not in routes:
-        threshold = config.router.length_threshold
-        routes = {AUTO: preset() if threshold is None else preset(threshold), **routes}
-    wrong = list(_wrong_conditions(routes))
-    problems += wrong
-    return RouteTable({}) if wrong else RouteTable.of(routes)
-
-
-def _wrong_conditions(routes: dict[str, Route]) -> Iterable[Problem]:
-    """Each condition is tried alone, so that none hides another."""
-    for name, route in routes.items():
-        for place, rule in enumerate(route.rules):
-            for field, wanted in rule.when.items():
-                try:
-                    compile_rule(msgspec.structs.replace(rule, when={field: wanted}))
-                except ValueError as error:
-                    what = str(error).removeprefix(f"{field}: ")
-                    yield Problem(f"routes.{name}.rules[{place}].when.{field}", what)
-
-
-def _check_routes(
-    config: Config,
-    deployments: dict[str, list[Deployment]],
-    catalog: Catalog,
-    day: date,
-    problems: list[Problem],
-) -> None:
-    """A configured route must name models that exist; one without any model leads nowhere."""
-    for name, route in config.routes.items():
-        named = [
-            (f"rules[{n}].use", model)
-            for n, rule in enumerate(route.rules)
-            for model in rule.models
-        ]
-        named += [("otherwise", model) for model in route.default_models]
-        named += [("fallbacks", model) for model in route.fallbacks]
-        if not named:
-            problems.append(Problem(f"routes.{name}", "it names no model"))
-        for place, model in named:
-            if model not in deployments and catalog.resolve(model, day) is None:
-                near = catalog.near(model, sorted({*deployments, *catalog.names()}))
-                hint = f'; did you mean "{near[0]}"?' if near else ""
-                problems.append(
-                    Problem(f"routes.{name}.{place}", f'there is no model "{model}"{hint}')
-                )
-
-
-def _check_keys(config: Config, routes: RouteTable, problems: list[Problem]) -> None:
+def _check_keys(config: Config, doubts: Doubts, problems: list[Problem]) -> None:
     """What keys lead to must be there."""
+    routes = route_names(config)
     for place, spec in enumerate(config.auth.keys):
-        if spec.route is not None and routes.routes and spec.route not in routes:
-            known = ", ".join(routes.routes)
+        if spec.route is not None and spec.route not in routes and not doubts.cover("routes"):
+            known = ", ".join(routes)
             problems.append(
                 Problem(f"auth.keys[{place}].route", f'there is no route "{spec.route}"; {known}')
             )
@@ -358,16 +360,17 @@ def _check_keys(config: Config, routes: RouteTable, problems: list[Problem]) -> 
     if webhook is not None and not _is_address(webhook):
         problems.append(Problem("alerts.webhook", "an http(s) address is needed"))
     brought = config.auth.passthrough
-    if brought is not None and brought not in config.providers:
+    if not (brought is None or brought in config.providers or doubts.cover("providers")):
         problems.append(Problem("auth.passthrough", f'no provider "{brought}" is configured'))
 
 
-def _cache_rules(config: Config, routes: RouteTable, problems: list[Problem]) -> CacheRules | None:
+def _cache_rules(config: Config, doubts: Doubts, problems: list[Problem]) -> CacheRules | None:
     """How answers are kept; None when they are not."""
     said = config.cache
+    routes = route_names(config)
     for name in said.routes:
-        if routes.routes and name not in routes:
-            known = ", ".join(routes.routes)
+        if name not in routes and not doubts.cover("routes"):
+            known = ", ".join(routes)
             problems.append(Problem(f"cache.routes.{name}", f"there is no such route; {known}"))
     if said.scope is None:
         return None

@@ -135,11 +135,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         card = self.card
         if card is None:
             return None
-        if card.retires_on is not None and card.is_retired(day):
-            return _retired(card)
+        if (obstacle := card.obstacle(day)) is not None:
+            return f"it {obstacle}"
         able = card.capabilities
-        if Capability.CHAT not in able:
-            return "it does not chat"
         if analysis.tools and Capability.TOOLS not in able:
             return "it does not call tools"
         if analysis.images and Capability.VISION not in able:
@@ -156,9 +154,3 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
                 said += f" and {analysis.output_tokens_max} asked for by max_tokens"
             return f"{TOO_LONG}: {said}; its window has {window}"
         return None
-
-
-def _retired(card: ModelCard) -> str:
-    when = f" on {card.retires_on}" if card.retires_on else ""
-    instead = f"; its replacement is {card.replacement}" if card.replacement else ""
-    return f"it was retired{when}{instead}"

@@ -60,9 +60,9 @@ _BOUNDED_APART = PRICED_APART | _PROMPTED | {"prediction"}
 class Bound(msgspec.Struct, frozen=True, gc=False):
     """What is held for an attempt, and the limit of output sent with it.
 
-    `hold_nano_usd` is None for an unknown price (and no budget). `output_tokens_max` is None when the
-    request goes out as the caller wrote it. `scopes` are all the scopes it counts in; `at_us` is when,
-    and decides the period and the `price`.
+    `hold_nano_usd` and `price` are None for an unknown price (and no budget). `output_tokens_max` is
+    None when the request goes out as the caller wrote it. `scopes` are all the scopes it counts in;
+    `at_us` is when, and decides the period and the `price`.
     """
 
     hold_nano_usd: NanoUsd | None
@@ -175,6 +175,8 @@ class Bounder:
         room = None if budgets.table.is_empty else budgets.room(scopes, now_us)
         if room is None:
             amount = None
+            if analysis.audio:
+                price = None  # billed apart, and no usage tells of it
             if price is not None:
                 longest = tariff.output_max if sent is None else sent
                 amount = _worst_case(exchange, analysis, tariff).of(longest)

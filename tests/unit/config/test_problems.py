@@ -1,6 +1,9 @@
 """A configuration is checked whole: every mistake at once, each with its place."""
 
+import copy
+import itertools
 import json
+import logging
 
 import jsonschema
 import pytest
@@ -9,6 +12,7 @@ from click.testing import CliRunner
 
 from windvane.assembly import snapshot_of
 from windvane.cli.main import windvane
+from windvane.cli.serving import _engine_of
 from windvane.config import ConfigError, load_config
 
 SECRET = "sk-canary-in-config"
@@ -122,6 +126,180 @@ def test_all_mistakes_across_sections_are_told_at_once(tmp_path):
     }
     assert "mistral-small-latest" in found["routes.fast.rules[0].use"]
     assert 'did you mean "tools"' in found["routes.fast.rules[0].when.tool"]
+
+
+GOOD = {
+    "port": 8000,
+    "providers": {
+        "mistral": {
+            "api_key": "sk-mistral",
+            "models": {"mine": {"price": {"input": 1, "output": 2}}},
+        },
+        "near": {"kind": "compatible", "api_base": "http://127.0.0.1:9", "models": {"b": None}},
+    },
+    "router": {"preset": "task"},
+    "routes": {
+        "fast": {
+            "rules": [
+                {"when": {"code": True, "chars": {"gt": 5, "lt": 9}}, "use": ["mine"]},
+                {"when": {"language": "fr"}, "use": "b"},
+            ],
+            "otherwise": "near/b",
+            "fallbacks": ["mistral-small-latest"],
+        },
+        "slow": {"otherwise": "mine"},
+        "last": {"otherwise": "mine"},
+    },
+    "auth": {
+        "keys": [
+            {"key": "sk-number-1", "tags": ["x"], "route": "fast", "budget": {"daily": 1}},
+            {"key": "sk-number-2", "name": "two", "route": "auto"},
+        ],
+        "admin_key": "sk-number-3",
+    },
+    "budgets": {"key:*": {"daily": 1, "monthly": 5}},
+    "rates": {"team:a": {"concurrency": 3}},
+    "cache": {"scope": "key", "routes": {"slow": {"ttl_s": 5}}},
+    "alerts": {"webhook": "http://127.0.0.1:9/hook"},
+    "limits": {"body_bytes_max": 1000},
+}
+RULES = ("routes", "fast", "rules")
+MISTAKES = {
+    # what is wrong when it is read
+    ("port",): 99_999,
+    ("providers", "mistral", "timeouts"): {"total_s": -1},
+    ("providers", "near", "models", "b"): {"context_window_tokens": 0},
+    ("router", "metadata"): "perhaps",
+    ("router", "economy"): 5,
+    (*RULES, 0, "reason"): 5,
+    (*RULES, 1, "use"): {"a": "b"},
+    ("routes", "slow", "otherwise_reason"): 1,
+    ("auth", "keys", 1, "priority"): "highest",
+    ("auth", "keys", 0, "rates"): {"concurrency": 0},
+    ("rates", "team:a", "concurrency"): -3,
+    ("cache", "routes", "slow", "ttl_s"): 0,
+    ("limits",): 5,
+    # and what is when it is understood
+    ("providers", "mistral", "api_key"): "a key",
+    ("providers", "mistral", "price_factor"): -1,
+    ("providers", "mistral", "tier"): "gold",
+    ("providers", "mistral", "models", "mine", "price", "output"): -1,
+    ("providers", "near", "api_base"): "ftp://near",
+    ("providers", "odd"): {"kind": "homemade", "models": {"c": {"card": "no-such-card"}}},
+    ("router", "preset"): "clever",
+    (*RULES, 0, "when", "code"): "maybe",
+    (*RULES, 0, "when", "chars", "gt"): "abc",
+    (*RULES, 0, "use"): [],
+    (*RULES, 1, "when", "languag"): "fr",
+    ("routes", "fast", "fallbacks"): ["nobody"],
+    ("routes", "fast", "otherwise"): "mistral-embed",
+    ("routes", "last"): {},
+    ("auth", "keys", 0, "tags"): ["a,b"],
+    ("auth", "keys", 0, "route"): "nowhere",
+    ("auth", "keys", 0, "budget", "daily"): -1,
+    ("auth", "keys", 1, "key"): "short",
+    ("auth", "passthrough"): "nobody",
+    ("auth", "admin_key"): "sk-ключ-ключ",
+    ("budgets", "key:*", "daily"): -1,
+    ("budgets", "kee:*"): {"daily": 1},
+    ("cache", "routes", "nowhere"): {"ttl_s": 5},
+    ("alerts", "webhook"): "hook",
+}
+
+
+def found_with(tmp_path, *mistakes):
+    tree = copy.deepcopy(GOOD)
+    for path in mistakes:
+        place = tree
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = MISTAKES[path]
+    path = tmp_path / "windvane.yaml"
+    path.write_text(json.dumps(tree))
+    try:
+        snapshot_of(load_config({}, path))
+    except ConfigError as error:
+        return {str(problem) for problem in error.problems}
+    return set()
+
+
+@pytest.fixture(scope="module")
+def told_of(tmp_path_factory):
+    """What is told of each mistake by itself."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert not found_with(folder)
+    return {mistake: found_with(folder, mistake) for mistake in MISTAKES}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+def test_a_mistake_is_told_alike_by_itself_and_among_all_others(tmp_path, told_of, mistake):
+    """So it neither hides one of them, nor makes one."""
+    others = [each for each in MISTAKES if each != mistake]
+    assert told_of[mistake]
+    assert found_with(tmp_path, *others) == set(itertools.chain(*map(told_of.get, others)))
+
+
+def test_all_mistakes_are_told_together(tmp_path, told_of):
+    assert found_with(tmp_path, *MISTAKES) == set(itertools.chain(*told_of.values()))
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "places"),
+    [
+        ("providers: 5\nroutes: {auto: {otherwise: mine}}", {}, {"providers"}),
+        ("providers: {a: 5}\nroutes: {auto: {otherwise: mine}}", {}, {"providers.a"}),
+        (
+            "providers: {a: {kind: compatible, modls: {mine: }}}\nroutes: {auto: {otherwise: mine}}",
+            {},
+            {"providers.a.modls", "providers.a.api_base"},
+        ),
+        (
+            "provider: {mistral: {models: {mine: }}}\nroutes: {auto: {otherwise: [mine, a/mine]}}",
+            {},
+            {"provider"},
+        ),
+        ("routs: {fast: {}}\nauth: {keys: [{key: sk-12345678, route: fast}]}", {}, {"routs"}),
+        ("routs: {fast: {}}\ncache: {routes: {fast: {}}}", {}, {"routs"}),
+        ("auth: {keys: [{keey: sk-12345678, route: auto}]}", {}, {"auth.keys[0].keey"}),
+        ("auth: {keys: [5, 5]}", {}, {"auth.keys[0]", "auth.keys[1]"}),
+        (
+            "auth: {keys: [5, {key: short}, {key: sk-12345678, name: a, tags: 5}]}",
+            {},
+            {"auth.keys[0]", "auth.keys[1]", "auth.keys[2].tags"},
+        ),
+        ("auth: {passthrough: [openai]}\nproviders: {openai: {}}", {}, {"auth.passthrough"}),
+        ("auth: {passthrough: openai}\nproviders: 5", {}, {"providers"}),
+        ("auth: {admin_key: 'env:NOWHERE'}", {}, {"auth.admin_key"}),
+        ("port: ${NOWHERE}", {}, {"port"}),
+        ("port: env:A", {"A_FILE": "/no/such/file"}, {"A_FILE"}),
+        ("providers: {mistral: {api_key: 'env:NOWHERE'}}", {}, {"providers.mistral.api_key"}),
+        (
+            "providers: {mistral: {}}",
+            {"MISTRAL_API_KEY_FILE": "/no/such/file"},
+            {"MISTRAL_API_KEY_FILE"},
+        ),
+        (
+            "providers: {a: {kind: compatible}}",
+            {"WINDVANE__PROVIDERS__A__API_BASE": "a: b: c"},
+            {"WINDVANE__PROVIDERS__A__API_BASE"},
+        ),
+        (
+            "routes: {a: {rules: [{when: {code: maybe}}]}}",
+            {},
+            {"routes.a.rules[0].use", "routes.a.rules[0].when.code"},
+        ),
+        ("routes: {a: {otherwise: 5}}", {}, {"routes.a.otherwise"}),
+        ("a: [", {"PORT": "abc", "ROUTER_PRESET": "clever"}, {"", "port"}),
+        (
+            "routes: {auto: {otherwise: nobody}}",
+            {"PORT": "abc", "ROUTER_PRESET": "clever", "DEFAULT_DAILY_BUDGET": "-1"},
+            {"port", "router.preset", "budgets.key:*.daily", "routes.auto.otherwise"},
+        ),
+    ],
+)
+def test_what_only_follows_from_a_mistake_is_not_told(tmp_path, text, environment, places):
+    """Of what could not be read nothing is known; so nothing is said of it, or of what names it."""
+    assert set(problems_of(tmp_path, text, **environment)) == places
 
 
 @pytest.mark.parametrize(
@@ -276,6 +454,69 @@ def test_check_tells_what_a_good_file_amounts_to(tmp_path):
     assert "no problems: 1 provider(s), 1 route(s)" in result.output
     assert "1 key(s)" in result.output
     assert "sk-" not in result.output
+
+
+NOTED = """
+data_dir: ":memory:"
+providers: {mistral: {api_base: "http://127.0.0.1:9/v1", api_key: sk-x}}
+routes:
+  auto: {otherwise: open-mistral-nemo}
+  part: {otherwise: mistral-small-latest, fallbacks: [mistral/devstral-latest]}
+  elsewhere:
+    rules:
+      - {when: {code: true}, use: [gpt-6-luna, gpt-6.1-sol]}
+      - {when: {math: true}, use: mistral-small-latest}
+  codestral-latest: {otherwise: mistral-small-latest}
+"""
+NOTES = [
+    (
+        "routes.auto: what comes here is refused with 400 no_route (open-mistral-nemo: it was retired on"
+        " 2026-07-31; its replacement is ministral-8b-2512)"
+    ),
+    (
+        'routes.part.fallbacks: "mistral/devstral-latest": it was retired on 2026-07-31; its replacement is'
+        " mistral-medium-3-5"
+    ),
+    (
+        "routes.elsewhere.rules[0].use: what comes here is refused with 400 no_route"
+        " (gpt-6-luna, gpt-6.1-sol: no configured provider serves it)"
+    ),
+    "routes.elsewhere.otherwise: what comes here is refused with 400 no_route (it names no model)",
+    (
+        'routes.codestral-latest: it hides the model of that name; "mistral/codestral-latest" asks for the'
+        " model itself"
+    ),
+]
+
+
+def test_check_notes_what_may_be_meant_and_finds_no_problem(tmp_path):
+    """A model retires by itself, and a gateway that served until then must start on the next day."""
+    path = tmp_path / "noted.yaml"
+    path.write_text(NOTED)
+    result = check(tmp_path, str(path))
+    assert result.exit_code == 0
+    assert [line for line in result.output.splitlines() if line.startswith("note: ")] == [
+        f"note: {note}" for note in NOTES
+    ]
+
+
+async def test_what_is_noted_is_in_the_log_of_the_start(tmp_path, caplog):
+    path = tmp_path / "noted.yaml"
+    path.write_text(NOTED)
+    with caplog.at_level(logging.WARNING):
+        async with _engine_of(load_config({}, path), None):
+            pass
+    assert [each.getMessage() for each in caplog.records] == NOTES
+
+
+def test_a_preset_that_no_provider_serves_is_noted(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    result = check(tmp_path, str(path), OPENAI_API_KEY="sk-x")
+    [note] = [line for line in result.output.splitlines() if line.startswith("note: ")]
+    assert note.startswith(
+        "note: router.preset: what comes here is refused with 400 no_route (mistral-"
+    )
 
 
 @pytest.mark.parametrize("text", ["port: x\nhots: y", "routes: {a: {}, b: {}}"])

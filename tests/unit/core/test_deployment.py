@@ -46,7 +46,7 @@ NO_WINDOW = card(*Capability, window=None)
 
 CASES = [
     (None, Analysis(tools=1, images=1), None),
-    (card(Capability.EMBEDDINGS), Analysis(), "it does not chat"),
+    (card(Capability.EMBEDDINGS), Analysis(), "it does not chat: it is for embeddings"),
     (CHAT, Analysis(), None),
     (CHAT, Analysis(tools=1), "it does not call tools"),
     (CHAT, Analysis(images=1), "it does not read images"),

@@ -38,15 +38,28 @@ PHRASE_WORDS = frozenset("step think chain pros étape schritt paso passo step-b
 
 MATH_WORDS = frozenset(
     """
-    integral derivative equation equations matrix eigenvalue eigenvalues polynomial calculus
-    theorem lemma probability logarithm sqrt factorial modulo prime primes combinatorics algebra
-    geometry trigonometry solve compute variance bayes
-    intégrale dérivée équation matrice probabilité théorème résoudre
-    gleichung ableitung wahrscheinlichkeit löse
-    ecuación derivada probabilidad teorema resuelve
-    equazione derivata probabilità risolvi
+    integral integrals derivative derivatives equation equations matrix matrices determinant
+    eigenvalue eigenvalues eigenvector eigenvectors polynomial polynomials calculus theorem lemma
+    corollary counterexample probability logarithm sqrt factorial modulo prime primes
+    integer integers divisible irrational quadratic differentiable converges bijective injective
+    surjective hypotenuse combinatorics algebra geometry trigonometry variance bayes
+    solve compute calculate derive prove
+    intégrale intégrales dérivée dérivées équation équations matrice polynôme polynômes
+    probabilité probabilités théorème lemme logarithme irrationnel irrationnelle infinité
+    résoudre résous résolvez calcule calculer calculez démontre démontrer démontrez prouve prouver
+    gleichung gleichungen ableitung matrizen polynom polynome wahrscheinlichkeit
+    logarithmus quadratwurzel primzahl primzahlen teilbar pythagoras
+    löse lösen berechne berechnen beweis beweise beweisen
+    ecuación ecuaciones derivada derivadas matriz polinomio polinomios probabilidad teorema logaritmo
+    irracional infinitos resuelve resolver calcula calcular demuestra demostrar
+    equazione equazioni derivata derivate integrale integrali probabilità irrazionale infiniti divisibile
+    risolvi risolvere calcola calcolare dimostra dimostrare
+    equação equações polinômio polinómio probabilidade divisível resolva demonstre demonstrar
     """.split()
 )
+"""Two of them make mathematics. One alone does not: a word to prove or to solve by is said of much
+else, and so is a matrix. Left out is what stands beside another of them in plain prose: a proof (of
+purchase, for a prime membership), or in French the word for primes (calculate the first costs)."""
 
 MATH_SIGNS = ("\\frac", "\\int", "\\sum", "$$", "^2", "x^")
 """Each with a backslash, a dollar or a caret."""
@@ -59,14 +72,17 @@ CODE_WORDS = frozenset(
     regex regexp function functions compile compiler refactor unittest pytest api json yaml
     docker kubernetes git dataframe pandas numpy react django flask async await stacktrace
     traceback segfault nullpointerexception algorithm code coding script bug snippet codebase
-    fonction programme funktion código función funzione codice
+    program query debug
+    fonction programme débogue déboguer funktion programm debugge debuggen código función programa
+    depura depurar funzione codice programma função depure
     """.split()
 )
 
 CODE_WORDS_STRONG = frozenset(
     """
     python javascript typescript c++ c# golang sql regex refactor traceback stacktrace pytest
-    dataframe segfault cout stdout println
+    dataframe segfault cout stdout println debug débogue déboguer debugge debuggen depura depurar
+    depure
     """.split()
 )
 

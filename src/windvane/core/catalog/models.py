@@ -69,6 +69,16 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def is_retired(self, day: date) -> bool:
         return self.retires_on is not None and self.retires_on <= day
 
+    def obstacle(self, day: date) -> str | None:
+        """Why nobody can ask this model in a chat, said of it (`was retired on ...`); None when one can."""
+        if self.retires_on is not None and self.is_retired(day):
+            instead = f"; its replacement is {self.replacement}" if self.replacement else ""
+            return f"was retired on {self.retires_on}{instead}"
+        if Capability.CHAT not in self.capabilities:
+            kinds = ", ".join(sorted(self.capabilities))
+            return f"does not chat: it is for {kinds}" if kinds else "does not chat"
+        return None
+
     def price_on(self, day: date) -> Price | None:
         """The price in force on `day`, or None when none is known."""
         current = None
@@ -122,6 +132,10 @@ class Catalog:
             if since <= day:
                 meant = card
         return meant
+
+    def of_name(self, name: str, day: date) -> ModelCard | None:
+        """The card of a name as callers may write it: MODEL, or PROVIDER/MODEL."""
+        return self.resolve(name, day) or self.resolve(name.partition("/")[2], day)
 
     def names(self) -> list[str]:
         """Every id and alias, sorted."""

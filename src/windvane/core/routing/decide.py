@@ -82,7 +82,8 @@ class Decider:
             if not serving:
                 if route is None:
                     raise unknown_model(requested, self._deployments, self._catalog, self.day)
-                ruled_out.append(RuledOut(model=model, why="no configured provider serves it"))
+                why = why_unserved(model, self._catalog, self.day)
+                ruled_out.append(RuledOut(model=model, why=why))
                 continue
             for deployment in serving:
                 candidate = Candidate(model=model, deployment=deployment)
@@ -145,16 +146,22 @@ def _smallest_window(decision: Decision) -> int:
     return min((window for window in windows if window is not None), default=1 << 62)
 
 
+def why_unserved(model: str, catalog: Catalog, day: date) -> str:
+    """Why a model is ruled out that no deployment serves."""
+    card = catalog.of_name(model, day)
+    obstacle = None if card is None else card.obstacle(day)
+    return "no configured provider serves it" if obstacle is None else f"it {obstacle}"
+
+
 def unknown_model(
     requested: str, deployments: Deployments, catalog: Catalog, day: date
 ) -> WindvaneError:
     """The error for a model nobody here serves: near names, and why when it is a known one."""
     shown = requested[:128]
-    card = catalog.resolve(requested, day)
-    if card is not None and card.is_retired(day):
-        instead = f"; its replacement is {card.replacement}" if card.replacement else ""
-        why = f'the model "{shown}" was retired{instead}'
-    elif card is not None:
+    card = catalog.of_name(requested, day)
+    if card is not None and (obstacle := card.obstacle(day)) is not None:
+        why = f'the model "{shown}" {obstacle}'
+    elif (card := catalog.resolve(requested, day)) is not None:
         why = f'the model "{shown}" is {card.provider}\'s, and that provider is not configured'
     else:
         why = f'there is no model "{shown}"'

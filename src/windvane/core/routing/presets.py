@@ -15,7 +15,8 @@ LARGE = "mistral-large-latest"
 CODE = "codestral-latest"
 
 HARD = 0.5
-"""Two reasoning words, or mathematics with one, or a long text with either."""
+"""Two reasoning words, or mathematics with one, or a long text with either. Short mathematics is told
+apart by a rule of its own."""
 
 LENGTH_THRESHOLD_CHARS = 120
 SMALL_LARGE_THRESHOLD_CHARS = 100

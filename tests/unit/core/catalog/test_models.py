@@ -14,8 +14,6 @@ DATA = files("windvane.core.catalog").joinpath("data/models.json").read_bytes()
 CATALOG = Catalog.from_json(DATA)
 DAY = CATALOG.as_of
 MODEL_IDS = [model.id for model in CATALOG.cards]
-BILLED_BY_THE_MINUTE = {"voxtral-small-2507"}
-"""It hears audio, which is billed by the minute and not told in usage: its price stays unknown."""
 
 
 def resolved(name: str, day: date = DAY) -> str | None:
@@ -158,8 +156,7 @@ def test_every_callable_mistral_chat_model_has_a_price_today() -> None:
         card for card in CATALOG.cards if card.provider == "mistral" and is_callable_chat(card)
     ]
     assert len(cards) >= 9
-    unpriced = {card.id for card in cards if card.price_on(DAY) is None}
-    assert unpriced == BILLED_BY_THE_MINUTE
+    assert [card.id for card in cards if card.price_on(DAY) is None] == []
 
 
 def prices() -> list[tuple[str, Price]]:

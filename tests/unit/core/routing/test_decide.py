@@ -50,6 +50,7 @@ ROUTES = RouteTable.of(
         ),
         "abroad": Route(otherwise=("gpt-6-luna", "codestral-latest")),
         "empty": Route(),
+        "gone": Route(otherwise=("open-mixtral-8x7b", "mistral/mistral-embed")),
         "mistral-large-latest": Route(otherwise="mistral-small-latest"),
     }
 )
@@ -139,8 +140,18 @@ def test_the_sick_go_last_and_are_still_tried() -> None:
         ("gpt-6-luna", 'the model "gpt-6-luna" is openai\'s, and that provider is not configured'),
         (
             "open-mixtral-8x7b",
-            'the model "open-mixtral-8x7b" was retired; its replacement is mistral-small-2603',
+            'the model "open-mixtral-8x7b" was retired on 2025-03-30; its replacement is mistral-s',
         ),
+        (
+            "mistral/open-mixtral-8x7b",
+            'the model "mistral/open-mixtral-8x7b" was retired on 2025-03-30; its replacement is',
+        ),
+        ("mistral-embed", 'the model "mistral-embed" does not chat: it is for embeddings'),
+        (
+            "mistral/mistral-embed",
+            'the model "mistral/mistral-embed" does not chat: it is for embeddings',
+        ),
+        ("openai/gpt-6-luna", 'there is no model "openai/gpt-6-luna"'),
         ("x" * 5_000, 'there is no model "' + "x" * 128 + '"'),
     ],
 )
@@ -156,6 +167,14 @@ def test_a_name_that_nobody_serves_is_not_found_and_says_why(requested: str, mes
     ("requested", "analysis", "reasons"),
     [
         ("empty", Analysis(), "(the route is empty)"),
+        (
+            "gone",
+            Analysis(),
+            (
+                "(open-mixtral-8x7b: it was retired on 2025-03-30; its replacement is mistral-small-2603;"
+                " mistral/mistral-embed: it does not chat: it is for embeddings)"
+            ),
+        ),
         (
             "abroad",
             Analysis(images=1),
