@@ -227,6 +227,18 @@ def test_what_is_no_request_of_the_data_plane_is_not_counted(
         assert count.told == 0 and count.statuses() == {}
 
 
+def test_a_connection_too_many_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(limits=LimitsConfig(connections_max=1)) as served, served.open() as first:
+        first.sendall(GET + b"\r\n")
+        assert first.recv(65536).startswith(b"HTTP/1.1 200 ")
+        served.until(lambda: bool(served.seen.others), "its being told")
+        count = Count(served, caplog)
+        with served.open() as second:
+            answer = read_all(second)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        count.check(503, ids_of(answer))
+
+
 def test_a_gateway_without_keys_counts_whom_it_refuses_for_the_name_they_use(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
