@@ -144,6 +144,9 @@ async def test_a_failing_model_is_replaced_and_both_attempts_are_counted(
     ("messages", "options", "error", "said"),
     [
         ([], {}, BadRequestError, "messages"),
+        (None, {}, BadRequestError, "messages"),
+        ({"role": "user", "content": "hi"}, {}, BadRequestError, "messages"),
+        ("hi", {"tools": object()}, BadRequestError, "JSON"),
         ("hi", {"temperature": 9}, BadRequestError, "temperature"),
         ("hi", {"model": "mistral-smal-latest"}, NotFoundError, "mistral-small-latest"),
         ("hi", {"stream": True}, BadRequestError, "stream"),
@@ -160,6 +163,8 @@ async def test_errors_are_raised_as_the_openai_sdk_names_them(
     with pytest.raises(error, match=said) as raised:
         await client.chat(messages, **options)  # type: ignore[arg-type]
     assert raised.value.fault.message
+    stats = client.get_stats()
+    assert (stats["requests"], stats["errors"]) == (1, 1)
 
 
 async def test_without_any_provider_the_error_says_what_to_set(

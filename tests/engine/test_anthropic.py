@@ -1,12 +1,13 @@
 """What an Anthropic stream is settled at, above all when it did not tell in the end what it used."""
 
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
 from tests.engine.scene import HEAD_S, Scene
 
-from windvane.config.schema import Config, ModelConfig, ProviderConfig
+from windvane.config.schema import Config, ModelConfig, PriceConfig, ProviderConfig
 from windvane.core.ledger import LedgerEntry
 from windvane.core.usage import Certainty
 from windvane.testing import Call, run_virtual
@@ -51,7 +52,12 @@ def ended(**usage: Any) -> bytes:
     return event("message_delta", delta=delta, **members) + event("message_stop")
 
 
-def settled(*events: bytes, last: Breaks | Ends = Ends(), ttl: str = "1h") -> LedgerEntry:  # noqa: B008
+def settled(
+    *events: bytes,
+    last: Breaks | Ends = Ends(),  # noqa: B008
+    ttl: str = "1h",
+    model: str = MODEL,
+) -> LedgerEntry:
     """The first attempt's entry, of a stream of these events."""
 
     def script(_: Call) -> Script:
@@ -61,12 +67,16 @@ def settled(*events: bytes, last: Breaks | Ends = Ends(), ttl: str = "1h") -> Le
     entries: list[LedgerEntry] = []
 
     async def main() -> None:
-        claude = ProviderConfig(kind="anthropic", api_base="http://one.test/v1", api_key="k")
+        price = PriceConfig(input=Decimal(2), output=Decimal(10))
+        models = {MODEL: None, "plain": ModelConfig(price=price, context_window_tokens=100_000)}
+        claude = ProviderConfig(
+            kind="anthropic", api_base="http://one.test/v1", api_key="k", models=models
+        )
         scene = Scene(config=Config(providers={"one": claude}, routes={}))
         scene.scripts = [script]
         text = "why " * 2_000
         mark = {"type": "ephemeral", "ttl": ttl}
-        await scene.ask(text, MODEL, stream=True, max_tokens=500, cache_control=mark)
+        await scene.ask(text, model, stream=True, max_tokens=500, cache_control=mark)
         entries.extend(scene.entries)
         await scene.engine.aclose()
 
@@ -111,9 +121,23 @@ def test_one_that_thought_is_settled_at_its_hold(
     assert entry.cost_nano_usd == entry.hold_nano_usd
 
 
-def test_one_that_broke_before_a_word_is_settled_at_its_hold() -> None:
-    """It may have begun to think, and that would not have been shown."""
-    entry = settled(begun(), last=Breaks())
+def test_one_that_fails_with_its_first_words_is_settled_like_one_that_fails_later() -> None:
+    """The error is told in the read that brings the words: nobody is given them, and they were made."""
+    words = begun() + block("text", "Because", " it", " does")
+    error = event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    together, apart = settled(words + error), settled(words, error)
+    for entry in (together, apart):
+        assert entry.certainty is Certainty.ESTIMATED
+        assert entry.input_tokens == FRESH + READ + WRITTEN
+        assert entry.cost_nano_usd == INPUT_COST + entry.output_tokens * 10_000
+    assert together.output_tokens == apart.output_tokens == 8
+
+
+@pytest.mark.parametrize("model", [MODEL, "plain"])
+def test_one_that_broke_before_a_word_is_settled_at_its_hold(model: str) -> None:
+    """It may have begun to think, and that would not have been shown; and where a model does not think,
+    what stands in between may have kept its words."""
+    entry = settled(begun(), last=Breaks(), model=model)
     assert entry.certainty is Certainty.ASSUMED
     assert entry.cost_nano_usd == entry.hold_nano_usd
 

@@ -1,6 +1,7 @@
 """The one timer behind all deadlines: on a second loop it starts afresh, and it never bites twice."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -85,5 +86,33 @@ def test_a_caller_who_leaves_as_the_deadline_comes_is_not_held(first: str) -> No
                 dogs[0].bite()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize(
+    ("within_s", "message"),
+    [
+        (2.0, "timed out waiting for it"),
+        (4.0, "the answer was not whole within 5 s, all that its request has"),
+        (math.inf, "the answer was not whole within 5 s, all that its request has"),
+    ],
+)
+def test_a_timeout_tells_which_of_its_two_deadlines_came(within_s: float, message: str) -> None:
+    """Words may come all the while, and the answer take too long: the next word is not what is late."""
+
+    async def story() -> None:
+        dog = Watch().start(5.0)
+        for _ in range(4):
+            dog.expect("it", within_s)
+            await asyncio.sleep(0.3)
+            dog.rest()
+        dog.expect("it", within_s)
+        try:
+            await asyncio.sleep(10.0)
+        except asyncio.CancelledError:
+            timeout = dog.fault_of_cancellation()
+            assert timeout is not None and timeout.fault.message == message
+        dog.stop()
 
     run_virtual(story())

@@ -10,6 +10,7 @@ import uvicorn
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from windvane.core.faults import Fault
 from windvane.gateway import known_head, server
 from windvane.gateway.data_plane.asgi import HeaderList, Receive, Scope, Send
 from windvane.gateway.data_plane.incoming import Incoming
@@ -77,6 +78,9 @@ class Recorder:
         assert incoming.headers == dict(incoming.said)
         self.asked.append((caller.method, caller.path, incoming.said, body))
         await caller.answer(200, b"", body)
+
+    def refused(self, path: str | None, request_id: str, fault: Fault) -> None:
+        self.asked.append(("REFUSED", path or "", [], b"%d" % fault.status))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("nothing else is asked for here")

@@ -23,7 +23,7 @@ import uvloop
 from windvane.assembly import IN_MEMORY, open_engine
 from windvane.config import Config
 from windvane.config.schema import LimitsConfig, ProviderConfig
-from windvane.core.events import AttemptSettled, Event, ExchangeEnded
+from windvane.core.events import AttemptSettled, Event, ExchangeEnded, RequestEnded
 from windvane.core.retry import RetryPolicy
 from windvane.core.usage_report import UsageQuery
 from windvane.engine.engine import Engine
@@ -51,12 +51,15 @@ class Seen:
 
     def __init__(self) -> None:
         self.ended: list[ExchangeEnded] = []
+        self.others: list[RequestEnded] = []
         self.settled: list[AttemptSettled] = []
 
     def on(self, event: Event) -> None:
         if isinstance(event, ExchangeEnded):
             self.ended.append(event)
-        else:
+        elif isinstance(event, RequestEnded):
+            self.others.append(event)
+        elif isinstance(event, AttemptSettled):
             self.settled.append(event)
 
 

@@ -321,7 +321,7 @@ def test_a_fault_of_a_stream(served: Served, fault: str, is_whole: bool) -> None
 
 
 @pytest.mark.parametrize(
-    "fault", ["!error 529", "!garbage", "!error-event 0", "!wrong-type", "!cut 0"]
+    "fault", ["!error 529", "!garbage", "!error-event 0", "!error-event 3", "!wrong-type", "!cut 0"]
 )
 def test_a_stream_that_fails_before_its_first_word_has_a_status(served: Served, fault: str) -> None:
     reply = served.ask(chat(f"Say wind. {fault}", model=NEW, stream=True))

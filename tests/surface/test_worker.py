@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import uvicorn
 
+from windvane.core.faults import Fault
 from windvane.gateway.http_caller import HttpCaller
 from windvane.gateway.server import PIPELINED_MAX, GuardedProtocol, ServerLimits, make_server
 
@@ -26,6 +27,7 @@ class Stub:
         self.served: list[str] = []
         self.cancelled: list[str] = []
         self.cancelling: list[int] = []
+        self.refusals: list[tuple[str | None, int]] = []
         self.gate = asyncio.Event()
 
     async def serve(self, caller: HttpCaller) -> None:
@@ -66,11 +68,19 @@ class Stub:
         if what == "early":
             await caller.answer(200, ANSWER, b"early")
             return
-        body = caller.whole_body() or (await caller.receive())["body"]
+        try:
+            body = caller.whole_body() or (await caller.receive())["body"]
+        except TimeoutError:
+            caller.keep_alive = False
+            await caller.answer(408, ANSWER, b"request_timeout")
+            return
         assert isinstance(body, bytes)
         await caller.answer(200, ANSWER, what.encode() + body[:1] + b"%d" % len(body))
         if what == "breaks-late":
             raise RuntimeError("a bug of the application's")
+
+    def refused(self, path: str | None, request_id: str, fault: Fault) -> None:
+        self.refusals.append((path, fault.status))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.served.append(scope["path"])

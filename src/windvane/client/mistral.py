@@ -5,7 +5,7 @@ kept in memory unless a configuration names a folder.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,13 +17,13 @@ from windvane.assembly import IN_MEMORY, open_engine
 from windvane.config import Config, ConfigError, load_config
 from windvane.config.check import Problem
 from windvane.config.schema import CacheConfig, ProviderConfig
-from windvane.core.chat import Completion, JsonObject
-from windvane.core.events import AttemptSettled, Event, ExchangeEnded
+from windvane.core.chat import ChatRequest, Completion, JsonObject
+from windvane.core.events import AttemptSettled, Event, ExchangeEnded, RequestEnded
 from windvane.core.exchange import Credentials, Exchange
-from windvane.core.faults import FaultKind, refuse
+from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.money import NANO_PER_USD
 from windvane.core.usage import Usage
-from windvane.engine.engine import Engine
+from windvane.engine.engine import CHAT, Engine
 from windvane.ports.observer import EVERYTHING
 from windvane.wire.chat_request import chat_request_of
 
@@ -89,11 +89,15 @@ class _Counts:
             self.cost_nano_usd += entry.cost_nano_usd or 0
             self.unpriced += entry.cost_nano_usd is None
             return
-        if not isinstance(event, ExchangeEnded) or event.is_refresh:
+        if not isinstance(event, (ExchangeEnded, RequestEnded)):
+            return
+        if isinstance(event, ExchangeEnded) and event.is_refresh:
             return
         self.requests += 1
-        self.seconds += event.duration_s
         self.errors += event.status >= 400
+        if isinstance(event, RequestEnded):
+            return
+        self.seconds += event.duration_s
         self.cache_hits += event.cache_status in ("hit", "joined")
         self.fallbacks += len(set(event.models_tried)) > 1
         if event.model:
@@ -184,20 +188,16 @@ class MistralClient:
         return _result(exchange, answer)
 
     def _accept(self, engine: Engine, body: JsonObject, use_cache: bool) -> Exchange:
-        # Through JSON and back: what a gateway's caller could not send is refused here as well.
-        text = msgspec.json.encode(body)
-        fields = msgspec.json.decode(text)
-        if fields.get("stream"):
-            raise refuse(
-                FaultKind.INVALID_REQUEST,
-                "stream: chat() returns whole answers; leave stream out",
-                param="stream",
-            )
+        try:
+            request, body_bytes = _request(body)
+        except WindvaneError as error:
+            engine.tell_of(engine.new_request_id(), CHAT, error.fault.status, error.fault)
+            raise
         return engine.accept(
-            chat_request_of(fields),
+            request,
             dialect=DIALECT,
             credentials=Credentials(is_in_process=True),
-            body_bytes=len(text),
+            body_bytes=body_bytes,
             headers={} if use_cache else {b"cache-control": b"no-store"},
         )
 
@@ -292,17 +292,40 @@ def _body(
     max_tokens: int | None,
     options: dict[str, object],
 ) -> JsonObject:
+    said: object = messages
+    if isinstance(messages, str):
+        said = [{"role": "user", "content": messages}]
+    elif isinstance(messages, Iterable) and not isinstance(messages, Mapping):
+        said = list(messages)
     body: JsonObject = {
         "model": model or (_AUTO if auto_route else DEFAULT_MODEL),
-        "messages": [{"role": "user", "content": messages}]
-        if isinstance(messages, str)
-        else list(messages),
+        "messages": said,
     }
     if temperature is not None:
         body["temperature"] = temperature
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     return {**body, **options}
+
+
+def _request(body: JsonObject) -> tuple[ChatRequest, int]:
+    """The request that `body` is, and its size. Raises BadRequestError.
+
+    Through JSON and back: what a gateway's caller could not send is refused here as well.
+    """
+    try:
+        text = msgspec.json.encode(body)
+        fields = msgspec.json.decode(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"the request cannot be written as JSON: {error}"
+        raise refuse(FaultKind.INVALID_REQUEST, message) from error
+    if fields.get("stream"):
+        raise refuse(
+            FaultKind.INVALID_REQUEST,
+            "stream: chat() returns whole answers; leave stream out",
+            param="stream",
+        )
+    return chat_request_of(fields), len(text)
 
 
 def _result(exchange: Exchange, answer: Completion) -> ChatResult:

@@ -41,6 +41,21 @@ class ExchangeEnded(msgspec.Struct, frozen=True, gc=False):
     """No caller's request: an answer was fetched anew behind one's back."""
 
 
+class RequestEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """One request has its answer, and never became an exchange: it was refused before, or asks no model.
+
+    `endpoint` is one of those there are, never a caller's text. `request_id` and `status` are what the
+    caller was told.
+    """
+
+    request_id: str
+    endpoint: str
+    status: int
+    fault: str | None
+    code: str | None
+    at_us: int
+
+
 class BudgetReached(msgspec.Struct, frozen=True, kw_only=True):
     """A budget has reached a share of its limit, in thousandths; 1000 is its end."""
 
@@ -59,4 +74,4 @@ class HoldExceeded(msgspec.Struct, frozen=True, kw_only=True):
     is_distrusted: bool = False
 
 
-Event = AttemptSettled | ExchangeEnded | BudgetReached | HoldExceeded
+Event = AttemptSettled | ExchangeEnded | RequestEnded | BudgetReached | HoldExceeded

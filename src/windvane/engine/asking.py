@@ -45,7 +45,12 @@ class OpenStream:
     )
 
     def __init__(
-        self, response: UpstreamResponse, upstream: Upstream, watchdog: Watchdog, now_s: int
+        self,
+        response: UpstreamResponse,
+        upstream: Upstream,
+        watchdog: Watchdog,
+        now_s: int,
+        fold: Fold,
     ) -> None:
         self._response = response
         self._upstream = upstream
@@ -53,7 +58,7 @@ class OpenStream:
         self._reader = upstream.provider.read_stream(now_s)
         self._is_ended = False
         self._bytes = 0
-        self.fold = Fold()
+        self.fold = fold
         self.first: list[Chunk] = []
 
     async def read(self, what: str, within_s: float) -> list[Chunk]:
@@ -176,15 +181,20 @@ class Asking:
         request: UpstreamRequest,
         upstream: Upstream,
         watchdog: Watchdog,
+        fold: Fold,
     ) -> OpenStream:
-        """An open stream whose first words have come, or that ended well without any."""
+        """An open stream whose first words have come, or that ended well without any.
+
+        `fold` is empty, and takes up what comes: whatever ends this, whoever gave it knows how far it was.
+        """
         within_s = upstream.timeouts.first_token_s
         started_s = self._clock.monotonic_s()
         response = await self._open(request, watchdog, within_s)
         try:
             if not _is_readable(response, attempt, upstream):
                 await self._refuse(response, upstream, watchdog)
-            opened = OpenStream(response, upstream, watchdog, exchange.received_at_us // 1_000_000)
+            now_s = exchange.received_at_us // 1_000_000
+            opened = OpenStream(response, upstream, watchdog, now_s, fold)
             _check_event_stream(response)
             await opened.read_first(within_s - (self._clock.monotonic_s() - started_s))
         except BaseException:

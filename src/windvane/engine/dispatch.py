@@ -30,6 +30,7 @@ from windvane.engine.watchdog import Watch, Watchdog
 from windvane.ports.clock import Clock
 from windvane.ports.transport import UpstreamRequest
 from windvane.wire.chat_request import limited
+from windvane.wire.fold import Fold
 
 Answer = Completion | ChunkStream
 
@@ -127,24 +128,31 @@ class Dispatch:
         decision, request = exchange.decision, exchange.request
         assert decision is not None
         plan = _Plan(decision.candidates, snapshot.upstreams, tokens_expected(exchange))
-        ask = self._asking.stream if request.stream else self._asking.complete
+        answer: Completion | OpenStream
         watchdog = self._watch.start(plan.upstream.timeouts.total_s)
         kept: Answer | None = None
         try:
             while True:
                 plan.attempts_here += 1
                 try:
-                    admission = self._admit_now(exchange, plan)
-                    if admission is None:
-                        admission = await self._admit(exchange, snapshot, plan, watchdog)
+                    admission = self._admit_now(exchange, plan) or await self._admit(
+                        exchange, snapshot, plan, watchdog
+                    )
                     attempt, asked = self._reserve(exchange, plan, admission)
                     self._health.sent(attempt.deployment, attempt.started_s)
+                    fold = Fold() if request.stream else None
                     try:
-                        answer = await ask(exchange, attempt, asked, plan.upstream, watchdog)
+                        answer = await (
+                            self._asking.complete(exchange, attempt, asked, plan.upstream, watchdog)
+                            if fold is None
+                            else self._asking.stream(
+                                exchange, attempt, asked, plan.upstream, watchdog, fold
+                            )
+                        )
                     except WindvaneError as error:
-                        raise self._failed(exchange, attempt, plan, error) from error
+                        raise self._failed(exchange, attempt, plan, error, fold) from error
                     except BaseException:
-                        self._settlement.settle_cancelled(exchange, attempt)
+                        self._settlement.settle_cancelled(exchange, attempt, fold)
                         self._health.released(attempt.deployment)
                         raise
                 except WindvaneError as error:
@@ -247,15 +255,21 @@ class Dispatch:
         )
 
     def _failed(
-        self, exchange: Exchange, attempt: Attempt, plan: _Plan, error: WindvaneError
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        plan: _Plan,
+        error: WindvaneError,
+        fold: Fold | None,
     ) -> WindvaneError:
-        """Settle an attempt that ended in `error`. Returns what it amounts to, and where."""
+        """Settle an attempt that ended in `error`, after `fold` had come of a stream. Returns what it
+        amounts to, and where."""
         deployment, is_visitor = attempt.deployment, attempt.admission is VISITING
         fault = error.fault.at(f"attempt {attempt.number} at {deployment.id}")
         if fault.upstream_status == HTTPStatus.TOO_MANY_REQUESTS and not is_visitor:
             # First: settling lets the next one go that waits, and it would run into the same wall.
             fault = self._hear_refusal(attempt, plan, fault)
-        self._settlement.settle_failed(exchange, attempt, fault)
+        self._settlement.settle_failed(exchange, attempt, fault, fold)
         if is_visitor and fault.upstream_status in _OF_THE_CREDENTIAL:
             # It tells of the caller's own key, not of the deployment.
             self._health.released(deployment)

@@ -24,7 +24,7 @@ from windvane.core.analysis import EVERYTHING, NOTHING, Analysis, analyze
 from windvane.core.cache.invalidation import ALL
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
-from windvane.core.events import ExchangeEnded
+from windvane.core.events import ExchangeEnded, RequestEnded
 from windvane.core.exchange import Credentials, Exchange, Reading
 from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
 from windvane.core.principal import Principal
@@ -170,6 +170,7 @@ class Engine:
         self._clock = clock
         self._ids = ids
         self._observers = hearing(observers, ExchangeEnded)
+        self._told_of_others = hearing(observers, RequestEnded)
         self.room = WaitingRoom(clock, snapshot.upstream_terms, waiting_max=snapshot.waiting_max)
         self._admission = Admission(limits, clock)
         alerts = BudgetAlerts(observers, snapshot.alert_at_permille, told)
@@ -261,6 +262,19 @@ class Engine:
     def new_request_id(self) -> str:
         """An id for a request that was refused before it became an exchange."""
         return self._ids.request_id(self._clock.wall_us())
+
+    def tell_of(self, request_id: str, endpoint: str, status: int, fault: Fault | None) -> None:
+        """Tell the observers of a request that has its answer and never became an exchange."""
+        event = RequestEnded(
+            request_id=request_id,
+            endpoint=endpoint,
+            status=status,
+            fault=None if fault is None else fault.kind.value,
+            code=None if fault is None else fault.code,
+            at_us=self._clock.wall_us(),
+        )
+        for observer in self._told_of_others:
+            observer.on(event)
 
     async def handle(self, exchange: Exchange) -> Answer:
         """Steps 2 to 10. A `ChunkStream` is the caller's to close, and is settled by its end.

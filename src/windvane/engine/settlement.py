@@ -185,10 +185,12 @@ class Settlement:
     ) -> None:
         """Cut off on the way: exact when finish and usage had come, estimated when words had, else
         assumed. Usage before the finish is a count so far, and what comes after it is not known."""
-        if fold is None or not (fold.chunks or fold.usage) or _thinks_unseen(attempt, fold):
+        if fold is None:
             self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, outcome)
         elif fold.final_usage is not None and fold.is_finished:
             self._settle(exchange, attempt, fold.final_usage, _EXACT, outcome)
+        elif not fold.chunks or _thinks_unseen(attempt, fold):
+            self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, outcome)
         else:
             pieces = fold.chunks + self._in_flight(attempt, fold)
             usage = self._estimate_stream(exchange, attempt, fold, pieces)
@@ -215,9 +217,12 @@ class Settlement:
         )
 
     def _in_flight(self, attempt: Attempt, fold: Fold) -> int:
-        """About how many more pieces the provider had made when it learned of the end."""
+        """About how many more pieces the provider had made when it learned of the end.
+
+        Of words that came in the read they ended in, nobody knows how fast they were: as many again.
+        """
         if attempt.first_chunk_s is None:
-            return LAST_READ_PIECES
+            return max(fold.chunks, LAST_READ_PIECES)
         elapsed_s = max(self._clock.monotonic_s() - attempt.first_chunk_s, IN_FLIGHT_S)
         return max(math.ceil(fold.chunks * IN_FLIGHT_S / elapsed_s), LAST_READ_PIECES)
 
@@ -456,10 +461,10 @@ def _texts_of(answer: Completion) -> Iterator[str]:
 
 
 def _thinks_unseen(attempt: Attempt, fold: Fold) -> bool:
-    """Whether thinking that was never shown may be on the bill: then what came tells too little."""
+    """Whether thinking that was never shown may be on the bill: then words that came tell too little."""
     if not attempt.deployment.billing.hides_reasoning or fold.final_usage is not None:
         return False
-    if fold.usage is not None and fold.chunks:
+    if fold.usage is not None:
         return fold.has_thought  # a provider that counts from the start tells when it thinks
     card = attempt.deployment.card
     return card is not None and Capability.REASONING in card.capabilities

@@ -35,7 +35,7 @@ class Watch:
         if loop is not self._loop:
             # Another loop than before (a client used from a second `asyncio.run`): start afresh.
             self._loop, self._timer, self.due_s, self.dogs = loop, None, math.inf, {}
-        dog = Watchdog(self, loop, loop.time() + total_s)
+        dog = Watchdog(self, loop, total_s, loop.time() + total_s)
         self.dogs[dog] = None
         return dog
 
@@ -70,6 +70,7 @@ class Watchdog:
 
     _watch: Watch
     _loop: asyncio.AbstractEventLoop
+    _total_s: float
     _ends_s: float
     due_s: float = math.inf
     """When what is waited for must have come."""
@@ -77,6 +78,8 @@ class Watchdog:
     _task: asyncio.Task[object] | None = None
     _cancelled_before: int = 0
     _expired: bool = False
+    _is_out_of_time: bool = False
+    """Whether it was the exchange's own end that came."""
 
     @property
     def remaining_s(self) -> float:
@@ -109,6 +112,7 @@ class Watchdog:
     def bite(self) -> None:
         """The deadline has passed: cancel the waiting task."""
         self._expired = True
+        self._is_out_of_time = self.due_s >= self._ends_s
         self.due_s = math.inf
         assert self._task is not None
         self._task.cancel()
@@ -124,11 +128,17 @@ class Watchdog:
         self.rest()
         if self._task.uncancel() > self._cancelled_before:
             return None
+        message = f"timed out waiting for {self._what}"
+        if self._is_out_of_time:
+            # Words may have come all the while: that the next of them did not is not what is wrong.
+            message = (
+                f"the answer was not whole within {self._total_s:g} s, all that its request has"
+            )
         return error_of(
             Fault(
                 kind=FaultKind.TIMEOUT,
                 source=Source.UPSTREAM,
-                message=f"timed out waiting for {self._what}",
+                message=message,
                 status=504,
                 retry=Retry.OTHER,
                 billed=True,

@@ -11,7 +11,7 @@ from windvane.config.resolve import is_loopback
 from windvane.config.schema import Config
 from windvane.core.faults import Fault, FaultKind, Source
 from windvane.engine.engine import Engine
-from windvane.gateway.data_plane.app import DataPlane
+from windvane.gateway.data_plane.app import UNKNOWN, DataPlane, endpoint_name
 from windvane.gateway.data_plane.asgi import (
     JSON,
     ASGIApp,
@@ -92,17 +92,23 @@ class Gateway:
     def serve(self, caller: Caller) -> Coroutine[Any, Any, None]:
         """Serve a request for `/v1/*`."""
         if self._engine.keyring.is_empty and self._is_wrong_host(caller.incoming):
-            status, headers, body = self._wrong_host(caller.incoming)
+            status, headers, body = self._wrong_host(caller.incoming, caller.path)
             return caller.answer(status, lines_of(headers), body)
         return self._data_plane.serve(caller)
+
+    def refused(self, path: str | None, request_id: str, fault: Fault) -> None:
+        """Tell of a request that the server has answered: what may have been one for `/v1/*`."""
+        if path is None or path.startswith(DATA_PLANE):
+            endpoint = UNKNOWN if path is None else endpoint_name(path)
+            self._engine.tell_of(request_id, endpoint, fault.status, fault)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request as ASGI has it: from our own server, those for anything else."""
         incoming = Incoming(cast(HeaderList, scope["headers"]))
-        if self._is_wrong_host(incoming):
-            await send_whole(send, *self._wrong_host(incoming))
-            return
         path = cast(str, scope["path"])
+        if self._is_wrong_host(incoming):
+            await send_whole(send, *self._wrong_host(incoming, path))
+            return
         if path.startswith(DATA_PLANE):
             await self._data_plane.serve(AsgiCaller(scope, receive, send))
         elif path in PROBES and scope["method"] in ("GET", "HEAD"):
@@ -147,8 +153,9 @@ class Gateway:
         """Whether who calls us by this name is refused for it. Once there are keys, nobody is."""
         return self._checks_host and self._is_open and not incoming.names_loopback
 
-    def _wrong_host(self, incoming: Incoming) -> tuple[int, HeaderList, bytes]:
+    def _wrong_host(self, incoming: Incoming, path: str) -> tuple[int, HeaderList, bytes]:
         """The answer to who calls us by another name."""
         request_id = incoming.request_id or self._engine.new_request_id()
+        self.refused(path, request_id, _WRONG_HOST)
         status, body = render_error(_WRONG_HOST, incoming.dialect, request_id)
         return status, [*id_headers(request_id), JSON], body

@@ -62,6 +62,7 @@ class HttpCaller(msgspec.Struct, eq=False):
     _pieces: list[bytes] = []
     _unread_bytes: int = 0
     _is_reading: bool = False
+    _is_late: bool = False
     _news: asyncio.Future[None] | None = None
     _head: bytes = b""
     _is_chunked: bool = False
@@ -86,6 +87,8 @@ class HttpCaller(msgspec.Struct, eq=False):
             self._let_continue()
         connection.flow.resume_reading()
         while self.more_body and not self._pieces:
+            if self._is_late:
+                raise TimeoutError("the body has not come in its time")
             if self.disconnected or self.response_complete:
                 return {"type": "http.disconnect"}
             self._news = connection.loop.create_future()
@@ -157,6 +160,12 @@ class HttpCaller(msgspec.Struct, eq=False):
         self.more_body = False
         if not self._is_reading:
             self._body = self._take()
+        if self._news is not None:
+            self.wake()
+
+    def be_late(self) -> None:
+        """The body has not come in its time: who waits for it is told, and answers."""
+        self._is_late = True
         if self._news is not None:
             self.wake()
 

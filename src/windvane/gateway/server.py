@@ -11,8 +11,9 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -27,15 +28,15 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from windvane.core.faults import Fault, FaultKind, Source
-from windvane.gateway.data_plane.asgi import Receive, Scope, Send
+from windvane.gateway.data_plane.asgi import JSON, Receive, Scope, Send
 from windvane.gateway.data_plane.caller import DATA_PLANE
 from windvane.gateway.data_plane.incoming import Incoming
+from windvane.gateway.data_plane.outgoing import id_headers, lines_of
 from windvane.gateway.http_caller import HttpCaller
 from windvane.gateway.known_head import KnownHead, known_head
 from windvane.gateway.memory import GiveBack, settle_memory
 from windvane.listener import Listener, address_of, listen
 from windvane.system import SystemClock
-from windvane.wire.dialect import Dialect
 from windvane.wire.errors import render_error
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -62,6 +63,10 @@ class Application(Protocol):
     """What is served: the data plane by callers, everything else as ASGI has it."""
 
     def serve(self, caller: HttpCaller) -> Coroutine[Any, Any, None]: ...
+
+    def refused(self, path: str | None, request_id: str, fault: Fault) -> None:
+        """The server has answered in its place. Without a path, not so much has come of the request."""
+        ...
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
@@ -332,7 +337,6 @@ class GuardedProtocol(HttpToolsProtocol):
         never taken: nothing here is a web socket."""
         if self._is_priming or self.transport.is_closing():
             return
-        self._is_in_head = False
         parser = self.parser
         if parser.should_upgrade():
             self._unread = self._body_framing()
@@ -343,6 +347,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX:
             self._refuse(431, f"there are more than {HEADERS_MAX} headers", "too_many_headers")
             return
+        self._is_in_head = False
         version = parser.get_http_version()
         keep_alive = version != "1.0" and parser.should_keep_alive()
         method = parser.get_method().decode("ascii")
@@ -542,6 +547,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if cycle.response_started:
             self._mind_body()  # it was answered meanwhile: what is left of it has its own time
+        elif isinstance(cycle, HttpCaller):
+            cycle.be_late()  # and is answered like everything else that is wrong with it
         else:
             within = f"{self.limits.body_timeout_s:g} s"
             self._refuse(408, f"the body did not arrive within {within}", "request_timeout")
@@ -562,12 +569,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        """Answer without a request, and close; before or in the midst of another's answer, close alone."""
+        """Answer in the application's place, and close; before or in the midst of another's answer, close
+        alone."""
         if self.transport.is_closing():
             return
         cycle = self.cycle
         is_midway = cycle is not None and cycle.response_started and not cycle.response_complete
-        if is_midway or self._waiting:
+        if self._waiting or is_midway:
             self.transport.close()
             return
         fault = Fault(
@@ -577,14 +585,39 @@ class GuardedProtocol(HttpToolsProtocol):
             status=status,
             code=code,
         )
-        request_id = self.limits.new_request_id()
-        _, body = render_error(fault, Dialect.OPENAI, request_id)
-        self.transport.write(
-            b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
-            % (status, len(body), request_id.encode(), body)
-        )
+        path, incoming = self._come_so_far()
+        request_id = incoming.request_id or self.limits.new_request_id()
+        if self._is_reading_body:
+            cycle.response_started = True
+        if self._head_bytes or status != HTTPStatus.REQUEST_TIMEOUT:
+            # Else not one byte has come: nothing was asked.
+            self.application.refused(path, request_id, fault)
+        _, body = render_error(fault, incoming.dialect, request_id)
+        headers = [JSON, *id_headers(request_id), (b"connection", b"close")]
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        self.transport.write(self.opening(status) + lines_of(headers) + length + body)
         self.transport.close()
+
+    @property
+    def _is_reading_body(self) -> bool:
+        """Whether a request has come so far that it is the application's, and not to its end."""
+        cycle = self.cycle
+        is_open = cycle is not None and cycle.more_body and not cycle.response_complete
+        return is_open and not self._is_in_head
+
+    def _come_so_far(self) -> tuple[str | None, Incoming]:
+        """What has come of the request that is being read: its path, once that is known, and its head."""
+        cycle = self.cycle
+        if self._is_reading_body:
+            if isinstance(cycle, HttpCaller):
+                return cycle.path, cycle.incoming
+            return cycle.scope["path"], Incoming(cycle.scope["headers"])
+        headers = self.headers if self._is_in_head else []
+        incoming = Incoming(headers)
+        if headers:  # before the first of them, more of the path may come
+            with suppress(httptools.HttpParserInvalidURLError):
+                return _parts_of(self.url)[0], incoming
+        return None, incoming
 
 
 class _Server(uvicorn.Server):

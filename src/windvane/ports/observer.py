@@ -3,11 +3,22 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from windvane.core.events import AttemptSettled, BudgetReached, Event, ExchangeEnded, HoldExceeded
+from windvane.core.events import (
+    AttemptSettled,
+    BudgetReached,
+    Event,
+    ExchangeEnded,
+    HoldExceeded,
+    RequestEnded,
+)
 
-Kinds = frozenset[type[AttemptSettled | ExchangeEnded | BudgetReached | HoldExceeded]]
+Kinds = frozenset[
+    type[AttemptSettled | ExchangeEnded | RequestEnded | BudgetReached | HoldExceeded]
+]
 
-EVERYTHING: Kinds = frozenset((AttemptSettled, ExchangeEnded, BudgetReached, HoldExceeded))
+EVERYTHING: Kinds = frozenset(
+    (AttemptSettled, ExchangeEnded, RequestEnded, BudgetReached, HoldExceeded)
+)
 
 
 class Observer(Protocol):

@@ -9,39 +9,69 @@ from http import HTTPStatus
 
 import msgspec
 
-from windvane.core.events import Event, ExchangeEnded
+from windvane.core.events import Event, ExchangeEnded, RequestEnded
 from windvane.core.faults import FaultKind
 from windvane.ports.observer import Kinds
 
 _log = logging.getLogger("windvane.requests")
 
 
+LINES_MAX = 20
+"""Of requests that callers got wrong, so many a minute are information, for each status."""
+MINUTE_US = 60_000_000
+
+_CALLERS = frozenset((FaultKind.NOT_FOUND.value, FaultKind.INVALID_REQUEST.value))
+"""Faults that are a caller's doing, whatever their status: nothing stored, a request that came twice."""
+
+
 class RequestLog:
     """Observes the engine: failures as warnings, what callers did wrong (or wished for: 504 when no
-    answer is stored) as information, and the rest at level debug, refusals by a limit among it: a
-    caller in a loop must not fill the log.
+    answer is stored) as information, and the rest at level debug, refusals by a limit among it.
+
+    A caller in a loop must not fill the log: beyond `LINES_MAX` a minute of one status, what callers do
+    wrong goes to level debug as well, and when the minute is over the next line tells how many there were.
 
     A line for each good request would cost more than relaying it; the ledger has them all.
     """
 
-    hears: Kinds = frozenset((ExchangeEnded,))
+    hears: Kinds = frozenset((ExchangeEnded, RequestEnded))
+
+    def __init__(self) -> None:
+        self._minute_began_us = 0
+        self._wrong: dict[int, int] = {}
+        """What callers got wrong since then, by status."""
 
     def on(self, event: Event) -> None:
-        if not isinstance(event, ExchangeEnded):
+        if not isinstance(event, (ExchangeEnded, RequestEnded)):
             return
         if event.fault is None and not _log.isEnabledFor(logging.DEBUG):
             return
-        level = _level(event)
+        level = _level(event.status, event.fault)
+        if level == logging.INFO and self._count(event.status, event.at_us) > LINES_MAX:
+            level = logging.DEBUG
         if _log.isEnabledFor(level):
             what = "refresh for" if event.is_refresh else "request"
             _log.log(level, what, extra={"event": event})
 
+    def _count(self, status: int, at_us: int) -> int:
+        """Count one more that a caller got wrong; return how many of its status there were in this minute.
 
-def _level(event: ExchangeEnded) -> int:
-    if event.fault is None or event.status == HTTPStatus.TOO_MANY_REQUESTS:
+        A minute begins with the first after the last one, and ends when the wall clock is set.
+        """
+        if not 0 <= at_us - self._minute_began_us < MINUTE_US:
+            for before, count in self._wrong.items():
+                if count > LINES_MAX:
+                    _log.info("%d more requests ended with %d", count - LINES_MAX, before)
+            self._minute_began_us = at_us
+            self._wrong.clear()
+        count = self._wrong[status] = self._wrong.get(status, 0) + 1
+        return count
+
+
+def _level(status: int, fault: str | None) -> int:
+    if fault is None or status == HTTPStatus.TOO_MANY_REQUESTS:
         return logging.DEBUG
-    is_callers = 400 <= event.status < 500 or event.fault == FaultKind.NOT_FOUND
-    return logging.INFO if is_callers else logging.WARNING
+    return logging.INFO if 400 <= status < 500 or fault in _CALLERS else logging.WARNING
 
 
 class TextFormatter(logging.Formatter):
@@ -53,9 +83,14 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         line = super().formatMessage(record)
         event = getattr(record, "event", None)
-        if not isinstance(event, ExchangeEnded):
+        if not isinstance(event, (ExchangeEnded, RequestEnded)):
             return _one_line(line)
         fault = f" {event.fault}" if event.fault else ""
+        if isinstance(event, RequestEnded):
+            return _one_line(
+                f"{line} {event.request_id} {event.endpoint} {event.status}{fault}"
+                f" ({event.code or '-'})"
+            )
         return _one_line(
             f"{line} {event.request_id} {event.requested_model} -> {event.model or '-'}"
             f" {event.status}{fault} {event.duration_s * 1000:.0f}ms ({event.reason or '-'})"
@@ -73,7 +108,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         event = getattr(record, "event", None)
-        if isinstance(event, ExchangeEnded):
+        if isinstance(event, (ExchangeEnded, RequestEnded)):
             said |= msgspec.structs.asdict(event)
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)

@@ -21,7 +21,13 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from windvane._version import __version__
-from windvane.core.events import AttemptSettled, BudgetReached, Event, ExchangeEnded
+from windvane.core.events import (
+    AttemptSettled,
+    BudgetReached,
+    Event,
+    ExchangeEnded,
+    RequestEnded,
+)
 from windvane.core.exchange import BYPASS
 from windvane.core.faults import FaultKind
 from windvane.core.ledger import FREE, OK, LedgerEntry
@@ -41,7 +47,7 @@ REJECTIONS = frozenset((FaultKind.RATE_LIMITED.value, FaultKind.BUDGET_EXCEEDED.
 _OK = HTTPStatus.OK.value
 
 UNROUTED = "none"
-"""The model label of requests that were refused before a model was chosen."""
+"""The model label of requests that were refused before a model was chosen, and of those that ask none."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -152,6 +158,8 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self._exchanges: defaultdict[str, _Exchanges] = defaultdict(_Exchanges)
+        self._others: defaultdict[int, int] = defaultdict(int)
+        """Requests that never became an exchange, by status. They are in no histogram."""
         self._attempts: defaultdict[tuple[str, str], _Attempts] = defaultdict(_Attempts)
         """By provider and model."""
         self._fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -170,6 +178,8 @@ class Metrics(Collector):
             self._on_end(event)
         elif type(event) is AttemptSettled:
             self._on_settled(event.entry)
+        elif type(event) is RequestEnded:
+            self._others[event.status] += 1
         elif type(event) is BudgetReached:
             self._alerts[str(event.permille // 10)] += 1
         else:
@@ -254,15 +264,20 @@ class Metrics(Collector):
 
     def cache_lookups(self) -> dict[str, int]:
         """Ended requests, by what the cache did for them."""
-        return _completed({**self._cached}, BYPASS, self._overhead.count)
+        count = self._overhead.count + sum(self._others.values())
+        return _completed({**self._cached}, BYPASS, count)
 
     def _requests(self) -> dict[tuple[str, str], int]:
         """By model and status."""
-        return {
+        counts = {
             (model, str(status)): count
             for model, exchanges in self._exchanges.items()
             for status, count in exchanges.statuses().items()
         }
+        for status, count in self._others.items():
+            place = UNROUTED, str(status)
+            counts[place] = counts.get(place, 0) + count
+        return counts
 
     def collect(self) -> Iterator[Metric]:
         yield _counter(

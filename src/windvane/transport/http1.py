@@ -38,6 +38,9 @@ PENDING_BYTES_MAX = 256 * 1024
 IDLE_S = 55.0
 """Below the 60 s and 75 s after which common servers close an idle connection themselves."""
 
+LATENESS_MAX_S = 1.0
+"""Idle connections whose time ends this close together are closed together."""
+
 FINISH_S = 0.05
 """How long the last bytes of an answer already whole may take before its connection is dropped."""
 
@@ -58,6 +61,8 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.keeper: _Keeper | None = None
+        """To be told of its end."""
         self._transport: asyncio.Transport | None = None
         # One parser for all answers: a kept connection's last answer has left it as it began.
         self._parser = httptools.HttpResponseParser(self)
@@ -134,6 +139,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
+        if self.keeper is not None:
+            self.keeper.lost(self)
         if self._is_asked and not self.is_complete and self._error is None:
             if exc is None and self._ends_at_close():
                 self.is_complete = True
@@ -273,6 +280,55 @@ class _Connection(asyncio.Protocol):
                 waiter.set_result(None)
 
 
+class _Keeper:
+    """Closes the connections of one loop that were kept and that nobody takes for `IDLE_S`.
+
+    One timer stands behind all of them. It is set as long as any connection is open, in use or not: so
+    nothing need be done for one that comes to rest, which most do after every answer.
+    """
+
+    __slots__ = ("_idle", "_open", "_timer", "loop")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, idle: Mapping[Origin, deque[_Connection]]
+    ) -> None:
+        self.loop = loop
+        self._idle = idle
+        self._open: set[_Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def opened(self, connection: _Connection) -> None:
+        """A connection has been made; it may be lost by now."""
+        if connection.is_closed:
+            return
+        connection.keeper = self
+        self._open.add(connection)
+        if self._timer is None:
+            self._timer = self.loop.call_later(IDLE_S, self._look)
+
+    def lost(self, connection: _Connection) -> None:
+        """A connection is gone; without any, there is nothing to look after."""
+        self._open.discard(connection)
+        if not self._open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        """Close what has rested too long; of each origin, what has rested longest stands first."""
+        now_s = self.loop.time()
+        next_s = now_s + IDLE_S
+        for kept in self._idle.values():
+            while kept and self._is_over(kept[0], now_s):
+                kept.popleft().destroy()
+            if kept:
+                next_s = min(next_s, kept[0].idle_since + IDLE_S)
+        self._timer = self.loop.call_at(max(next_s, now_s + LATENESS_MAX_S), self._look)
+
+    def _is_over(self, connection: _Connection, now_s: float) -> bool:
+        is_ours = connection.loop is self.loop
+        return connection.is_closed or not is_ours or now_s - connection.idle_since >= IDLE_S
+
+
 class Http1Response(msgspec.Struct, eq=False):
     """An answer whose head has come. Closing it gives the connection back or destroys it."""
 
@@ -307,18 +363,12 @@ class Http1Response(msgspec.Struct, eq=False):
             self.close()
 
     def close(self) -> None:
-        """Keep the connection if its answer was read to its end; destroy it if not.
-
-        Those that nobody took for too long are dropped on the way: they stand first.
-        """
+        """Keep the connection if its answer was read to its end; destroy it if not."""
         if not self._is_open:
             return
         self._is_open = False
         connection, kept = self._connection, self._kept
-        now_s = connection.loop.time()
-        while kept and (kept[0].is_closed or now_s - kept[0].idle_since >= IDLE_S):
-            kept.popleft().destroy()
-        if len(kept) < IDLE_CONNECTIONS_MAX and connection.rest(now_s):
+        if len(kept) < IDLE_CONNECTIONS_MAX and connection.rest(connection.loop.time()):
             kept.append(connection)
         else:
             connection.destroy()
@@ -350,6 +400,7 @@ class Http1Transport:
         self._latest: dict[str, _Way] = {}
         """The way last taken to each address, where its headers need not be looked at to find it."""
         self._tls: ssl.SSLContext | None = None
+        self._keeper: _Keeper | None = None
 
     async def open(self, request: UpstreamRequest) -> Http1Response:
         way = self._latest.get(request.url)
@@ -386,6 +437,10 @@ class Http1Transport:
             raise error_of(_unreachable(limit)) from error
         except (OSError, ssl.SSLError) as error:
             raise error_of(_unreachable(_reason(error))) from error
+        if self._keeper is None or self._keeper.loop is not loop:
+            # The first loop, or another than before (a client used from a second `asyncio.run`).
+            self._keeper = _Keeper(loop, self._idle)
+        self._keeper.opened(connection)
         return connection
 
     def _tls_context(self) -> ssl.SSLContext:

@@ -5,8 +5,8 @@ import logging
 import msgspec
 import pytest
 
-from windvane.core.events import ExchangeEnded
-from windvane.telemetry.logs import RequestLog
+from windvane.core.events import ExchangeEnded, RequestEnded
+from windvane.telemetry.logs import LINES_MAX, MINUTE_US, JsonFormatter, RequestLog, TextFormatter
 
 ENDED = ExchangeEnded(
     request_id="a", model="m", provider="p", route="auto", status=200, reason="r", key_id="k",
@@ -37,3 +37,39 @@ def test_a_request_is_logged_by_whose_doing_its_end_was(
     caplog.set_level(logging.DEBUG)
     RequestLog().on(msgspec.structs.replace(ENDED, status=status, fault=fault))
     assert [record.levelno for record in caplog.records] == [level]
+
+
+OTHER = RequestEnded(
+    request_id="a", endpoint="/v1/models", status=401, fault="unauthenticated",
+    code="missing_api_key", at_us=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("event", [OTHER, msgspec.structs.replace(ENDED, status=401, fault="x")])
+def test_a_caller_in_a_loop_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, event: ExchangeEnded | RequestEnded
+) -> None:
+    """Nor does it hide others; and how much was not said is said when the minute is over."""
+    caplog.set_level(logging.DEBUG)
+    log = RequestLog()
+    for number in range(LINES_MAX + 480):
+        log.on(msgspec.structs.replace(event, at_us=MINUTE_US + number))
+    assert [record.levelno for record in caplog.records] == (
+        [logging.INFO] * LINES_MAX + [logging.DEBUG] * 480
+    )
+    caplog.clear()
+    log.on(msgspec.structs.replace(event, status=400, at_us=2 * MINUTE_US - 1))
+    log.on(msgspec.structs.replace(event, at_us=2 * MINUTE_US))
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.INFO, "request"),
+        (logging.INFO, "480 more requests ended with 401"),
+        (logging.INFO, "request"),
+    ]
+
+
+def test_of_what_never_became_an_exchange_a_line_tells_the_endpoint_and_the_code() -> None:
+    record = logging.makeLogRecord({"msg": "request", "levelname": "INFO", "event": OTHER})
+    line = TextFormatter().format(record)
+    assert line.endswith("request a /v1/models 401 unauthenticated (missing_api_key)")
+    said = msgspec.json.decode(JsonFormatter().format(record))
+    assert said["endpoint"] == "/v1/models" and said["code"] == "missing_api_key"

@@ -7,7 +7,7 @@ from itertools import accumulate
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.telemetry.test_logs import ENDED
+from tests.unit.telemetry.test_logs import ENDED, OTHER
 
 from windvane.core.events import ExchangeEnded
 from windvane.telemetry.metrics import DURATION_BUCKETS_S, FRESH_MAX, Metrics
@@ -79,3 +79,24 @@ def test_no_more_values_are_kept_than_are_looked_at_together() -> None:
             kept += [each.durations, each.first_chunks]
         assert all(len(histogram.fresh) < FRESH_MAX for histogram in kept)
     assert metrics._overhead.count == 3 * FRESH_MAX
+
+
+@given(st.lists(ENDS, max_size=5), st.lists(st.sampled_from((200, 400, 401)), max_size=5))
+def test_what_never_became_an_exchange_adds_to_the_requests_and_passes_the_cache_by(
+    ends: list[ExchangeEnded], others: list[int]
+) -> None:
+    metrics, alone = Metrics(), Metrics()
+    for end in ends:
+        metrics.on(end)
+        alone.on(end)
+    for status in others:
+        metrics.on(msgspec.structs.replace(OTHER, status=status))
+    expected = Counter(samples(alone, "router_requests"))
+    expected.update(("router_requests_total", "none", str(status)) for status in others)
+    assert samples(metrics, "router_requests") == expected
+    assert metrics.totals()["requests_total"] == sum(metrics.cache_lookups().values())
+    assert metrics.cache_lookups() == Counter(
+        [*(end.cache_status for end in ends), *("bypass" for _ in others)]
+    )
+    for family in ("windvane_request_duration_seconds", "windvane_overhead_seconds"):
+        assert samples(metrics, family) == samples(alone, family)

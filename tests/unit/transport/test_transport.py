@@ -894,7 +894,17 @@ async def test_idle_connections_too_old_are_closed_and_not_used(transport, monke
                 await asyncio.sleep(0.001)
 
 
-def test_a_connection_of_a_loop_that_is_gone_is_dropped_in_silence(monkeypatch):
+async def test_kept_connections_close_without_another_request(transport, monkeypatch):
+    """As on virtual time, in test_keeping.py; here on sockets."""
+    monkeypatch.setattr("windvane.transport.http1.IDLE_S", 0.2)
+    monkeypatch.setattr("windvane.transport.http1.LATENESS_MAX_S", 0.01)
+    async with Server(answering(OK)) as server:
+        await asyncio.gather(*[ask(transport, server.request()) for _ in range(20)])
+        await server.quiet()
+        assert not transport._keeper._open
+
+
+def test_a_connection_of_a_loop_that_is_gone_is_dropped_in_silence():
     """A client used from two `asyncio.run` has one transport and two loops."""
     made = Http1Transport()
 
@@ -908,10 +918,10 @@ def test_a_connection_of_a_loop_that_is_gone_is_dropped_in_silence(monkeypatch):
             made._idle = {("http", "127.0.0.1", server.port): kept}
             response = await made.open(server.request())
             kept.appendleft(gone)
-            await response.read()
-            monkeypatch.setattr("windvane.transport.http1.IDLE_S", 0.0)
-            response.close()
+            made._keeper._look()
             assert gone not in kept
+            await response.read()
+            response.close()
             kept.appendleft(gone)
             await made.aclose()
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from windvane._version import __version__
 from windvane.engine.engine import Engine
+from windvane.engine.snapshot import Upstream
 from windvane.gateway.control_plane import schemas
 from windvane.gateway.control_plane.access import (
     Access,
@@ -149,20 +150,25 @@ def provider_statuses(engine: Engine) -> list[schemas.ProviderStatus]:
                         last_error_at_us=health.last_error_at_us,
                     )
                 )
-        address = urlsplit(upstream.chat_url)
         statuses.append(
             schemas.ProviderStatus(
                 name=name,
                 kind=upstream.provider.kind,
                 configured=True,
                 healthy=all(each.breaker != "open" for each in asked),
-                api_base=f"{address.scheme}://{address.hostname}:{address.port}"
-                if address.port
-                else f"{address.scheme}://{address.hostname}",
+                api_base=_address_of(upstream),
                 deployments=asked,
             )
         )
     return statuses
+
+
+def _address_of(upstream: Upstream) -> str:
+    """A provider's address, as it is configured but for a user, a password and a query."""
+    address = urlsplit(upstream.chat_url)
+    host = address.netloc.rpartition("@")[2]
+    path = address.path.removesuffix(upstream.provider.chat_path)
+    return f"{address.scheme}://{host}{path}"
 
 
 def _add_documentation(app: FastAPI) -> None:

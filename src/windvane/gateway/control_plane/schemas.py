@@ -22,7 +22,7 @@ class ProviderStatus(BaseModel):
     kind: str
     configured: bool
     healthy: bool
-    api_base: str = Field(description="scheme, host and port; never a credential")
+    api_base: str = Field(description="its address as configured; never a credential")
     deployments: list["DeploymentStatus"]
 
 

@@ -1,13 +1,16 @@
 """The data plane's front: path to endpoint, and every failure told in the caller's dialect.
 
-One broad `except` is here, at the surface's edge: whatever goes wrong, the caller gets JSON.
+1. Whatever goes wrong, the caller gets JSON: one broad `except` is here, at the surface's edge.
+2. The observers are told of each request once: by its exchange's end, or here when it became none.
 """
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 
 from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
 from windvane.engine.engine import Engine
+from windvane.engine.relay import CLIENT_CLOSED
 from windvane.gateway.data_plane.asgi import JSON, HeaderList
 from windvane.gateway.data_plane.caller import Caller
 from windvane.gateway.data_plane.chat import chat_completions
@@ -29,6 +32,9 @@ ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
 """Path -> method and endpoint. `/v1/models/{id}` is beside it: an id may hold slashes."""
 
 _MODEL = "/v1/models/"
+_MODEL_FORM = "/v1/models/{id}"
+UNKNOWN = "unknown"
+"""How a request is told of whose path is no endpoint's, or has not come."""
 
 _log = logging.getLogger("windvane.gateway")
 
@@ -65,14 +71,17 @@ class DataPlane:
             serving = endpoint(door, body)
             del body  # it is the endpoint's alone: an answer may take minutes, and need not hold it
             await serving
+            if door.exchange is None:
+                self._engine.tell_of(door.request_id, endpoint_name(caller.path), 200, None)
         except WindvaneError as error:
-            if error.fault.kind is FaultKind.TOO_LARGE and door.exchange is None:
-                await discard_rest(caller.receive)
             await self._send_error(door, error.fault)
         except ClientGoneError:
-            return
+            self._tell_of_leaving(door)
+        except CancelledError:
+            self._tell_of_leaving(door)
+            raise
         except Exception:  # noqa: BLE001 - the surface's edge
-            _log.exception("request %s failed inside the gateway", self._request_id(door))
+            _log.exception("request %s failed inside the gateway", door.request_id)
             await self._send_error(door, INTERNAL)
 
     def _read_body(self, door: Door) -> Awaitable[bytes]:
@@ -80,18 +89,24 @@ class DataPlane:
             door.caller.receive, door.incoming, self._body_bytes_max, self._body_timeout_s
         )
 
-    def _request_id(self, door: Door) -> str:
-        if door.exchange is not None:
-            return door.exchange.public_id
-        return door.incoming.request_id or self._engine.new_request_id()
+    def _tell_of_leaving(self, door: Door) -> None:
+        """The caller left; of what has been answered before, it is known already."""
+        caller = door.caller
+        if door.exchange is None and not caller.response_started:
+            endpoint = endpoint_name(caller.path)
+            self._engine.tell_of(door.request_id, endpoint, CLIENT_CLOSED, None)
 
     async def _send_error(self, door: Door, fault: Fault) -> None:
         caller = door.caller
         if caller.response_started:
             # The head is out: the only honest end left is to break off.
             return
-        request_id = self._request_id(door)
+        request_id = door.request_id
         status, body = render_error(fault, door.dialect or door.incoming.dialect, request_id)
+        if door.exchange is None:
+            self._engine.tell_of(request_id, endpoint_name(caller.path), status, fault)
+            if status == 413:
+                await discard_rest(caller.receive)
         headers: HeaderList = [JSON, *error_headers(fault, door.exchange, request_id)]
         if status == 405:
             headers.append((b"allow", (fault.param or "POST").encode()))
@@ -99,6 +114,14 @@ class DataPlane:
             headers.append((b"connection", b"close"))
             caller.keep_alive = False
         await caller.answer(status, lines_of(headers), body)
+
+
+def endpoint_name(path: str) -> str:
+    """The endpoint's path, as the docs write it: one of few, whatever a caller has sent."""
+    known = path if path in ENDPOINTS else path.rstrip("/")
+    if known in ENDPOINTS:
+        return known
+    return _MODEL_FORM if path.startswith(_MODEL) else UNKNOWN
 
 
 def _endpoint_of(caller: Caller) -> tuple[str, Endpoint]:

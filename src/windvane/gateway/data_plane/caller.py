@@ -38,7 +38,7 @@ class Caller(Protocol):
 
     @property
     def receive(self) -> Receive:
-        """The next of the body, as ASGI says it."""
+        """The next of the body, as ASGI says it. A server may raise TimeoutError when it does not come."""
         ...
 
     async def answer(self, status: int, lines: bytes, body: bytes) -> None:

@@ -24,3 +24,13 @@ class Door(msgspec.Struct, eq=False):
     principal: Principal | None = None
     dialect: Dialect | None = None
     exchange: Exchange | None = None
+    _request_id: str = ""
+
+    @property
+    def request_id(self) -> str:
+        """The id the caller is told: the same whenever it is asked for."""
+        if self.exchange is not None:
+            return self.exchange.public_id
+        if not self._request_id:
+            self._request_id = self.incoming.request_id or self.engine.new_request_id()
+        return self._request_id

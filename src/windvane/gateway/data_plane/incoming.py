@@ -178,16 +178,16 @@ async def read_body(receive: Receive, incoming: Incoming, bytes_max: int, within
     declared = incoming.headers.get(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > bytes_max:
         raise too_large(bytes_max)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    body = message.get("body", b"")
-    assert isinstance(body, bytes)
-    if not message.get("more_body"):
-        if len(body) > bytes_max:
-            raise too_large(bytes_max)
-        return body
     try:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        body = message.get("body", b"")
+        assert isinstance(body, bytes)
+        if not message.get("more_body"):
+            if len(body) > bytes_max:
+                raise too_large(bytes_max)
+            return body
         async with asyncio.timeout(within_s):
             return await _read_rest(receive, body, bytes_max)
     except TimeoutError as error:

@@ -43,8 +43,7 @@ async def get_model(door: Door, body: bytes) -> None:
 
 
 async def _send(door: Door, value: JsonObject) -> None:
-    request_id = door.incoming.request_id or door.engine.new_request_id()
-    lines = lines_of([*id_headers(request_id), JSON])
+    lines = lines_of([*id_headers(door.request_id), JSON])
     await door.caller.answer(200, lines, msgspec.json.encode(value))
 
 

@@ -28,9 +28,8 @@ async def explain_route(door: Door, body: bytes) -> None:
     analysis, decision = door.engine.explain(
         chat_request_of(fields), credentials=incoming.credentials(), headers=incoming.headers
     )
-    request_id = incoming.request_id or door.engine.new_request_id()
     written = msgspec.json.encode(decision_object(analysis, decision))
-    await door.caller.answer(200, lines_of([*id_headers(request_id), JSON]), written)
+    await door.caller.answer(200, lines_of([*id_headers(door.request_id), JSON]), written)
 
 
 def decision_object(analysis: Analysis, decision: Decision) -> JsonObject:
