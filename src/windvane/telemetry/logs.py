@@ -50,7 +50,8 @@ class RequestLog:
         if level == logging.INFO and self._count(event.status, event.at_us) > LINES_MAX:
             level = logging.DEBUG
         if _log.isEnabledFor(level):
-            what = "refresh for" if event.is_refresh else "request"
+            is_refresh = isinstance(event, ExchangeEnded) and event.is_refresh
+            what = "refresh for" if is_refresh else "request"
             _log.log(level, what, extra={"event": event})
 
     def _count(self, status: int, at_us: int) -> int:
