@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from tests.blackhole import blackhole, connecting_to
 
 import windvane
 from windvane import BadRequestError, InternalServerError, MistralClient, NotFoundError
@@ -61,6 +62,20 @@ async def test_what_it_says_it_cost_is_what_the_provider_bills(
         "mistral-large-latest": 1,
         "codestral-latest": 1,
     }
+
+
+async def test_a_call_cancelled_while_it_connects_costs_nothing() -> None:
+    with blackhole() as port:
+        before = connecting_to(port)
+        async with MistralClient(api_key="k", api_base=f"http://127.0.0.1:{port}/v1") as client:
+            asking = asyncio.ensure_future(client.chat(user("Hello")))
+            while connecting_to(port) == before:
+                await asyncio.sleep(0.001)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            stats = client.get_stats()
+            assert (stats["requests"], stats["total_cost_nano_usd"]) == (1, 0)
 
 
 async def test_statistics_before_and_after(client: MistralClient) -> None:

@@ -113,7 +113,7 @@ class Scene:
         rules = CacheConfig(**{"scope": "key", **cache})
         config = config or two_providers()
         config = msgspec.structs.replace(config, cache=rules, **(settings or {}))
-        self.stage = Stage(config, seed=seed, on_sent=self._sent, leases=leases)
+        self.stage = Stage(config, seed=seed, on_connecting=self._asked, leases=leases)
         self.engine = self.stage.engine
         self.scripts: list[ScriptOf] = []
         self.asked: list[Exchange] = []
@@ -137,7 +137,7 @@ class Scene:
     def now_s(self) -> float:
         return round(self._loop.time(), 3)
 
-    def _sent(self, call: Call) -> None:
+    def _asked(self, call: Call) -> None:
         # A refresh in the background is nobody's request: this is where it is first seen.
         self.stage.auditor.begun(call.attempt_id.rpartition("-")[0])
         script = self.scripts.pop(0) if self.scripts else echo

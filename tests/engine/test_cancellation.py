@@ -12,6 +12,7 @@ from windvane.testing import Call, Moment, Stage, cancelled_at, run_virtual
 from windvane.testing.answers import (
     DONE,
     Breaks,
+    Connects,
     Ends,
     Piece,
     Refuses,
@@ -43,6 +44,10 @@ def refused() -> Script:
     return [(0.1, Refuses())]
 
 
+def slowly(script: Script) -> Script:
+    return [(0.1, Connects()), *script]
+
+
 def status(code: int, **headers: str) -> Script:
     return [(0.1, json_head(code, **headers)), (0.1, Piece(data=b"{}")), (0.1, Ends())]
 
@@ -51,6 +56,8 @@ CASES: dict[str, tuple[bool, list[Script]]] = {
     "a plain answer": (False, [whole()]),
     "a retry": (False, [status(429, retry_after="2"), whole()]),
     "a failover": (False, [status(401), whole()]),
+    "a connection that takes its time": (False, [slowly(whole())]),
+    "a stream after a slow connection": (True, [slowly(streamed("one ", "two"))]),
     "a refused connection": (False, [refused(), refused(), whole()]),
     "a stronger model": (False, [whole(""), whole()]),
     "a stronger model that fails": (False, [whole(""), status(503)]),
@@ -86,7 +93,7 @@ async def leave_at(k: int, moment: Moment, scripts: list[Script], is_stream: boo
         call.input_tokens = 9
         call.play(next(rest))
 
-    stage = Stage(on_sent=play)
+    stage = Stage(on_connecting=play)
     exchange = stage.accept("auto", "Hello?", stream=is_stream)
     was_cancelled = await cancelled_at(k, listen(stage, exchange), moment)
     await stage.close()

@@ -4,6 +4,7 @@ import pytest
 
 from windvane.testing.answers import chunk, error_body
 from windvane.testing.playbook import (
+    Connecting,
     Failed,
     Finished,
     HungUp,
@@ -16,6 +17,7 @@ from windvane.testing.playbook import (
     answer,
     ask,
     breaks,
+    connects,
     done,
     ends,
     finishes,
@@ -26,6 +28,7 @@ from windvane.testing.playbook import (
     refuses,
     says,
     sends,
+    slow_network,
     status,
 )
 
@@ -73,11 +76,14 @@ def test_retry_after_holds_for_streams() -> None:
 def test_a_refused_connection_is_hidden_from_a_stream_too() -> None:
     (
         Playbook()
+        >> slow_network()
         >> ask("auto", stream=True)
-        << Sent("one/small")
+        << Connecting("one/small")
         >> refuses()
         << Settled("exact", "connect_failed", cost=0)
         << Slept(0.1, 0.3)
+        << Connecting("one/small")
+        >> connects()
         << Sent("one/small")
         >> opens()
         >> says("hello")
@@ -290,15 +296,16 @@ def test_an_error_that_comes_with_the_first_word_is_hidden_as_well() -> None:
         Playbook()
         >> ask("auto", stream=True)
         << Sent("one/small")
+        >> slow_network()
         >> opens()
         >> sends(chunk("hel") + b"data: " + error_body("overloaded") + b"\n\n")
         << HungUp("one/small")
         << Settled("assumed", "stream_broken")
-        << Sent("two/large")
+        << Connecting("two/large")
         >> refuses()
         << Settled("exact", "connect_failed")
         << Slept(0.1, 0.3)
-        << Sent("two/large")
+        << Connecting("two/large")
         >> refuses()
         << Settled("exact", "connect_failed")
         << Failed("connect_failed")

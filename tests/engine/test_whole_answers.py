@@ -5,6 +5,7 @@ from windvane.core.retry import RetryPolicy
 from windvane.engine.snapshot import Timeouts
 from windvane.testing.answers import error_body
 from windvane.testing.playbook import (
+    Connecting,
     Failed,
     HungUp,
     Left,
@@ -16,6 +17,7 @@ from windvane.testing.playbook import (
     answer,
     ask,
     breaks,
+    connects,
     ends,
     head,
     jumps,
@@ -23,6 +25,7 @@ from windvane.testing.playbook import (
     passes,
     refuses,
     sends,
+    slow_network,
     status,
 )
 from windvane.testing.stage import two_providers
@@ -105,14 +108,17 @@ def test_a_400_is_the_callers_and_is_not_tried_again() -> None:
 def test_a_refused_connection_costs_nothing_and_another_is_asked() -> None:
     (
         Playbook()
+        >> slow_network()
         >> ask("auto")
-        << Sent("one/small")
+        << Connecting("one/small")
         >> refuses()
         << Settled("exact", "connect_failed", cost=0)
         << JITTER
-        << Sent("one/small")
+        << Connecting("one/small")
         >> refuses()
         << Settled("exact", "connect_failed", cost=0)
+        << Connecting("two/large")
+        >> connects()
         << Sent("two/large")
         >> answer("hello")
         << Settled("exact", "ok")

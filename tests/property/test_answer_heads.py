@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from windvane.ports.transport import UpstreamRequest
 from windvane.transport.heads import Heads, known_head
 from windvane.transport.http1 import _Connection
 
@@ -73,7 +74,7 @@ def hear(answers: list[list[bytes]], heads: Heads) -> tuple[list[Any], int]:
     connection.connection_made(wire)  # type: ignore[arg-type]
     made: list[Any] = []
     for packets in answers:
-        connection.ask(b"", heads)
+        connection.ask(b"", UpstreamRequest("http://h/", (), "r", b"", 1.0), heads)
         for packet in packets:
             connection.data_received(packet)
             made.append(

@@ -8,16 +8,18 @@ import pytest
 
 from windvane.config.schema import Config, RateConfig
 from windvane.core.budgets import Account
+from windvane.core.exchange import AttemptState
 from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateLease, RateRefusal
 from windvane.core.money import NanoUsd
 from windvane.core.usage import Certainty
 from windvane.engine.bounding import Bound, Bounder
 from windvane.ports.stores import Journal
+from windvane.ports.transport import UpstreamRequest
 from windvane.stores.memory import MemoryBudgets, MemoryLimits
 from windvane.testing import Stage, World, run_virtual
 from windvane.testing.answers import Ends, Piece, completion, json_head
-from windvane.testing.upstream import Call
+from windvane.testing.upstream import Call, ScriptedResponse, ScriptedTransport
 from windvane.testing.world import three_providers
 
 
@@ -85,9 +87,33 @@ class HoldsTwice(Bent):
         self.journal.hold(entry)
 
 
+class ForgivesWhatWasSent(Bent):
+    """What was cut off costs nothing."""
+
+    def settle(self, entry: LedgerEntry) -> None:
+        if entry.certainty is Certainty.ASSUMED:
+            entry = msgspec.structs.replace(
+                entry, certainty=Certainty.EXACT, cost_nano_usd=NanoUsd(0)
+            )
+        self.journal.settle(entry)
+
+
+class ChargesWhatWasNotSent(Bent):
+    """What ends while a connection is being made costs the whole hold."""
+
+    def settle(self, entry: LedgerEntry) -> None:
+        if entry.outcome in ("cancelled", "connect_failed") and entry.cost_nano_usd == 0:
+            entry = msgspec.structs.replace(
+                entry, certainty=Certainty.ASSUMED, cost_nano_usd=entry.hold_nano_usd
+            )
+        self.journal.settle(entry)
+
+
 @pytest.mark.parametrize(
     ("bent", "found"),
     [
+        (ForgivesWhatWasSent, "was sent and never answered, and is exact"),
+        (ChargesWhatWasNotSent, "was never sent, and is assumed"),
         (Drops, "is still open"),
         (Doubles, "is settled twice"),
         (Overcharges, "is over its hold"),
@@ -99,6 +125,43 @@ class HoldsTwice(Bent):
 def test_an_engine_that_does_not_do_as_it_should(bent: type[Bent], found: str) -> None:
     with pytest.raises(AssertionError, match=found):
         World(1, before_audit=bent).run()
+
+
+class TellsTooEarly(ScriptedTransport):
+    """An attempt is sent before it is connected."""
+
+    async def open(self, request: UpstreamRequest) -> ScriptedResponse:
+        attempt, request.attempt = request.attempt, None
+        assert attempt is not None
+        attempt.become(AttemptState.SENT)
+        return await super().open(request)
+
+
+class TellsTooLate(ScriptedTransport):
+    """An attempt is sent when its answer comes."""
+
+    async def open(self, request: UpstreamRequest) -> ScriptedResponse:
+        attempt, request.attempt = request.attempt, None
+        assert attempt is not None
+        response = await super().open(request)
+        attempt.become(AttemptState.SENT)
+        return response
+
+
+@pytest.mark.parametrize(
+    ("transport", "found"),
+    [
+        (TellsTooEarly, "was never sent, and is assumed"),
+        (TellsTooLate, "was sent and never answered, and is exact"),
+    ],
+)
+def test_a_transport_that_tells_at_another_moment(
+    transport: type[ScriptedTransport], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windvane.testing.stage.ScriptedTransport", transport)
+    with pytest.raises(AssertionError, match=found):
+        for seed in range(12):  # not in each world does a caller leave at that moment
+            World(seed).run()
 
 
 class NeverRefuses(MemoryBudgets):

@@ -58,6 +58,7 @@ def test_the_worlds_are_stormy_enough_to_prove_something() -> None:
         "settled assumed timeout",
         "settled estimated cancelled",
         "settled assumed cancelled",
+        "settled exact cancelled",
         "settled estimated stream_broken",
         "settled exact connect_failed",
         "ended 200 None",

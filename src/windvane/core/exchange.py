@@ -3,7 +3,9 @@
 The only mutable record of the engine. Its laws:
 1. An exchange ends once.
 2. Each attempt has one hold, made before its first upstream byte, and is settled once.
-3. After the first chunk has gone to the caller no further attempt begins.
+3. An attempt is sent before its first byte is: it becomes so, and then it is written. Until then nobody can
+   bill it, and it is settled at zero.
+4. After the first chunk has gone to the caller no further attempt begins.
 """
 
 from collections.abc import Mapping

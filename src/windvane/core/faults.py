@@ -79,7 +79,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """A classified failure.
 
     `status` is the HTTP status the caller sees. `billed` is whether the provider may have charged
-    for the attempt all the same: False only when that is certain.
+    for the attempt all the same, if it was sent: False only when that is certain.
     """
 
     kind: FaultKind

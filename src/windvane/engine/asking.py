@@ -11,16 +11,13 @@ from typing import NoReturn
 import msgspec
 
 from windvane.core.chat import Chunk, Completion
-from windvane.core.exchange import Attempt, AttemptState, Exchange
+from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.engine.snapshot import Upstream
 from windvane.engine.watchdog import Watchdog
 from windvane.ports.clock import Clock
 from windvane.ports.transport import Transport, UpstreamRequest, UpstreamResponse
 from windvane.wire.fold import Fold
-
-_SENT = AttemptState.SENT
-"""By name: to look a member up in its enumeration takes as long as a call."""
 
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """A whole answer larger than this is a broken upstream; images in base64 stay well below."""
@@ -150,9 +147,9 @@ class Asking:
     ) -> Completion:
         """The whole answer.
 
-        Raises the WindvaneError its failure amounts to; `billed` says whether it may have cost.
+        Raises the WindvaneError its failure amounts to; `billed` says whether it may have cost, if it was
+        sent at all. That is the transport's to know: `UpstreamRequest.take`.
         """
-        attempt.become(_SENT)
         watchdog.expect(ANSWER)
         try:
             response = await self._transport.open(request)
@@ -183,7 +180,7 @@ class Asking:
         """An open stream whose first words have come, or that ended well without any."""
         within_s = upstream.timeouts.first_token_s
         started_s = self._clock.monotonic_s()
-        response = await self._open(attempt, request, upstream, watchdog, within_s)
+        response = await self._open(request, watchdog, within_s)
         try:
             if not _is_readable(response, attempt, upstream):
                 await self._refuse(response, upstream, watchdog)
@@ -197,14 +194,8 @@ class Asking:
         return opened
 
     async def _open(
-        self,
-        attempt: Attempt,
-        request: UpstreamRequest,
-        upstream: Upstream,
-        watchdog: Watchdog,
-        within_s: float,
+        self, request: UpstreamRequest, watchdog: Watchdog, within_s: float
     ) -> UpstreamResponse:
-        attempt.become(_SENT)
         watchdog.expect(ANSWER, within_s)
         try:
             return await self._transport.open(request)

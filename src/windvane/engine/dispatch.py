@@ -233,7 +233,9 @@ class Dispatch:
             headers, own_key = upstream.bare_headers, exchange.credentials.bearer
             credential = None if own_key is None else upstream.provider.authorize(own_key)
         url, connect_s = upstream.chat_url, upstream.timeouts.connect_s
-        return attempt, UpstreamRequest(url, headers, attempt.id, body, connect_s, credential)
+        return attempt, UpstreamRequest(
+            url, headers, attempt.id, body, connect_s, credential, attempt
+        )
 
     def _failed(
         self, exchange: Exchange, attempt: Attempt, plan: _Plan, error: WindvaneError

@@ -4,9 +4,11 @@ Both are plain synchronous calls, so no cancellation can fall between deciding a
 
 How an amount is known:
 - the provider said its usage: *exact*;
-- it answered with an error status, or was never reached: *exact*, zero;
+- it answered with an error status: *exact*, zero;
+- nothing had been sent yet, whatever ended the attempt (nobody to connect to, a deadline, a caller who
+  left while a connection was being made): *exact*, zero;
 - it was cut off after it had begun to answer: *estimated*, from the request and what was delivered;
-- it was asked, and nothing is known: *assumed*, the whole hold.
+- it was sent, of which one byte is enough, and nothing is known: *assumed*, the whole hold.
 """
 
 import math

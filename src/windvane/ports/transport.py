@@ -5,13 +5,19 @@ from typing import Protocol
 
 import msgspec
 
+from windvane.core.exchange import Attempt, AttemptState
 
-class UpstreamRequest(msgspec.Struct):
+_SENT = AttemptState.SENT
+"""By name: to look a member up in its enumeration takes as long as a call."""
+
+
+class UpstreamRequest(msgspec.Struct, gc=False):
     """One POST. The address comes from configuration alone, never from a caller.
 
     `headers` are the same for all requests to one address; `request_id` goes in `x-request-id`.
     `credential` is the caller's own, as a header's name and value, for this request alone: nothing may
-    keep it. `body` is the transport's to take: whoever waits for the answer need not hold it.
+    keep it. `attempt` is what it is sent for, if for any: it becomes sent as the body is taken. Nothing
+    here leads back to the request, so the garbage collector need not look at it.
     """
 
     url: str
@@ -20,6 +26,19 @@ class UpstreamRequest(msgspec.Struct):
     body: bytes
     connect_timeout_s: float
     credential: tuple[str, str] | None = None
+    attempt: Attempt | None = None
+
+    def take(self) -> bytes:
+        """The body, to be written at once. Only a transport takes it, and only once.
+
+        From here on the provider may have the request, and bill it; until here it has not one byte. So it
+        is taken when there is a connection, and before anything is written. Who waits for the answer does
+        not hold it any more.
+        """
+        if self.attempt is not None:
+            self.attempt.become(_SENT)
+        body, self.body = self.body, b""
+        return body
 
     def __repr__(self) -> str:
         """Without what is secret in it."""
@@ -63,10 +82,10 @@ class Transport(Protocol):
     """Sends requests. Cancelling a call closes its connection at once."""
 
     async def open(self, request: UpstreamRequest) -> UpstreamResponse:
-        """Send, and return when the head has come.
+        """Connect, take the request's body and send it; return when the head has come.
 
-        Raises APIConnectionError: `connect_failed` when not one byte was sent, `stream_broken`
-        when it is not known what the provider received.
+        Raises APIConnectionError: `connect_failed` before the body is taken, `stream_broken` after
+        that, when it is not known what the provider received.
         """
         ...
 

@@ -1,7 +1,8 @@
 """What a provider of the OpenAI family says, as parts that a scripted transport plays.
 
 A script is a row of `(delay_s, part)`, each delay counted from the part before. A script that does
-not end in `Ends`, `Breaks` or `Refuses` stalls after its last part, for ever.
+not end in `Ends`, `Breaks` or `Refuses` stalls after its last part, for ever. One that does not begin
+with `Connects` or `Refuses` is connected to at once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,11 +37,15 @@ class Breaks(msgspec.Struct, frozen=True):
     """The connection breaks: before the head, or in the body."""
 
 
+class Connects(msgspec.Struct, frozen=True):
+    """A connection is made, which had to be waited for; only now the request is sent."""
+
+
 class Refuses(msgspec.Struct, frozen=True):
-    """No connection is made; not one byte was sent."""
+    """No connection is made; not one byte is sent."""
 
 
-Part = Head | Piece | Ends | Breaks | Refuses
+Part = Connects | Refuses | Head | Piece | Ends | Breaks
 Script = Iterable[tuple[float, Part]]
 
 

@@ -19,6 +19,8 @@ works. What it holds the engine to:
 11. None is let in while those that came and went in a window, of any length up to then, have used more
     tokens than a minute's and the window's share. What they reserved is the engine's own guess, and
     what still runs is not known: so this is the least that it must have counted.
+12. An attempt of which nothing was sent costs nothing, for certain. One that was sent, and was never
+    answered, is not known for certain.
 """
 
 from collections import defaultdict
@@ -198,6 +200,7 @@ class Auditor:
         self._check(name not in self.settlements, f"{name} is settled twice")
         self.settlements[name] = entry
         self._check_amount(entry)
+        self._check_sent(entry)
         self._journal.settle(entry)
         for place in places_of(entry):
             self.held[place] -= entry.hold_nano_usd or 0
@@ -224,6 +227,16 @@ class Auditor:
             self._check(cost <= held, f"{name}: {entry.certainty} {cost} is over its hold {held}")
         if entry.certainty is Certainty.ASSUMED:
             self._check(cost == held, f"{name}: assumed {cost}, not its hold {held}")
+
+    def _check_sent(self, entry: LedgerEntry) -> None:
+        """Rule 12."""
+        name, is_exact = entry.attempt_id, entry.certainty is Certainty.EXACT
+        call = self.sent.get(name)
+        if call is None:
+            is_nothing = is_exact and entry.cost_nano_usd == 0
+            self._check(is_nothing, f"{name} was never sent, and is {entry.certainty}")
+        elif call.status is None:
+            self._check(not is_exact, f"{name} was sent and never answered, and is exact")
 
     def on(self, event: Event) -> None:
         match event:

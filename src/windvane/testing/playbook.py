@@ -54,6 +54,12 @@ class Fact(msgspec.Struct, frozen=True):
         return all(wanted is UNSET or wanted == found for wanted, found in pairs)
 
 
+class Connecting(Fact, frozen=True):
+    """A connection to a deployment is being made; see `slow_network`."""
+
+    deployment: str
+
+
 class Sent(Fact, frozen=True):
     """A request reached a deployment."""
 
@@ -125,7 +131,14 @@ class Play:
     hears = EVERYTHING
 
     def __init__(self, config: Config | None) -> None:
-        self.stage = Stage(config, on_sent=self._sent, on_closed=self._closed, observers=(self,))
+        self.stage = Stage(
+            config,
+            on_sent=self._sent,
+            on_closed=self._closed,
+            on_connecting=self._connecting,
+            observers=(self,),
+        )
+        self.connects_at_once = True
         self.callers: list[asyncio.Task[None]] = []
         self.facts: asyncio.Queue[tuple[float, Fact]] = asyncio.Queue()
         self.exchanges: list[Exchange] = []
@@ -135,6 +148,11 @@ class Play:
 
     def _tell(self, fact: Fact) -> None:
         self.facts.put_nowait((self._loop.time(), fact))
+
+    def _connecting(self, call: Call) -> None:
+        if not self.connects_at_once:
+            call.is_connecting = True
+            self._tell(Connecting(call.deployment))
 
     def _sent(self, call: Call) -> None:
         call.input_tokens = INPUT_TOKENS
@@ -179,6 +197,9 @@ class Play:
         """Let the newest open call (of the deployment `at`) get `parts` for an answer."""
         calls = [call for call in self.stage.transport.open_calls if at in (None, call.deployment)]
         assert calls, "no provider is being asked"
+        is_of_connecting = isinstance(parts[0], answers.Connects | answers.Refuses)
+        how = "is" if calls[-1].is_connecting else "is not"
+        assert calls[-1].is_connecting == is_of_connecting, f"a connection {how} still being made"
         calls[-1].play([(0.0, part) for part in parts])
 
     async def happen(self, happening: Happening) -> None:
@@ -366,6 +387,20 @@ def breaks(*, at: str | None = None) -> Happening:
     return _playing("breaks()", answers.Breaks(), at=at)
 
 
+def slow_network() -> Happening:
+    """From here on, nobody is connected to before the script says so: `connects()`, or `refuses()`."""
+
+    async def act(play: Play) -> None:
+        play.connects_at_once = False
+
+    return Happening("slow_network()", act)
+
+
+def connects(*, at: str | None = None) -> Happening:
+    """The connection is made, in a slow network."""
+    return _playing("connects()", answers.Connects(), at=at)
+
+
 def refuses(*, at: str | None = None) -> Happening:
-    """The provider does not take the connection."""
+    """The provider does not take the connection, in a slow network."""
     return _playing("refuses()", answers.Refuses(), at=at)

@@ -83,6 +83,7 @@ class Stage:
         seed: int = 0,
         on_sent: Heard = _nothing,
         on_closed: Heard = _nothing,
+        on_connecting: Heard = _nothing,
         observers: tuple[Observer, ...] = (),
         before_audit: Wrap = _as_it_is,
         after_audit: Wrap = _as_it_is,
@@ -93,7 +94,7 @@ class Stage:
         rng = Random(seed)
         self.clock = VirtualClock()
         self.ledger = MemoryLedger()
-        self.transport = ScriptedTransport(self._sent, on_closed)
+        self.transport = ScriptedTransport(self._sent, on_closed, on_connecting)
         self._on_sent = on_sent
         day = datetime.fromtimestamp(self.clock.wall_us() / MICROSECONDS, UTC).date()
         snapshot = resolve(config or two_providers(), pepper=PEPPER, day=day)
@@ -170,6 +171,7 @@ class Stage:
         (usage,) = await self.ledger.usage(UsageQuery())
         await self.engine.aclose()
         self.auditor.check(usage.totals.cost_nano_usd)
+        assert not self.transport.open_calls, f"{self.transport.open_calls} are still being made"
         assert not self.budgets.open_holds, f"{self.budgets.open_holds} holds are left"
         self.auditor.check_standings(self.budgets.standings(self.clock.wall_us()))
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

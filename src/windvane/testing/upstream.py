@@ -12,14 +12,15 @@ import msgspec
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.ports.transport import UpstreamRequest
-from windvane.testing.answers import Breaks, Ends, Head, Part, Piece, Refuses, Script
+from windvane.testing.answers import Breaks, Connects, Ends, Head, Part, Piece, Refuses, Script
 
 FINISH_S = 0.05
 """As long as the real transport waits for the last bytes of an answer already whole."""
 
 
 class Call:
-    """One request as its provider sees it, from its coming to the close of its connection.
+    """One request as its provider sees it, from its coming to the close of its connection; and before it
+    comes, what is made of its connection.
 
     `input_tokens` is what the provider will bill for the request, once it has begun to answer.
     """
@@ -34,6 +35,8 @@ class Call:
         self.input_tokens = 0
         self.read_tokens = 0
         self.status: int | None = None
+        self.is_connecting = False
+        """Whether its connection is still being made: until its script says `Connects`."""
         self.is_whole = False
         self.is_closed = False
         self.was_cancelled = False
@@ -51,6 +54,21 @@ class Call:
             self._parts.append((self._due_s, part))
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
+
+    def must_wait(self) -> bool:
+        """Whether a connection takes time: it was told so, or its script begins with what becomes of it."""
+        if self._parts and isinstance(self._parts[0][1], Connects | Refuses):
+            self.is_connecting = True
+        return self.is_connecting
+
+    async def connect(self) -> None:
+        match await self.next_part():
+            case Connects():
+                self.is_connecting = False
+            case Refuses():
+                raise _unreachable("connection refused")
+            case other:
+                raise AssertionError(f"nothing is connected, and the script says {other}")
 
     async def next_part(self) -> Part:
         """The next part, when it is due; for ever nothing when there is none."""
@@ -161,23 +179,30 @@ def _nothing(_: Call) -> None:
 
 
 class ScriptedTransport:
-    """Implements `Transport`. `on_sent` is told of each request and may `play` its answer."""
+    """Implements `Transport`. `on_connecting` is told of each request before it has a connection, `on_sent`
+    when it has been sent; either may `play` its answer, and the first what comes before that."""
 
     def __init__(
         self,
         on_sent: Callable[[Call], None] = _nothing,
         on_closed: Callable[[Call], None] = _nothing,
+        on_connecting: Callable[[Call], None] = _nothing,
     ) -> None:
         self.calls: list[Call] = []
         self.is_closed = False
+        self._on_connecting = on_connecting
         self._on_sent = on_sent
         self._on_closed = on_closed
 
     async def open(self, request: UpstreamRequest) -> ScriptedResponse:
         call = Call(request, len(self.calls) + 1)
         self.calls.append(call)
-        self._on_sent(call)
         try:
+            self._on_connecting(call)
+            if call.must_wait():
+                await _connect(call, request.connect_timeout_s)
+            request.take()
+            self._on_sent(call)
             return await self._answer(call)
         except BaseException as error:
             call.was_cancelled = isinstance(error, asyncio.CancelledError)
@@ -190,12 +215,10 @@ class ScriptedTransport:
             case Head() as head:
                 call.status = head.status
                 return ScriptedResponse(call, head, self._on_closed)
-            case Refuses():
-                raise _refused()
             case Breaks():
                 raise broken()
             case other:
-                raise AssertionError(f"a script cannot begin with {other}")
+                raise AssertionError(f"an answer cannot begin with {other}")
 
     @property
     def open_calls(self) -> list[Call]:
@@ -203,6 +226,14 @@ class ScriptedTransport:
 
     async def aclose(self) -> None:
         self.is_closed = True
+
+
+async def _connect(call: Call, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await call.connect()
+    except TimeoutError as error:
+        raise _unreachable(f"no connection within {timeout_s:g} s") from error
 
 
 def broken() -> WindvaneError:
@@ -219,12 +250,12 @@ def broken() -> WindvaneError:
     )
 
 
-def _refused() -> WindvaneError:
+def _unreachable(how: str) -> WindvaneError:
     return error_of(
         Fault(
             kind=FaultKind.CONNECT_FAILED,
             source=Source.UPSTREAM,
-            message="the provider cannot be reached: connection refused",
+            message=f"the provider cannot be reached: {how}",
             status=502,
             retry=Retry.SAME,
         )

@@ -12,6 +12,7 @@ import msgspec
 from windvane.testing.answers import (
     DONE,
     Breaks,
+    Connects,
     Ends,
     Head,
     Part,
@@ -24,6 +25,9 @@ from windvane.testing.answers import (
     json_head,
 )
 from windvane.testing.upstream import Call
+
+NEVER_S = 86_400.0
+"""After all who might wait have gone."""
 
 WORDS = ("wind", "vane", "north", "gale", "été", "雨", "calm", "\U0001f300")
 
@@ -66,6 +70,9 @@ def tell(call: Call, rng: Random) -> Told:
     )
     kind, make = rng.choices(_KINDS, _WEIGHTS)[0]
     told = msgspec.structs.replace(make(weather), kind=kind)
+    if rng.random() < 0.15 and not isinstance(told.parts[0][1], Connects | Refuses):
+        way = (rng.choice((0.01, 0.2, 1.5, 4.0)), Connects())
+        told = msgspec.structs.replace(told, parts=[way, *told.parts])
     call.play(told.parts)
     return told
 
@@ -184,7 +191,11 @@ def _encoded(sky: Weather) -> Told:
 
 
 def _hangs(_: Weather) -> Told:
-    return Told(kind="", parts=[])
+    return Told(kind="", parts=[(0.0, Connects())])
+
+
+def _unreachable(_: Weather) -> Told:
+    return Told(kind="", parts=[(NEVER_S, Connects())])
 
 
 def _refused(sky: Weather) -> Told:
@@ -220,6 +231,7 @@ _TABLE: tuple[tuple[int, str, Callable[[Weather], Told]], ...] = (
     (2, "encoded", _encoded),
     (3, "hangs", _hangs),
     (4, "refused", _refused),
+    (3, "unreachable", _unreachable),
     (3, "reset", _reset),
     (18, "status", _status),
 )

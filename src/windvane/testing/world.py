@@ -217,6 +217,7 @@ class World:
             seed=self._rng.getrandbits(32),
             on_sent=self._sent,
             on_closed=self._closed,
+            on_connecting=self._connecting,
             observers=(self,),
             before_audit=self._engine_side,
             after_audit=self._after_audit,
@@ -240,10 +241,12 @@ class World:
             await asyncio.sleep(self._rng.uniform(0, HOUR_S / 5))
             self.stage.clock.jump(self._rng.choice(JUMPS))
 
+    def _connecting(self, call: Call) -> None:
+        self._told[call.attempt_id] = told = tell(call, self._rng)
+        self._note(f"asked {told.kind} ({call.attempt_id} {call.deployment})")
+
     def _sent(self, call: Call) -> None:
-        told = tell(call, self._rng)
-        self._told[call.attempt_id] = told
-        self._note(f"sent {told.kind} ({call.attempt_id} {call.deployment})")
+        self._note(f"sent ({call.attempt_id})")
 
     def _closed(self, call: Call) -> None:
         self._note(f"closed ({call.attempt_id} {call.is_whole})")

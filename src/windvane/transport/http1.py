@@ -12,6 +12,8 @@ Laws:
 3. A request is sent once. A server that closes an idle connection under our feet looks like one that
    took the request and died, and may bill it: whether to ask again, with a hold of its own, is the
    engine's to decide. `IDLE_S` keeps such races rare.
+4. A request is taken in the moment it is written. While a connection is still being made, nothing of it has
+   left, and whoever gives up owes nothing.
 """
 
 import asyncio
@@ -187,8 +189,9 @@ class _Connection(asyncio.Protocol):
 
     # what the call does
 
-    def ask(self, request: bytes, heads: Heads) -> "asyncio.Future[None]":
-        """Send a request, and be awaited as `news` is. The head of its answer is read by `heads`."""
+    def ask(self, head: bytes, request: UpstreamRequest, heads: Heads) -> "asyncio.Future[None]":
+        """Send a request that begins with `head`, and be awaited as `news` is. The head of its answer is
+        read by `heads`."""
         transport = self._transport
         assert transport is not None
         if self.is_closed or transport.is_closing():
@@ -198,7 +201,11 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         self.has_head = self.is_complete = self._keeps_alive = False
         self._waiter = waiter = self.loop.create_future()
-        transport.write(request)
+        body = request.take()
+        transport.write(
+            b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (head, request.request_id.encode("ascii"), len(body), body)
+        )
         return waiter
 
     def news(self) -> "asyncio.Future[None]":
@@ -357,14 +364,7 @@ class Http1Transport:
         if connection is None:
             connection = await self._connect(way.origin, request.connect_timeout_s)
         try:
-            body, request.body = request.body, b""
-            asked = connection.ask(
-                b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-                % (head, request.request_id.encode("ascii"), len(body), body),
-                way.heads,
-            )
-            del body  # it is sent once, and need not be held until the answer comes
-            await asked
+            await connection.ask(head, request, way.heads)
             while not connection.has_head:
                 await connection.news()
         except BaseException:

@@ -17,11 +17,20 @@ import sys
 import msgspec
 import pytest
 import uvloop
+from tests.blackhole import blackhole, connecting_to
+from tests.entries import PLAIN_ENTRY
 
+from windvane.core.deployment import Deployment
+from windvane.core.exchange import Attempt, AttemptState
 from windvane.core.faults import FaultKind, Retry, WindvaneError
 from windvane.ports.transport import UpstreamRequest
-from windvane.transport.heads import FORMS_MAX
-from windvane.transport.http1 import HEAD_BYTES_MAX, PENDING_BYTES_MAX, Http1Transport
+from windvane.transport.heads import FORMS_MAX, Heads
+from windvane.transport.http1 import (
+    HEAD_BYTES_MAX,
+    PENDING_BYTES_MAX,
+    Http1Transport,
+    _Connection,
+)
 
 LIMIT_S = 30.0
 """Far more than any wait here takes; what does not happen would not in an hour."""
@@ -129,14 +138,20 @@ class Server:
         )
 
 
-def request_to(url, *headers, connect_timeout_s=LIMIT_S):
+def request_to(url, *headers, connect_timeout_s=LIMIT_S, attempt=None):
     return UpstreamRequest(
         url=url,
         headers=headers,
         request_id="r",
         body=b"{}",
         connect_timeout_s=connect_timeout_s,
+        attempt=attempt,
     )
+
+
+def new_attempt():
+    deployment = Deployment(id="d", provider="p", model="m")
+    return Attempt("a", 1, deployment, PLAIN_ENTRY, 0.0)
 
 
 @pytest.fixture
@@ -363,26 +378,103 @@ async def test_refused_is_not_billed_and_says_so(transport):
 
 async def test_a_connection_that_is_never_taken_times_out():
     transport = Http1Transport()
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        waiting = []
-        try:
-            for _ in range(4):  # more than the backlog: the kernel now drops what comes
-                each = socket.socket()
-                each.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    each.connect(full.getsockname())
-                waiting.append(each)
-            url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
-            request = UpstreamRequest(
-                url=url, headers=(), request_id="r", body=b"{}", connect_timeout_s=0.05
-            )
-            with pytest.raises(WindvaneError, match=r"no connection within 0\.05 s"):
-                await ask(transport, request)
-        finally:
-            for each in waiting:
-                each.close()
+    with blackhole() as port:
+        request = request_to(f"http://127.0.0.1:{port}/v1", connect_timeout_s=0.05)
+        with pytest.raises(WindvaneError, match=r"no connection within 0\.05 s"):
+            await ask(transport, request)
+
+
+async def test_a_request_is_not_taken_while_its_connection_is_being_made(transport):
+    """Who gives up then has sent nothing, and owes nothing."""
+    attempt = new_attempt()
+    with blackhole() as port:
+        request = request_to(f"http://127.0.0.1:{port}/v1", attempt=attempt)
+        before = connecting_to(port)
+        task = asyncio.ensure_future(ask(transport, request))
+        async with asyncio.timeout(LIMIT_S):
+            while connecting_to(port) == before:
+                await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert connecting_to(port) == before
+    assert (attempt.state, request.body) == (AttemptState.HELD, b"{}")
+
+
+async def test_a_request_is_not_taken_during_the_handshake_of_tls(transport):
+    silent = asyncio.Event()
+
+    async def says_nothing(peer):
+        assert await peer._reader.read(1) == b"\x16"  # a hello, which is never answered
+        silent.set()
+        await peer.see_end()
+
+    attempt = new_attempt()
+    async with Server(says_nothing) as server:
+        url = f"https://127.0.0.1:{server.port}/v1"
+        task = asyncio.ensure_future(ask(transport, request_to(url, attempt=attempt)))
+        async with asyncio.timeout(LIMIT_S):
+            await silent.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await server.quiet()
+    assert attempt.state is AttemptState.HELD
+
+
+class Wire:
+    """The transport under a connection: it notes in which state an attempt was as bytes were written."""
+
+    def __init__(self, attempt, is_closing=False):
+        self._attempt = attempt
+        self._is_closing = is_closing
+        self.written = []
+
+    def write(self, data):
+        self.written.append((self._attempt.state, data))
+
+    def is_closing(self):
+        return self._is_closing
+
+
+async def test_an_attempt_is_sent_before_its_first_byte_is():
+    attempt = new_attempt()
+    wire = Wire(attempt)
+    connection = _Connection(asyncio.get_running_loop())
+    connection.connection_made(wire)
+    request = request_to("http://one.test/", attempt=attempt)
+    connection.ask(b"POST / HTTP/1.1\r\n", request, Heads())
+    assert [state for state, _ in wire.written] == [AttemptState.SENT]
+    assert b"".join(data for _, data in wire.written).endswith(b"\r\ncontent-length: 2\r\n\r\n{}")
+    assert not request.body
+
+
+async def test_nothing_is_taken_for_a_connection_that_was_closed_at_once():
+    attempt = new_attempt()
+    wire = Wire(attempt, is_closing=True)
+    connection = _Connection(asyncio.get_running_loop())
+    connection.connection_made(wire)
+    request = request_to("http://one.test/", attempt=attempt)
+    with pytest.raises(WindvaneError, match="closed the connection at once"):
+        connection.ask(b"POST / HTTP/1.1\r\n", request, Heads())
+    assert (attempt.state, request.body, wire.written) == (AttemptState.HELD, b"{}", [])
+
+
+async def test_an_attempt_stays_sent_whatever_becomes_of_its_connection(transport):
+    """The server has the request, or may have it."""
+    reached = asyncio.Event()
+
+    async def dies(peer):
+        await peer.receive()
+        reached.set()
+        peer.reset()
+
+    attempt = new_attempt()
+    async with Server(dies) as server:
+        request = request_to(f"http://127.0.0.1:{server.port}/v1", attempt=attempt)
+        with pytest.raises(WindvaneError):
+            await ask(transport, request)
+    assert reached.is_set()
+    assert attempt.state is AttemptState.SENT
 
 
 async def test_a_whole_answer_keeps_its_connection(transport):
