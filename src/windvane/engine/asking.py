@@ -127,6 +127,8 @@ class OpenStream:
 
     def close(self) -> None:
         """Close; a stream that is not whole takes its connection with it, at once."""
+        waiting = self._response.waiting_bytes()
+        self.fold.unread_bytes = None if waiting is None else waiting + self._reader.unread_bytes
         self._response.close()
 
 

@@ -17,6 +17,13 @@ class ChunkReader(ABC):
         """Whether the stream's own end has come."""
         self.failure: WindvaneError | None = None
         """What is wrong behind the chunks that `feed` returned last: the stream ends with them."""
+        self._dropped_bytes = 0
+
+    @property
+    def unread_bytes(self) -> int:
+        """About how much has come that is in no chunk: of an event that is not whole, or, when one cannot
+        be read, of that and all after it. Never less."""
+        return self._dropped_bytes + self._events.pending_bytes
 
     def feed(self, piece: bytes) -> list[Chunk]:
         """Take the next bytes; return the chunks they complete.
@@ -32,6 +39,7 @@ class ChunkReader(ABC):
             try:
                 chunk = self._chunk(event)
             except WindvaneError as error:
+                self._dropped_bytes = len(event.raw) + len(piece)
                 if not chunks:
                     raise
                 self.failure = error
