@@ -207,15 +207,8 @@ class Settlement:
     def _settle_exact(
         self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str
     ) -> None:
-        """The provider said what was used, and in which tier, if in another than the usual one."""
-        price, amount = attempt.price, attempt.hold.hold_nano_usd
-        if price is not None:
-            deployment = attempt.deployment
-            factor: int | None = deployment.multiplier_permille
-            if usage.service_tier is not None:
-                factor = deployment.factor_served(usage.service_tier)
-            if factor is not None:
-                amount = cost(price, usage, factor)
+        """The provider said what was used."""
+        amount = amount_of(attempt, usage)
         self._settle(exchange, attempt, usage, _EXACT, amount, outcome)
 
     def _settle(
@@ -293,6 +286,20 @@ class Settlement:
                 lease.end(used, int(now_s * MICROSECONDS))
             if isinstance(admission, Admission):
                 self._room.correct(admission, used)
+
+
+def amount_of(attempt: Attempt, usage: Usage) -> NanoUsd | None:
+    """What an attempt cost whose usage its provider said; None when its price is not known."""
+    price, deployment = attempt.price, attempt.deployment
+    if price is None:
+        return attempt.hold.hold_nano_usd
+    if usage.service_tier is None:
+        return cost(price, usage, deployment.multiplier_permille)
+    factor = deployment.factor_served(usage.service_tier)
+    if factor is None:
+        # Served in a tier whose price nobody told us: the hold was made for that.
+        return attempt.hold.hold_nano_usd
+    return cost(price, usage, factor)
 
 
 def _next_attempt(exchange: Exchange) -> tuple[int, str]:

@@ -26,7 +26,7 @@ class StreamReader(Protocol):
 
     @property
     def unread_bytes(self) -> int:
-        """No less than has come and is in no chunk."""
+        """How much has come that is in no chunk."""
         ...
 
     def feed(self, piece: bytes) -> list[Chunk]:

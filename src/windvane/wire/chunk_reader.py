@@ -21,8 +21,8 @@ class ChunkReader(ABC):
 
     @property
     def unread_bytes(self) -> int:
-        """About how much has come that is in no chunk: of an event that is not whole, or, when one cannot
-        be read, of that and all after it. Never less."""
+        """How much has come that is in no chunk: of an event that is not whole, or, when one cannot be
+        read, of that and all behind it."""
         return self._dropped_bytes + self._events.pending_bytes
 
     def feed(self, piece: bytes) -> list[Chunk]:
@@ -33,13 +33,14 @@ class ChunkReader(ABC):
         left in `failure`.
         """
         chunks: list[Chunk] = []
-        for event in self._events.feed(piece):
+        events = self._events.feed(piece)
+        for event in events:
             if self.is_done:
                 break
             try:
                 chunk = self._chunk(event)
             except WindvaneError as error:
-                self._dropped_bytes = len(event.raw) + len(piece)
+                self._dropped_bytes = sum(len(each.raw) for each in events[events.index(event) :])
                 if not chunks:
                     raise
                 self.failure = error
