@@ -20,7 +20,6 @@ P50_S_MAX = 0.25
 SPARE = 2
 """Descriptors of the journal's spare segment, which is made with the first hold."""
 SEEN_S = 60.0
-"""A token of Mistral Small."""
 
 
 def _tape_of(simulator, tag):
