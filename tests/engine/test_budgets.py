@@ -479,7 +479,7 @@ def test_a_stream_that_is_left_early_is_paid_by_what_came() -> None:
         << Left()
     ).run()
     after = standing(play)
-    assert 0 < after.spent_nano_usd < held(900) // 10
+    assert 0 < after.spent_nano_usd < held(900) // 4
     assert after.held_nano_usd == 0
 
 

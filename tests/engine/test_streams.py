@@ -34,6 +34,12 @@ from windvane.testing.playbook import (
 
 STREAM = {"stream": True}
 
+FORM = 16
+"""What the form around an answer may take, in tokens."""
+UNSEEN = 4 * 32
+"""What a provider may have made that nobody saw, when pieces were few and short."""
+GARBAGE = len(b"data: {nonsense\n\n")
+
 
 def test_a_plain_stream() -> None:
     (
@@ -361,7 +367,7 @@ def test_words_that_come_with_an_error_are_given_and_counted_before_it() -> None
         >> sends(chunk("two ") + chunk("three ") + b"data: {nonsense\n\n")
         << Said("two three ")
         << HungUp("one/small")
-        << Settled("estimated", "stream_broken", output_tokens=8)
+        << Settled("estimated", "stream_broken", output_tokens=FORM + 14 + 3 + UNSEEN + GARBAGE)
         << Failed("stream_broken")
     ).run()
 
@@ -421,7 +427,7 @@ def test_a_caller_who_leaves_midway_pays_for_what_came() -> None:
         << Said("one two ")
         >> leaves()
         << HungUp("one/small")
-        << Settled("estimated", "cancelled", output_tokens=7)  # two came, up to four are on the way
+        << Settled("estimated", "cancelled", output_tokens=FORM + 8 + 2 + UNSEEN)
         << Left()
     ).run()
 
@@ -453,12 +459,12 @@ def test_usage_so_far_is_not_the_usage() -> None:
         << Said("one ")
         >> leaves()
         << HungUp("one/small")
-        << Settled("estimated", "cancelled", output_tokens=40)
+        << Settled("estimated", "cancelled", output_tokens=40 + UNSEEN)
         << Left()
     ).run()
 
 
-def test_the_arguments_of_a_call_are_counted_like_prose() -> None:
+def test_the_arguments_of_a_call_are_counted_in_the_form_they_may_have() -> None:
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "x" * 299}}
     (
         Playbook()
@@ -468,7 +474,7 @@ def test_the_arguments_of_a_call_are_counted_like_prose() -> None:
         >> sends(chunk(tool_calls=[call]))
         >> leaves()
         << HungUp("one/small")
-        << Settled("estimated", "cancelled", output_tokens=101)
+        << Settled("estimated", "cancelled", output_tokens=FORM + 64 + 2 * 300 + 1 + 4 * 299)
         << Left()
     ).run()
 

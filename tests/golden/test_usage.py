@@ -8,7 +8,7 @@ beside the usage.
 
 from datetime import date
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +21,7 @@ from windvane.core.exchange import Attempt
 from windvane.core.ledger import LedgerEntry
 from windvane.core.money import NanoUsd
 from windvane.core.usage import Certainty, Usage
-from windvane.engine.settlement import Settlement
+from windvane.engine.settlement import amount_of
 from windvane.providers import PROVIDERS
 
 HERE = Path(__file__).parent / "usage"
@@ -86,8 +86,7 @@ def settled(deployment: Deployment, usage: Usage, day: date) -> int | None:
         started_s=0.0,
         price=deployment.price_on(day),
     )
-    settlement = cast(Settlement, None)  # it asks nothing of itself here
-    return Settlement._cost(settlement, attempt, usage, Certainty.EXACT)
+    return amount_of(attempt, usage)
 
 
 @pytest.mark.parametrize(("kind", "row"), rows())

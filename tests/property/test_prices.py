@@ -79,7 +79,11 @@ def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(
     price: Price, usage: Usage, permille: int, more_input: int, more_output: int
 ) -> None:
     worst = dearest(price, permille).worst_case(usage.input_tokens + more_input)
-    assert worst.of(usage.output_tokens + more_output) >= cost(price, usage, permille)
+    billed = cost(price, usage, permille)
+    assert worst.of(usage.output_tokens + more_output) >= billed
+    input_max = usage.input_tokens + more_input
+    nearer = dearest(price, permille, input_tokens_max=input_max).worst_case(input_max)
+    assert worst.of(usage.output_tokens) >= nearer.of(usage.output_tokens) >= billed
 
 
 @settings(deadline=None, max_examples=80)

@@ -307,8 +307,8 @@ def audit(
             wrong.append(f"{billed['attempt']} was billed and is not on the ledger: {billed}")
         elif row["certainty"] == "exact" and row["cost_nano_usd"] != billed["nano_usd"]:
             wrong.append(f"exact, and not the bill: {row} {billed}")
-        elif row["certainty"] == "assumed" and row["cost_nano_usd"] < billed["nano_usd"]:
-            wrong.append(f"assumed, and below the bill: {row} {billed}")
+        elif row["cost_nano_usd"] < billed["nano_usd"]:
+            wrong.append(f"{row['certainty']}, and below the bill: {row} {billed}")
     for request_id, cost in acknowledged.items():
         of_request = by_request.get(request_id, [])
         if sum(row["cost_nano_usd"] for row in of_request) != cost:

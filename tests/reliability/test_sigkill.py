@@ -165,15 +165,10 @@ async def _audit(place, clients, audit):
     assert max(by_user.values()) <= limit, by_user
     certainties = sorted(row["certainty"] for row in ledger)
     counts = {name: certainties.count(name) for name in dict.fromkeys(certainties)}
-    true = {row["attempt"]: row["nano_usd"] for row in bill}
-    low = sum(
-        row["certainty"] == "estimated" and row["cost_nano_usd"] < true.get(row["attempt_id"], 0)
-        for row in ledger
-    )
     print(
         f"\n{place.folder.name}: {clients.calls} calls, {len(clients.acknowledged)} acknowledged,"
         f" {len(bill)} billed, {len(ledger)} on the ledger {counts},"
-        f" {low} estimates below the bill; {clients.refused} refused by a budget, the dearest user"
+        f" {clients.refused} refused by a budget, the dearest user"
         f" spent {max(by_user.values()) / limit:.1%} of it"
     )
 

@@ -350,7 +350,7 @@ def test_a_caller_who_leaves_pays_for_input_to_the_token_and_for_output_by_estim
     row = served.sim.bill.by_attempt()[entry.attempt_id]
     assert (entry.outcome, entry.certainty) == ("cancelled", Certainty.ESTIMATED)
     assert entry.input_tokens == row.input_tokens
-    assert row.output_tokens <= entry.output_tokens < 100
+    assert row.output_tokens <= entry.output_tokens < 300
     assert row.aborted
 
 

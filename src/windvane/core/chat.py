@@ -232,19 +232,6 @@ class ChunkChoice(msgspec.Struct, gc=False):
     finish_reason: FinishReason | None = None
     thinking_blocks: list[JsonObject] | None = None
 
-    @property
-    def chars(self) -> int:
-        """All that the model wrote here: a call's arguments are billed like its prose."""
-        total = len(self.content) if self.content else 0
-        if self.reasoning:
-            total += len(self.reasoning)
-        if self.refusal:
-            total += len(self.refusal)
-        if self.tool_calls:
-            for call in self.tool_calls:
-                total += len(call.name or "") + len(call.arguments)
-        return total
-
 
 class Chunk(msgspec.Struct, gc=False):
     """A piece of a streamed completion.

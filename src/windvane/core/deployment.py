@@ -40,8 +40,6 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     """The limit that goes out with a request that has none, where the provider must be told one."""
     hides_reasoning: bool = False
     """Whether thinking is billed that is never shown whole."""
-    tokens_permille: int = PERMILLE
-    """Its tokens to a thousand of those that our estimate counts in the same text."""
 
     def of_tier(self, tier: object) -> int | None:
         """Thousandths of the list price in `tier` as asked for; None when it is not known."""
@@ -106,6 +104,19 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if self.own_price is not None:
             return self.own_price
         return self.card.price_on(day) if self.card else None
+
+    def factor_served(self, tier: str) -> int | None:
+        """Thousandths of the list price for an answer that says it came in `tier`; None when nobody told
+        us the price of that."""
+        return self._times(self.billing.as_served(tier))
+
+    def factor_asked(self, tier: object) -> int | None:
+        """The same at most, for a request that asked for `tier`: it may have been served as usual."""
+        permille = self.billing.of_tier(tier)
+        return self._times(None if permille is None else max(permille, PERMILLE))
+
+    def _times(self, permille: int | None) -> int | None:
+        return None if permille is None else -(-self.multiplier_permille * permille // PERMILLE)
 
     def unpriced_part(self, analysis: Analysis, body: JsonObject) -> str | None:
         """What in a request costs something that the price does not cover; None when all is covered."""

@@ -63,6 +63,8 @@ class Attempt:
     lease: RateLease | None = None
     """What it took of its model's rates."""
     tokens_expected: int = 0
+    output_tokens_max: int | None = None
+    """The limit it was sent with, where that is not the caller's own."""
     admission: object | None = None
     """Its leave to be sent, of the engine's waiting room."""
     headers: Mapping[str, str] | None = None

@@ -132,6 +132,8 @@ class OpenStream:
 
     def close(self) -> None:
         """Close; a stream that is not whole takes its connection with it, at once."""
+        waiting = self._response.waiting_bytes()
+        self.fold.unread_bytes = None if waiting is None else waiting + self._reader.unread_bytes
         self._response.close()
 
 
@@ -190,15 +192,15 @@ class Asking:
         within_s = upstream.timeouts.first_token_s
         started_s = self._clock.monotonic_s()
         response = await self._open(request, watchdog, within_s)
+        now_s = exchange.received_at_us // 1_000_000
+        opened = OpenStream(response, upstream, watchdog, now_s, fold)
         try:
             if not _is_readable(response, attempt, upstream):
                 await self._refuse(response, upstream, watchdog)
-            now_s = exchange.received_at_us // 1_000_000
-            opened = OpenStream(response, upstream, watchdog, now_s, fold)
             _check_event_stream(response)
             await opened.read_first(within_s - (self._clock.monotonic_s() - started_s))
         except BaseException:
-            response.close()
+            opened.close()  # so that the fold knows what was not read
             raise
         attempt.first_chunk_s = self._clock.monotonic_s()
         return opened

@@ -262,23 +262,12 @@ def _worst_case(
     request, rates = exchange.request, tariff.dearest
     billing = tariff.deployment.billing
     assert rates is not None
-    input_max = tokens_upper_bound(
-        exchange.body_bytes,
-        analysis.messages,
-        analysis.images,
-        analysis.tools,
-        billing.image_tokens_max,
-    )
+    input_max = input_bound(exchange, tariff.deployment, is_plain=is_plain)
     if tariff.dearest_kept is not None and keeps_for_an_hour(request.body):
         rates = tariff.dearest_kept
     if is_plain:
         return rates.worst_case(input_max, request.n)
     body, kept = request.body, rates is tariff.dearest_kept
-    if billing.prompt_tokens_max and not _PROMPTED.isdisjoint(body):
-        input_max += billing.prompt_tokens_max
-    if analysis.documents:
-        # Named by reference, a document may be as long as fits.
-        input_max = max(input_max, _window(tariff.deployment) or TOKENS_UNBOUNDED)
     if "service_tier" in body and (tier := billing.of_tier(body["service_tier"])) != PERMILLE:
         assert tariff.price is not None
         times = max(tier or UNKNOWN_TIER_PERMILLE, PERMILLE)
@@ -287,6 +276,27 @@ def _worst_case(
     # Foretold words that are rejected are billed as output, whatever the limit says.
     foretold_max = exchange.body_bytes if body.get("prediction") else 0
     return rates.worst_case(input_max, request.n, foretold_max)
+
+
+def input_bound(exchange: Exchange, deployment: Deployment, *, is_plain: bool = False) -> int:
+    """No provider counts more tokens of input. `is_plain` as above."""
+    analysis, billing = exchange.analysis, deployment.billing
+    assert analysis is not None
+    tokens = tokens_upper_bound(
+        exchange.body_bytes,
+        analysis.messages,
+        analysis.images,
+        analysis.tools,
+        billing.image_tokens_max,
+    )
+    if is_plain:
+        return tokens
+    if billing.prompt_tokens_max and not _PROMPTED.isdisjoint(exchange.request.body):
+        tokens += billing.prompt_tokens_max
+    if analysis.documents:
+        # Named by reference, a document may be as long as fits.
+        return max(tokens, _window(deployment) or TOKENS_UNBOUNDED)
+    return tokens
 
 
 def _window(deployment: Deployment) -> int | None:

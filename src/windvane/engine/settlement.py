@@ -7,18 +7,14 @@ How an amount is known:
 - it answered with an error status: *exact*, zero;
 - nothing had been sent yet, whatever ended the attempt (nobody to connect to, a deadline, a caller who
   left while a connection was being made): *exact*, zero;
-- it was cut off after it had begun to answer: *estimated*, from the request and what was delivered;
+- it was cut off after it had begun to answer, or did not say its usage: *estimated*, which is what it
+  cost at most, by the request and what was delivered (`estimating` has the bound);
 - it was sent, of which one byte is enough, and nothing is known: *assumed*, the whole hold.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import msgspec
-
-from windvane.core.analysis.tokens import estimate_tokens
-from windvane.core.catalog.models import Capability
-from windvane.core.catalog.prices import PERMILLE, cost
+from windvane.core.catalog.prices import cost
 from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
 from windvane.core.events import AttemptSettled, HoldExceeded
@@ -31,6 +27,14 @@ from windvane.core.routing.decision import Candidate
 from windvane.core.usage import NOTHING_USED, Certainty, Usage
 from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.bounding import Bound, Bounder, amount_expected
+from windvane.engine.estimating import (
+    may_have_thought,
+    may_think,
+    tokens_delivered,
+    tokens_unseen,
+    tokens_written,
+    used_at_most,
+)
 from windvane.engine.waiting_room import FREE, Admission, WaitingRoom
 from windvane.ports.clock import Clock
 from windvane.ports.observer import Observer, hearing
@@ -38,15 +42,6 @@ from windvane.ports.stores import BudgetStore, Journal
 from windvane.wire.fold import Fold
 
 CANCELLED = "cancelled"
-IN_FLIGHT_S = 0.05
-"""What is said while a cancellation travels to the provider and back."""
-LAST_READ_PIECES = 4
-"""And what a read had brought that was cut off before it was looked at."""
-ESTIMATE_MARGIN = 1.1
-"""An estimate of input errs upwards by this, besides what exact usage has taught."""
-CHARS_PER_TOKEN_MIN = 3
-"""Fewer characters a token than prose has, so that an estimate of output errs upwards."""
-_LEARNING_RATE = 0.1
 
 MICROSECONDS = 1e6
 """A float, as seconds are: an integer would be made into one each time."""
@@ -76,7 +71,6 @@ class Settlement:
         self._clock = clock
         self._observers = hearing(observers, AttemptSettled)
         self._alarmed = hearing(observers, HoldExceeded)
-        self._input_ratio: dict[str, float] = {}
         self.day = self._bounder.day
 
     def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
@@ -112,6 +106,7 @@ class Settlement:
             raise
         started_s = self._clock.monotonic_s()
         attempt = Attempt(attempt_id, number, deployment, hold, started_s, bound.price)
+        attempt.output_tokens_max = bound.output_tokens_max
         if lease is not None:
             attempt.lease = lease
         if bound.is_clamped:
@@ -140,26 +135,25 @@ class Settlement:
     ) -> None:
         """The attempt has its whole answer: exact by its usage, else estimated from its text."""
         if answer.usage is not None:
-            self._learn(exchange, attempt, answer.usage)
-            self._settle(exchange, attempt, answer.usage, _EXACT, outcome)
+            self._settle_exact(exchange, attempt, answer.usage, outcome)
+        elif may_think(attempt.deployment):
+            self._assume(exchange, attempt, outcome)
         else:
-            # No count of pieces helps here: short words make two characters a token.
-            usage = self._estimate(exchange, attempt, _chars_of(answer) // 2, 0)
-            self._settle(exchange, attempt, usage, _ESTIMATED, outcome)
+            used = used_at_most(exchange, attempt, tokens_written(answer))
+            self._settle_estimated(exchange, attempt, used, outcome)
 
     def settle_delivered(
         self, exchange: Exchange, attempt: Attempt, fold: Fold, outcome: str = OK
     ) -> None:
         """A stream that ended well: exact by its usage, else estimated from what came, unless that
-        was only a part of what the model thought."""
+        may be only a part of what the model thought."""
         if (usage := fold.final_usage) is not None:
-            self._learn(exchange, attempt, usage)
-            self._settle(exchange, attempt, usage, _EXACT, outcome)
-        elif fold.has_thought and attempt.deployment.billing.hides_reasoning:
-            self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, outcome)
+            self._settle_exact(exchange, attempt, usage, outcome)
+        elif may_have_thought(attempt.deployment, fold):
+            self._assume(exchange, attempt, outcome)
         else:
-            usage = self._estimate_stream(exchange, attempt, fold, fold.chunks)
-            self._settle(exchange, attempt, usage, _ESTIMATED, outcome)
+            used = used_at_most(exchange, attempt, tokens_delivered(fold), said=fold.usage)
+            self._settle_estimated(exchange, attempt, used, outcome)
 
     def settle_failed(
         self, exchange: Exchange, attempt: Attempt, fault: Fault, fold: Fold | None = None
@@ -169,7 +163,7 @@ class Settlement:
         if attempt.state is _SENT and fault.billed:
             self._settle_partial(exchange, attempt, fold, fault.kind.value)
         else:
-            self._settle(exchange, attempt, NOTHING_USED, _EXACT, fault.kind.value)
+            self._settle(exchange, attempt, NOTHING_USED, _EXACT, ZERO, fault.kind.value)
 
     def settle_cancelled(
         self, exchange: Exchange, attempt: Attempt, fold: Fold | None = None
@@ -178,7 +172,7 @@ class Settlement:
         if attempt.state is _SENT:
             self._settle_partial(exchange, attempt, fold, CANCELLED)
         else:
-            self._settle(exchange, attempt, NOTHING_USED, _EXACT, CANCELLED)
+            self._settle(exchange, attempt, NOTHING_USED, _EXACT, ZERO, CANCELLED)
 
     def _settle_partial(
         self, exchange: Exchange, attempt: Attempt, fold: Fold | None, outcome: str
@@ -186,68 +180,38 @@ class Settlement:
         """Cut off on the way: exact when finish and usage had come, estimated when words had, else
         assumed. Usage before the finish is a count so far, and what comes after it is not known."""
         if fold is None:
-            self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, outcome)
-        elif fold.final_usage is not None and fold.is_finished:
-            self._settle(exchange, attempt, fold.final_usage, _EXACT, outcome)
-        elif not fold.chunks or _thinks_unseen(attempt, fold):
-            self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, outcome)
+            self._assume(exchange, attempt, outcome)
+        elif (usage := fold.final_usage) is not None and fold.is_finished:
+            self._settle_exact(exchange, attempt, usage, outcome)
+        elif not fold.chunks or fold.unread_bytes is None:
+            self._assume(exchange, attempt, outcome)
+        elif may_have_thought(attempt.deployment, fold):
+            self._assume(exchange, attempt, outcome)
         else:
-            pieces = fold.chunks + self._in_flight(attempt, fold)
-            usage = self._estimate_stream(exchange, attempt, fold, pieces)
-            self._settle(exchange, attempt, usage, _ESTIMATED, outcome)
+            now_s = self._clock.monotonic_s()
+            began_s = now_s if attempt.first_chunk_s is None else attempt.first_chunk_s
+            unseen = tokens_unseen(fold, now_s - began_s)
+            used = used_at_most(exchange, attempt, tokens_delivered(fold), unseen, fold.usage)
+            self._settle_estimated(exchange, attempt, used, outcome)
 
-    def _estimate_stream(
-        self, exchange: Exchange, attempt: Attempt, fold: Fold, pieces: int
-    ) -> Usage:
-        """What a stream used that did not say so in the end; its input, if it said so before."""
-        if (permille := attempt.deployment.billing.tokens_permille) != PERMILLE:
-            # Its pieces are no tokens, and its tokens are not ours.
-            texts = "".join(_texts_of(fold.completion()))
-            pieces = max(
-                pieces, math.ceil(estimate_tokens(texts) * ESTIMATE_MARGIN * permille / PERMILLE)
-            )
-        usage = self._estimate(exchange, attempt, pieces, fold.output_chars)
-        if fold.usage is None:
-            return usage
-        return msgspec.structs.replace(
-            fold.usage,
-            output_tokens=max(usage.output_tokens, fold.usage.output_tokens),
-            service_tier=fold.usage.service_tier or usage.service_tier,
-            is_so_far=False,
-        )
+    def _settle_estimated(
+        self, exchange: Exchange, attempt: Attempt, used: tuple[Usage, NanoUsd | None], outcome: str
+    ) -> None:
+        """Nobody said what was used: no more than this."""
+        usage, amount = used
+        self._settle(exchange, attempt, usage, _ESTIMATED, amount, outcome)
 
-    def _in_flight(self, attempt: Attempt, fold: Fold) -> int:
-        """About how many more pieces the provider had made when it learned of the end.
+    def _assume(self, exchange: Exchange, attempt: Attempt, outcome: str) -> None:
+        """Nothing is known: the whole hold."""
+        held = attempt.hold.hold_nano_usd
+        self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, held, outcome)
 
-        Of words that came in the read they ended in, nobody knows how fast they were: as many again.
-        """
-        if attempt.first_chunk_s is None:
-            return max(fold.chunks, LAST_READ_PIECES)
-        elapsed_s = max(self._clock.monotonic_s() - attempt.first_chunk_s, IN_FLIGHT_S)
-        return max(math.ceil(fold.chunks * IN_FLIGHT_S / elapsed_s), LAST_READ_PIECES)
-
-    def _estimate(self, exchange: Exchange, attempt: Attempt, pieces: int, chars: int) -> Usage:
-        analysis = exchange.analysis
-        assert analysis is not None
-        usual = attempt.deployment.billing.tokens_permille / PERMILLE
-        ratio = self._input_ratio.get(attempt.deployment.resolved_model, usual)
-        tier = exchange.request.body.get("service_tier")
-        return Usage(
-            input_tokens=int(analysis.input_tokens * ratio * ESTIMATE_MARGIN) + 1,
-            output_tokens=max(pieces, chars // CHARS_PER_TOKEN_MIN) + 1,
-            # Which it was served in came with the usage that did not come.
-            service_tier=tier if isinstance(tier, str) else None,
-        )
-
-    def _learn(self, exchange: Exchange, attempt: Attempt, usage: Usage) -> None:
-        """Correct the input estimate of a model by what its provider counts."""
-        analysis = exchange.analysis
-        if analysis is None or not usage.input_tokens:
-            return
-        seen = usage.input_tokens / (analysis.input_tokens or 1)
-        model = attempt.hold.resolved_model
-        known = self._input_ratio.get(model, seen)
-        self._input_ratio[model] = known + _LEARNING_RATE * (seen - known)
+    def _settle_exact(
+        self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str
+    ) -> None:
+        """The provider said what was used."""
+        amount = amount_of(attempt, usage)
+        self._settle(exchange, attempt, usage, _EXACT, amount, outcome)
 
     def _settle(
         self,
@@ -255,24 +219,24 @@ class Settlement:
         attempt: Attempt,
         usage: Usage,
         certainty: Certainty,
+        amount: NanoUsd | None,
         outcome: str,
     ) -> None:
         attempt.become(_SETTLED)
         now_s = self._clock.monotonic_s()
         took_s = now_s - attempt.started_s
-        hold, cost = attempt.hold, self._cost(attempt, usage, certainty)
-        entry = _settled(attempt, usage, certainty, cost, outcome, int(took_s * MICROSECONDS))
+        entry = _settled(attempt, usage, certainty, amount, outcome, int(took_s * MICROSECONDS))
         self._journal.settle(entry)
         attempt.usage = usage
         attempt.entry = entry
         if attempt.lease is not None or attempt.admission is not FREE:
             self._correct(attempt, entry, usage, now_s)
-        marked = self._budgets.settle(entry.attempt_id, cost or 0)
+        marked = self._budgets.settle(entry.attempt_id, amount or 0)
         if marked:
             self._alerts.look(marked, entry.started_at_us)
-        exchange.pay(cost)
-        held = hold.hold_nano_usd
-        if cost is not None and held is not None and cost > held:
+        exchange.pay(amount)
+        held = entry.hold_nano_usd
+        if amount is not None and held is not None and amount > held:
             self._breach(exchange, attempt.deployment, entry)
         exchange.upstream_s += took_s
         event = AttemptSettled(entry)
@@ -325,26 +289,19 @@ class Settlement:
             if isinstance(admission, Admission):
                 self._room.correct(admission, used)
 
-    def _cost(self, attempt: Attempt, usage: Usage, certainty: Certainty) -> NanoUsd | None:
-        held = attempt.hold.hold_nano_usd
-        if usage is NOTHING_USED and certainty is _EXACT:
-            return ZERO
-        price = attempt.price
-        if price is None or certainty is _ASSUMED:
-            return held
-        factor = attempt.deployment.multiplier_permille
-        if usage.service_tier is not None:
-            billing = attempt.deployment.billing
-            known = billing.as_served if certainty is _EXACT else billing.of_tier
-            tier = known(usage.service_tier)
-            if tier is None:
-                # Served in a tier whose price nobody told us: the hold was made for that.
-                return held
-            factor = -(-factor * tier // PERMILLE)
-        amount = cost(price, usage, factor)
-        if certainty is _ESTIMATED and held is not None:
-            return min(amount, held)
-        return amount
+
+def amount_of(attempt: Attempt, usage: Usage) -> NanoUsd | None:
+    """What an attempt cost whose usage its provider said; None when its price is not known."""
+    price, deployment = attempt.price, attempt.deployment
+    if price is None:
+        return attempt.hold.hold_nano_usd
+    if usage.service_tier is None:
+        return cost(price, usage, deployment.multiplier_permille)
+    factor = deployment.factor_served(usage.service_tier)
+    if factor is None:
+        # Served in a tier whose price nobody told us: the hold was made for that.
+        return attempt.hold.hold_nano_usd
+    return cost(price, usage, factor)
 
 
 def _next_attempt(exchange: Exchange) -> tuple[int, str]:
@@ -402,7 +359,7 @@ def _settled(
     attempt: Attempt,
     usage: Usage,
     certainty: Certainty,
-    cost: NanoUsd | None,
+    amount: NanoUsd | None,
     outcome: str,
     latency_us: int,
 ) -> LedgerEntry:
@@ -429,7 +386,7 @@ def _settled(
         hold.dialect,
         hold.is_stream,
         certainty,
-        cost,
+        amount,
         hold.hold_nano_usd,
         outcome,
         attempt.status,
@@ -444,27 +401,3 @@ def _settled(
         attempt.upstream_request_id,
         hold.user,
     )
-
-
-def _chars_of(answer: Completion) -> int:
-    return sum(len(text) for text in _texts_of(answer))
-
-
-def _texts_of(answer: Completion) -> Iterator[str]:
-    """All that the model wrote, one text after another."""
-    for choice in answer.choices:
-        message = choice.message
-        yield message.content or ""
-        yield message.reasoning or ""
-        for call in message.tool_calls:
-            yield str(call.function.arguments)
-
-
-def _thinks_unseen(attempt: Attempt, fold: Fold) -> bool:
-    """Whether thinking that was never shown may be on the bill: then words that came tell too little."""
-    if not attempt.deployment.billing.hides_reasoning or fold.final_usage is not None:
-        return False
-    if fold.usage is not None:
-        return fold.has_thought  # a provider that counts from the start tells when it thinks
-    card = attempt.deployment.card
-    return card is not None and Capability.REASONING in card.capabilities

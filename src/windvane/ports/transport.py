@@ -68,6 +68,11 @@ class UpstreamResponse(Protocol):
         """
         ...
 
+    def waiting_bytes(self) -> int | None:
+        """How much of the body has come and was not read; None when more waits than is taken in, and
+        nobody knows how much."""
+        ...
+
     async def finish(self) -> None:
         """The answer is whole, though the body may not be: wait briefly for its last bytes, so that
         the connection can be kept, then close."""

@@ -77,8 +77,6 @@ BILLING = Billing(
     # An image is made smaller than 2,576 pixels a side, and a token is 750 of its pixels.
     image_tokens_max=10_000,
     hides_reasoning=True,
-    # Its newer vocabulary makes up to 1.35 times the tokens of others.
-    tokens_permille=1_350,
     # Published are 159 to 804 tokens for tools, by model; a schema for the answer adds a prompt as well.
     prompt_tokens_max=2_048,
     output_tokens_default=anthropic_chat.MAX_TOKENS_DEFAULT,

@@ -24,6 +24,11 @@ class StreamReader(Protocol):
     is_done: bool
     failure: WindvaneError | None
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much has come that is in no chunk."""
+        ...
+
     def feed(self, piece: bytes) -> list[Chunk]:
         """Take the next bytes; return the chunks they complete. Raises the error that comes first."""
         ...

@@ -80,14 +80,19 @@ class Call:
             await asyncio.sleep(wait_s)
         return self._parts.popleft()[1]
 
-    def due_pieces(self) -> list[Piece]:
-        """The pieces that came with the one just read: one read takes all there is."""
+    def waiting_pieces(self) -> list[Piece]:
+        """The pieces that have come and were not read."""
         pieces = []
-        while self._parts and self._parts[0][0] <= self._loop.time():
-            part = self._parts[0][1]
-            if not isinstance(part, Piece):
+        for due_s, part in self._parts:
+            if due_s > self._loop.time() or not isinstance(part, Piece):
                 break
             pieces.append(part)
+        return pieces
+
+    def due_pieces(self) -> list[Piece]:
+        """The pieces that came with the one just read: one read takes all there is."""
+        pieces = self.waiting_pieces()
+        for _ in pieces:
             self._parts.popleft()
         return pieces
 
@@ -158,6 +163,9 @@ class ScriptedResponse:
                 raise broken()
             case other:
                 raise AssertionError(f"a script cannot say {other} here")
+
+    def waiting_bytes(self) -> int | None:
+        return sum(len(each.data) for each in self._call.waiting_pieces())
 
     async def finish(self) -> None:
         try:

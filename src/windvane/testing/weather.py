@@ -29,6 +29,12 @@ from windvane.testing.upstream import Call
 NEVER_S = 86_400.0
 """After all who might wait have gone."""
 
+TOKENS_MAX = 60
+"""Of an answer that nobody limits."""
+
+Word = tuple[str, int]
+"""A text, and how many tokens its provider counts for it."""
+
 WORDS = ("wind", "vane", "north", "gale", "été", "雨", "calm", "\U0001f300")
 
 
@@ -47,11 +53,19 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True):
     rng: Random
     is_stream: bool
     input_tokens: int
-    words_max: int = 30
+    tokens_max: int = TOKENS_MAX
 
-    def words(self) -> list[str]:
-        count = min(self.rng.randint(1, 30), self.words_max)
-        return [f"{self.rng.choice(WORDS)} " for _ in range(count)]
+    def words(self) -> list[Word]:
+        """Each may be as many tokens as it has bytes: no vocabulary makes more of it."""
+        found: list[Word] = []
+        left = self.tokens_max
+        for _ in range(self.rng.randint(1, 30)):
+            text = f"{self.rng.choice(WORDS)} "
+            tokens = min(self.rng.randint(1, len(text.encode())), left)
+            if tokens:
+                found.append((text, tokens))
+            left -= tokens
+        return found
 
     def delay_s(self) -> float:
         return self.rng.choice((0.0, 0.01, 0.2, 1.5))
@@ -66,7 +80,7 @@ def tell(call: Call, rng: Random) -> Told:
         rng=rng,
         is_stream=call.is_stream,
         input_tokens=call.input_tokens,
-        words_max=limit if isinstance(limit, int) else 30,
+        tokens_max=limit if isinstance(limit, int) else TOKENS_MAX,
     )
     kind, make = rng.choices(_KINDS, _WEIGHTS)[0]
     told = msgspec.structs.replace(make(weather), kind=kind)
@@ -79,7 +93,7 @@ def tell(call: Call, rng: Random) -> Told:
 
 def _good(sky: Weather) -> Told:
     words = sky.words()
-    return _whole(sky, words, (sky.input_tokens, len(words)))
+    return _whole(sky, words, (sky.input_tokens, _tokens(words)))
 
 
 def _uncounted(sky: Weather) -> Told:
@@ -90,10 +104,18 @@ def _empty(sky: Weather) -> Told:
     return _whole(sky, [], (sky.input_tokens, 0))
 
 
-def _whole(sky: Weather, words: list[str], usage: tuple[int, int] | None) -> Told:
-    text = "".join(words)
+def _text(words: list[Word]) -> str:
+    return "".join(text for text, _ in words)
+
+
+def _tokens(words: list[Word]) -> int:
+    return sum(tokens for _, tokens in words)
+
+
+def _whole(sky: Weather, words: list[Word], usage: tuple[int, int] | None) -> Told:
+    text = _text(words)
     if not sky.is_stream:
-        body = Piece(data=completion(text, usage), output_tokens=len(words))
+        body = Piece(data=completion(text, usage), output_tokens=_tokens(words))
         parts: list[tuple[float, Part]] = [
             (sky.delay_s() * 3, json_head()),
             (sky.delay_s(), body),
@@ -112,9 +134,9 @@ def _whole(sky: Weather, words: list[str], usage: tuple[int, int] | None) -> Tol
     )
 
 
-def _events(words: list[str]) -> list[tuple[bytes, int]]:
+def _events(words: list[Word]) -> list[tuple[bytes, int]]:
     first = chunk("", role="assistant")
-    return [(first, 0), *((chunk(word), 1) for word in words)]
+    return [(first, 0), *((chunk(text), tokens) for text, tokens in words)]
 
 
 def _cut(sky: Weather, events: list[tuple[bytes, int]]) -> list[tuple[float, Part]]:
@@ -133,10 +155,10 @@ def _cut(sky: Weather, events: list[tuple[bytes, int]]) -> list[tuple[float, Par
 def _broken(sky: Weather, *end: Part) -> Told:
     """An answer that stops somewhere, and then does what `end` says; nothing: it stalls."""
     words = sky.words()
-    text = "".join(words)
+    text = _text(words)
     ending: list[tuple[float, Part]] = [(sky.delay_s(), part) for part in end]
     if not sky.is_stream:
-        body = completion(text, (sky.input_tokens, len(words)))
+        body = completion(text, (sky.input_tokens, _tokens(words)))
         place = sky.rng.randrange(1, len(body))
         start = Piece(data=body[:place])
         return Told(kind="", parts=[(0.1, json_head()), (0.1, start), *ending])

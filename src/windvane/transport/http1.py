@@ -243,6 +243,10 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return taken
 
+    def waiting_bytes(self) -> int | None:
+        """How much has come of the body and was not taken; None when there may be more in the socket."""
+        return None if self._is_paused else sum(map(len, self.pieces))
+
     def rest(self, now_s: float) -> bool:
         """Wait to be asked again, if its answer has left it clean; say whether it has."""
         is_clean = (
@@ -351,6 +355,9 @@ class Http1Response(msgspec.Struct, eq=False):
         while not connection.pieces and not connection.is_complete:
             await connection.news()
         return connection.take()
+
+    def waiting_bytes(self) -> int | None:
+        return self._connection.waiting_bytes() if self._is_open else 0
 
     async def finish(self) -> None:
         try:

@@ -17,6 +17,13 @@ class ChunkReader(ABC):
         """Whether the stream's own end has come."""
         self.failure: WindvaneError | None = None
         """What is wrong behind the chunks that `feed` returned last: the stream ends with them."""
+        self._dropped_bytes = 0
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much has come that is in no chunk: of an event that is not whole, or, when one cannot be
+        read, of that and all behind it."""
+        return self._dropped_bytes + self._events.pending_bytes
 
     def feed(self, piece: bytes) -> list[Chunk]:
         """Take the next bytes; return the chunks they complete.
@@ -26,12 +33,14 @@ class ChunkReader(ABC):
         left in `failure`.
         """
         chunks: list[Chunk] = []
-        for event in self._events.feed(piece):
+        events = self._events.feed(piece)
+        for event in events:
             if self.is_done:
                 break
             try:
                 chunk = self._chunk(event)
             except WindvaneError as error:
+                self._dropped_bytes = sum(len(each.raw) for each in events[events.index(event) :])
                 if not chunks:
                     raise
                 self.failure = error

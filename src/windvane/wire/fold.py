@@ -3,6 +3,10 @@
 The law, tested by property: `fold(stream(x)) == complete(x)`.
 """
 
+from collections.abc import Iterator
+from itertools import chain
+
+from windvane.core.analysis.tokens import bytes_of
 from windvane.core.chat import (
     Choice,
     Chunk,
@@ -95,6 +99,15 @@ class _ChoiceFold:
             for call in sorted(self.tool_calls, key=lambda call: call.index)
         ]
 
+    def texts(self) -> Iterator[str]:
+        """All that came, piece by piece."""
+        return chain(
+            self.content,
+            self.reasoning,
+            self.refusal,
+            *(call.arguments for call in self.tool_calls),
+        )
+
     def choice(self, index: int) -> Choice:
         message = ReplyMessage(
             content="".join(self.content) if self.content else None,
@@ -109,7 +122,7 @@ class _ChoiceFold:
 class Fold:
     """Chunks in, the completion so far out."""
 
-    __slots__ = ("_choices", "chunks", "created", "id", "model", "output_chars", "usage")
+    __slots__ = ("_choices", "chunks", "created", "id", "model", "pieces", "unread_bytes", "usage")
 
     def __init__(self) -> None:
         self._choices: dict[int, _ChoiceFold] = {}
@@ -117,9 +130,11 @@ class Fold:
         self.model = ""
         self.created = 0
         self.usage: Usage | None = None
+        self.pieces = 0
         self.chunks = 0
-        """Chunks that said something: a lower bound of the tokens delivered."""
-        self.output_chars = 0
+        """Pieces that said something."""
+        self.unread_bytes: int | None = 0
+        """What came and is not in here, when no more will be taken; None when that is not known."""
 
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
@@ -131,10 +146,9 @@ class Fold:
             grown = self._choices.get(piece.index)
             if grown is None:
                 grown = self._choices[piece.index] = _ChoiceFold()
-            chars = piece.chars
-            if chars or piece.tool_calls:
+            self.pieces += 1
+            if piece.content or piece.reasoning or piece.refusal or piece.tool_calls:
                 self.chunks += 1
-                self.output_chars += chars
             grown.add(piece)
 
     @property
@@ -147,6 +161,12 @@ class Fold:
     def has_thought(self) -> bool:
         """Whether the model is seen to have thought, be it without a word of it."""
         return any(choice.has_thought for choice in self._choices.values())
+
+    @property
+    def longest_piece(self) -> int:
+        """The bytes of the longest text that came in one piece."""
+        texts = chain.from_iterable(choice.texts() for choice in self._choices.values())
+        return max((bytes_of(text) for text in texts), default=0)
 
     def calls_of(self, index: int) -> list[ToolCall]:
         """The tool calls of choice `index` so far, whole as far as they have come."""

@@ -69,6 +69,11 @@ class EventReader:
         return events
 
     @property
+    def pending_bytes(self) -> int:
+        """How much has come of an unfinished event."""
+        return len(self._pending)
+
+    @property
     def is_mid_event(self) -> bool:
         """Whether bytes of an unfinished event are waiting."""
         return bool(self._pending.strip(b"\n"))

@@ -7,7 +7,7 @@ import pytest
 from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Capability, ModelCard, Status
 from windvane.core.catalog.prices import Price
-from windvane.core.deployment import Deployment
+from windvane.core.deployment import Billing, Deployment
 
 DAY = date(2026, 11, 20)
 PRICE = Price(since=date(2026, 1, 1), input=1, output=2)  # type: ignore[arg-type]
@@ -101,3 +101,12 @@ def test_prices_and_reports_go_by_the_id_and_not_by_the_name_asked_for() -> None
     assert of(CHAT).resolved_model == "m-1"
     assert of(None).resolved_model == "m"
     assert (of(CHAT).quality, of(None).quality) == (3, 0)
+
+
+def test_a_cheaper_tier_that_was_only_asked_for_may_not_have_been_given() -> None:
+    billing = Billing(tiers_permille={"flex": 500, "priority": 1750})
+    there = Deployment(id="p/m", provider="p", model="m", billing=billing, multiplier_permille=1100)
+    assert there.factor_asked(None) == there.factor_asked("flex") == 1100
+    assert there.factor_served("flex") == 550
+    assert there.factor_asked("priority") == there.factor_served("priority") == 1925
+    assert there.factor_asked("gold") is there.factor_served("gold") is None

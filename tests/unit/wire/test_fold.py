@@ -43,7 +43,7 @@ def test_text_thinking_and_refusal_grow_apart() -> None:
     message = choice.message
     assert (message.content, message.reasoning, message.refusal) == ("ab", "hm", "no")
     assert choice.finish_reason is FinishReason.STOP
-    assert (fold.chunks, fold.output_chars) == (4, 6)
+    assert (fold.pieces, fold.chunks, fold.longest_piece) == (5, 4, 1)
 
 
 def test_choices_grow_apart_and_come_in_order() -> None:

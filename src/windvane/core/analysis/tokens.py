@@ -5,7 +5,7 @@ vocabulary on twenty samples (prose in nine languages, code, JSON, digits): lett
 punctuation dear, each digit is a token, and a CJK character is most of one. It serves routing and
 rate limits. It is never billed: usage comes from the provider.
 
-The bound is not fitted: byte-level vocabularies never make more tokens than there are bytes.
+The bounds are not fitted: byte-level vocabularies never make more tokens than there are bytes.
 """
 
 SAMPLE_CHARS = 2_048
@@ -78,3 +78,8 @@ def tokens_upper_bound(
     a message and a tool. An image's bytes may be elsewhere, so each counts at its maximum.
     """
     return body_bytes + 16 * (messages + tools + 1) + image_tokens_max * images
+
+
+def bytes_of(text: str) -> int:
+    """How long `text` is in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

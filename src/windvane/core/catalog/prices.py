@@ -106,11 +106,19 @@ class Dearest(msgspec.Struct, frozen=True):
 
 
 def dearest(
-    price: Price, multiplier_permille: int = PERMILLE, *, keeps_for_an_hour: bool = True
+    price: Price,
+    multiplier_permille: int = PERMILLE,
+    *,
+    keeps_for_an_hour: bool = True,
+    input_tokens_max: int | None = None,
 ) -> Dearest:
-    """The dearest rates of `price`, its tiers included. Without `keeps_for_an_hour` they are for requests
-    that have nothing written to the prompt cache for so long."""
+    """The dearest rates of `price`, its tiers included: all that a request of `input_tokens_max` may be
+    in. Without `keeps_for_an_hour` they are for requests that have nothing written to the prompt cache
+    for so long."""
     rates: tuple[Price | Tier, ...] = (price, *price.tiers)
+    if input_tokens_max is not None:
+        within = (tier for tier in price.tiers if tier.above_input_tokens < input_tokens_max)
+        rates = price, *within
     input_ = max(_dearest_input(rate, keeps_for_an_hour) for rate in rates)
     output = max(rate.output for rate in rates)
     if multiplier_permille == PERMILLE:

@@ -1,0 +1,131 @@
+"""What an attempt used at most, when its provider did not say: never less than the bill.
+
+A bound like the hold, by the same premises, only tighter by what is known in the end. An average or a
+usual ratio would be nearer to the truth, and below it at times: then a budget would pass its limit.
+
+- Input: what the provider said of it at the stream's beginning, if it did; else the hold's own bound, at
+  the dearest rates that such a request could meet.
+- Output: every byte that came may have been a token, a form around it besides. What was cut off may be
+  longer than what came: a provider goes on until it learns of the end. It is taken to go on as fast as
+  it did, with pieces as long as the longest. Bytes that came and were not read are each a token too.
+- Neither is above what was asked for, nor the amount above the hold.
+
+Thinking that is billed and not shown leaves no bytes: where there may be some, nothing is estimated, and
+the hold is assumed. So it is when a provider was not read for a while, and may be far ahead.
+"""
+
+import math
+
+import msgspec
+
+from windvane.core.analysis.tokens import bytes_of
+from windvane.core.catalog.models import Capability
+from windvane.core.catalog.prices import cost, dearest
+from windvane.core.chat import Completion, FunctionCall
+from windvane.core.deployment import Deployment
+from windvane.core.exchange import Attempt, Exchange
+from windvane.core.money import NanoUsd
+from windvane.core.usage import Usage
+from windvane.engine.bounding import input_bound
+from windvane.wire.fold import Fold
+
+IN_FLIGHT_S = 0.05
+"""How long a provider may go on until it learns that nobody listens."""
+PIECES_UNSEEN_MIN = 4
+"""As many pieces it may have made at least that never came."""
+PIECE_TOKENS_MIN = 32
+"""As many tokens a piece may be at least that nobody saw."""
+CHOICE_TOKENS = 16
+CALL_TOKENS = 64
+"""What the form around an answer and around each call may take, which is never shown."""
+CALL_BYTES_TIMES = 2
+"""A call is shown as JSON; the form that it is written in may name each argument twice."""
+
+
+def tokens_written(answer: Completion) -> int:
+    """No vocabulary makes more tokens of all that `answer` says."""
+    total = 0
+    for choice in answer.choices:
+        said = choice.message
+        total += CHOICE_TOKENS + sum(
+            bytes_of(text) for text in (said.content, said.reasoning, said.refusal) if text
+        )
+        total += sum(_tokens_of_call(call.function) for call in said.tool_calls)
+    return total
+
+
+def _tokens_of_call(function: FunctionCall) -> int:
+    arguments = function.arguments
+    if not isinstance(arguments, str):
+        arguments = msgspec.json.encode(arguments).decode()
+    return CALL_TOKENS + CALL_BYTES_TIMES * (bytes_of(function.name) + bytes_of(arguments))
+
+
+def tokens_delivered(fold: Fold) -> int:
+    """The most tokens in what came of a stream: a piece may be a token without a byte to show."""
+    return tokens_written(fold.completion()) + fold.pieces
+
+
+def tokens_unseen(fold: Fold, streamed_s: float) -> int:
+    """The most tokens that were made of a stream and never came into `fold`, which was cut off so many
+    seconds after its first words."""
+    pieces = max(
+        math.ceil(fold.pieces * IN_FLIGHT_S / max(streamed_s, IN_FLIGHT_S)), PIECES_UNSEEN_MIN
+    )
+    return pieces * max(fold.longest_piece, PIECE_TOKENS_MIN) + (fold.unread_bytes or 0)
+
+
+def may_think(deployment: Deployment) -> bool:
+    """Whether thinking that is not shown may be on the bill."""
+    card = deployment.card
+    is_able = card is None or Capability.REASONING in card.capabilities
+    return deployment.billing.hides_reasoning and is_able
+
+
+def may_have_thought(deployment: Deployment, fold: Fold) -> bool:
+    """The same, of an answer that came as far as `fold`, but for its usage."""
+    if fold.usage is not None and fold.chunks:
+        # A provider that counts from the start tells when it thinks.
+        return deployment.billing.hides_reasoning and fold.has_thought
+    return may_think(deployment)
+
+
+def used_at_most(
+    exchange: Exchange, attempt: Attempt, delivered: int, unseen: int = 0, said: Usage | None = None
+) -> tuple[Usage, NanoUsd | None]:
+    """The most that an attempt used, and the most that it cost; None when its price is not known.
+
+    `delivered` and `unseen` are the most tokens that came, and that did not. `said` is what the provider
+    said before the end: its input, and its output so far.
+    """
+    request = exchange.request
+    output_tokens = max(delivered, said.output_tokens if said else 0) + unseen
+    if limit := attempt.output_tokens_max or request.output_tokens_max:
+        output_tokens = min(output_tokens, limit * request.n)
+    if request.body.get("prediction"):
+        # Foretold words that are rejected are billed as output, whatever the limit says.
+        output_tokens += exchange.body_bytes * request.n
+    if said is None or not said.input_tokens:
+        usage = Usage(input_bound(exchange, attempt.deployment), output_tokens)
+        return usage, _amount(exchange, attempt, usage, is_input_said=False)
+    usage = msgspec.structs.replace(said, output_tokens=output_tokens, is_so_far=False)
+    return usage, _amount(exchange, attempt, usage, is_input_said=True)
+
+
+def _amount(
+    exchange: Exchange, attempt: Attempt, usage: Usage, *, is_input_said: bool
+) -> NanoUsd | None:
+    price, held = attempt.price, attempt.hold.hold_nano_usd
+    if price is None or held is None:
+        return held
+    deployment, served = attempt.deployment, usage.service_tier
+    if served is None:
+        factor = deployment.factor_asked(exchange.request.body.get("service_tier"))
+    else:
+        factor = deployment.factor_served(served)
+    if factor is None:
+        return held
+    if is_input_said:
+        return min(cost(price, usage, factor), held)
+    rates = dearest(price, factor, input_tokens_max=usage.input_tokens)
+    return min(rates.worst_case(usage.input_tokens).of(usage.output_tokens), held)
