@@ -306,9 +306,7 @@ def test_an_error_that_comes_with_the_first_word_is_hidden_as_well() -> None:
         >> opens()
         >> sends(chunk("hel") + b"data: " + error_body("overloaded") + b"\n\n")
         << HungUp("one/small")
-        << Settled(
-            "estimated", "stream_broken", output_tokens=6
-        )  # one came, four may be on the way
+        << Settled("estimated", "stream_broken")
         << Connecting("two/large")
         >> refuses()
         << Settled("exact", "connect_failed")
@@ -323,22 +321,23 @@ def test_an_error_that_comes_with_the_first_word_is_hidden_as_well() -> None:
 @pytest.mark.parametrize(
     "what", [b"data: " + error_body("overloaded") + b"\n\n", b"data: {nonsense\n\n"]
 )
-@pytest.mark.parametrize(("count", "output_tokens"), [(3, 8), (20, 41)])
-def test_what_came_in_the_read_that_failed_is_counted(
-    what: bytes, count: int, output_tokens: int
-) -> None:
-    """It was made, and is on the bill, though nobody was given it. Much in one read may be half of it."""
-    (
+@pytest.mark.parametrize("count", [3, 20])
+def test_what_came_in_the_read_that_failed_is_counted(what: bytes, count: int) -> None:
+    """It was made, and is on the bill, though nobody was given it."""
+    words = chunk("wo ") * count
+    play = (
         Playbook()
         >> ask("small", stream=True)
         << Sent("one/small")
         >> opens()
         >> sends(chunk("", role="assistant"))
-        >> sends(chunk("wo ") * count + what)
+        >> sends(words + what)
         << HungUp("one/small")
-        << Settled("estimated", "stream_broken", output_tokens=output_tokens)
+        << Settled("estimated", "stream_broken")
         << Failed("stream_broken")
     ).run()
+    (entry,) = play.stage.ledger.entries
+    assert len("wo ") * count <= entry.output_tokens < len(words)
 
 
 def test_after_the_first_word_an_error_is_told_and_not_hidden() -> None:
