@@ -163,6 +163,7 @@ WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
             "prediction": "x",
             "prompt_mode": 1,
             "guardrails": {},
+            "service_tier": 5,
         }.items()
     },
     "no model": ({"model": None}, "model"),
@@ -212,6 +213,54 @@ WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "functions[0].parameters",
     ),
     "too many tools": ({"tools": [{"function": {"name": "a"}}] * 129}, "tools"),
+    "tool's strictness": (
+        {"tools": [{"function": {"name": "a", "strict": "x"}}]},
+        "tools[0].function.strict",
+    ),
+    "old function's description": (
+        {"functions": [{"name": "a", "description": 5}]},
+        "functions[0].description",
+    ),
+    "choice without a name": (
+        {"tool_choice": {"type": "function", "function": {}}},
+        "tool_choice.function.name",
+    ),
+    "name of the choice": (
+        {"tool_choice": {"type": "function", "function": {"name": 5}}},
+        "tool_choice.function.name",
+    ),
+    "choice of nothing": ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+    "unknown old choice": ({"function_call": "sometimes"}, "function_call"),
+    "foreign field of a guardrail": ({"guardrails": [{"zz": 1}]}, "guardrails[0].zz"),
+    "foreign category": (
+        {"guardrails": [{"moderation_llm_v2": {"custom_category_thresholds": {"zz": 1}}}]},
+        "guardrails[0].moderation_llm_v2.custom_category_thresholds.zz",
+    ),
+    "prediction's content": ({"prediction": {"content": 5}}, "prediction.content"),
+    "prediction's kind": ({"prediction": {"type": "x", "content": "a"}}, "prediction.type"),
+    **{
+        f"schema's {name}": (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", name: value}}},
+            f"response_format.json_schema.{name}",
+        )
+        for name, value in {"name": 5, "schema": "x", "strict": "x", "description": 5}.items()
+    },
+    "file's id": (
+        {"messages": user([{"type": "file", "file": {"file_id": 5}}])},
+        "messages[0].content[0].file.file_id",
+    ),
+    "sound without data": (
+        {"messages": user([{"type": "input_audio", "input_audio": {"format": "wav"}}])},
+        "messages[0].content[0].input_audio.data",
+    ),
+    "thought of an image": (
+        {"messages": user([{"type": "thinking", "thinking": [{"type": "image_url"}]}])},
+        "messages[0].content[0].thinking[0].type",
+    ),
+    "name of a tool": (
+        {"messages": [{"role": "tool", "content": "1", "tool_call_id": "x", "name": 5}]},
+        "messages[0].name",
+    ),
 }
 
 
