@@ -55,7 +55,7 @@ def nested(depth: int) -> bytes:
 NOT_AN_OBJECT: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "blank": (b"  \n", "not valid JSON"),
-    "cut": (b'{"model": "a"', "not valid JSON"),
+    "cut": (b'{"model": "a"', "truncated"),
     "array": (b"[]", "an array"),
     "string": (b'"a"', "a string"),
     "null": (b"null", "null"),
@@ -66,10 +66,18 @@ NOT_AN_OBJECT: dict[str, tuple[bytes, str]] = {
     "comment": (b"{/**/}", "not valid JSON"),
     "byte order mark": (b"\xef\xbb\xbf{}", "not valid JSON"),
     "utf-16": ('{"model":"a"}'.encode("utf-16"), "not valid JSON"),
-    "invalid utf-8": (b'{"model":"\xff"}', "not valid JSON"),
-    "surrogate in utf-8": (b'{"model":"\xed\xa0\x80"}', "not valid JSON"),
-    "lone surrogate": (b'{"model":"\\ud800"}', "not valid JSON"),
-    "swapped surrogates": (b'{"model":"\\udc00\\ud800"}', "not valid JSON"),
+    "invalid utf-8": (b'{"model":"\xff"}', "not valid JSON: 0xff is not UTF-8 (byte 10)"),
+    "surrogate in utf-8": (b'{"model":"\xed\xa0\x80"}', "0xed is not UTF-8 (byte 10)"),
+    "half in utf-8": (b'{"model":"\xc3\xa9\xc3"}', "0xc3 is not UTF-8 (byte 12)"),
+    "lone surrogate": (b'{"model":"\\ud800"}', "\\ud800 is half of a surrogate pair (byte 10)"),
+    "lone surrogate, and more": (
+        b'{"model":"\\\\ud800 \\n\\ud83d\\ude00\\uD83D","messages":[],"stream":true}',
+        "\\uD83D is half of a surrogate pair (byte 32)",
+    ),
+    "swapped surrogates": (
+        b'{"model":"\\udc00\\ud800"}',
+        "\\udc00 is half of a surrogate pair (byte 10)",
+    ),
     "raw control": (b'{"model":"\x01"}', "not valid JSON"),
     "NaN": (b'{"temperature":NaN}', "not valid JSON"),
     "Infinity": (b'{"temperature":Infinity}', "not valid JSON"),
@@ -425,7 +433,7 @@ def test_a_key_in_a_trailer_is_none(served, path):
 )
 def test_a_wrong_method_is_405_and_says_the_right_one(served, method, path, allowed):
     reply = served.ask(method=method, path=path)
-    check_error(reply, 405)
+    assert check_error(reply, 405)["param"] is None
     assert allowed in reply.headers["allow"]
 
 
