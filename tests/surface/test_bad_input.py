@@ -55,7 +55,7 @@ def nested(depth: int) -> bytes:
 NOT_AN_OBJECT: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "blank": (b"  \n", "not valid JSON"),
-    "cut": (b'{"model": "a"', "not valid JSON"),
+    "cut": (b'{"model": "a"', "truncated"),
     "array": (b"[]", "an array"),
     "string": (b'"a"', "a string"),
     "null": (b"null", "null"),
@@ -66,10 +66,18 @@ NOT_AN_OBJECT: dict[str, tuple[bytes, str]] = {
     "comment": (b"{/**/}", "not valid JSON"),
     "byte order mark": (b"\xef\xbb\xbf{}", "not valid JSON"),
     "utf-16": ('{"model":"a"}'.encode("utf-16"), "not valid JSON"),
-    "invalid utf-8": (b'{"model":"\xff"}', "not valid JSON"),
-    "surrogate in utf-8": (b'{"model":"\xed\xa0\x80"}', "not valid JSON"),
-    "lone surrogate": (b'{"model":"\\ud800"}', "not valid JSON"),
-    "swapped surrogates": (b'{"model":"\\udc00\\ud800"}', "not valid JSON"),
+    "invalid utf-8": (b'{"model":"\xff"}', "not valid JSON: 0xff is not UTF-8 (byte 10)"),
+    "surrogate in utf-8": (b'{"model":"\xed\xa0\x80"}', "0xed is not UTF-8 (byte 10)"),
+    "half in utf-8": (b'{"model":"\xc3\xa9\xc3"}', "0xc3 is not UTF-8 (byte 12)"),
+    "lone surrogate": (b'{"model":"\\ud800"}', "\\ud800 is half of a surrogate pair (byte 10)"),
+    "lone surrogate, and more": (
+        b'{"model":"\\\\ud800 \\n\\ud83d\\ude00\\uD83D","messages":[],"stream":true}',
+        "\\uD83D is half of a surrogate pair (byte 32)",
+    ),
+    "swapped surrogates": (
+        b'{"model":"\\udc00\\ud800"}',
+        "\\udc00 is half of a surrogate pair (byte 10)",
+    ),
     "raw control": (b'{"model":"\x01"}', "not valid JSON"),
     "NaN": (b'{"temperature":NaN}', "not valid JSON"),
     "Infinity": (b'{"temperature":Infinity}', "not valid JSON"),
@@ -163,6 +171,7 @@ WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
             "prediction": "x",
             "prompt_mode": 1,
             "guardrails": {},
+            "service_tier": 5,
         }.items()
     },
     "no model": ({"model": None}, "model"),
@@ -212,6 +221,54 @@ WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
         "functions[0].parameters",
     ),
     "too many tools": ({"tools": [{"function": {"name": "a"}}] * 129}, "tools"),
+    "tool's strictness": (
+        {"tools": [{"function": {"name": "a", "strict": "x"}}]},
+        "tools[0].function.strict",
+    ),
+    "old function's description": (
+        {"functions": [{"name": "a", "description": 5}]},
+        "functions[0].description",
+    ),
+    "choice without a name": (
+        {"tool_choice": {"type": "function", "function": {}}},
+        "tool_choice.function.name",
+    ),
+    "name of the choice": (
+        {"tool_choice": {"type": "function", "function": {"name": 5}}},
+        "tool_choice.function.name",
+    ),
+    "choice of nothing": ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+    "unknown old choice": ({"function_call": "sometimes"}, "function_call"),
+    "foreign field of a guardrail": ({"guardrails": [{"zz": 1}]}, "guardrails[0].zz"),
+    "foreign category": (
+        {"guardrails": [{"moderation_llm_v2": {"custom_category_thresholds": {"zz": 1}}}]},
+        "guardrails[0].moderation_llm_v2.custom_category_thresholds.zz",
+    ),
+    "prediction's content": ({"prediction": {"content": 5}}, "prediction.content"),
+    "prediction's kind": ({"prediction": {"type": "x", "content": "a"}}, "prediction.type"),
+    **{
+        f"schema's {name}": (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", name: value}}},
+            f"response_format.json_schema.{name}",
+        )
+        for name, value in {"name": 5, "schema": "x", "strict": "x", "description": 5}.items()
+    },
+    "file's id": (
+        {"messages": user([{"type": "file", "file": {"file_id": 5}}])},
+        "messages[0].content[0].file.file_id",
+    ),
+    "sound without data": (
+        {"messages": user([{"type": "input_audio", "input_audio": {"format": "wav"}}])},
+        "messages[0].content[0].input_audio.data",
+    ),
+    "thought of an image": (
+        {"messages": user([{"type": "thinking", "thinking": [{"type": "image_url"}]}])},
+        "messages[0].content[0].thinking[0].type",
+    ),
+    "name of a tool": (
+        {"messages": [{"role": "tool", "content": "1", "tool_call_id": "x", "name": 5}]},
+        "messages[0].name",
+    ),
 }
 
 
@@ -376,7 +433,7 @@ def test_a_key_in_a_trailer_is_none(served, path):
 )
 def test_a_wrong_method_is_405_and_says_the_right_one(served, method, path, allowed):
     reply = served.ask(method=method, path=path)
-    check_error(reply, 405)
+    assert check_error(reply, 405)["param"] is None
     assert allowed in reply.headers["allow"]
 
 

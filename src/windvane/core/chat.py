@@ -22,7 +22,8 @@ JsonObject = dict[str, object]
 TOOLS_MAX = 128
 """Mistral's and OpenAI's documented maximum."""
 
-ToolName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}(?!\n)$")]
+"""Python's `$` alone lets a line end follow."""
 NonNegative = Annotated[int, Meta(ge=0)]
 
 
@@ -56,17 +57,27 @@ class ImagePart(msgspec.Struct, frozen=True, tag_field="type", tag="image_url"):
     image_url: str | ImageUrl
 
 
+class InputAudio(msgspec.Struct, frozen=True):
+    data: str
+    format: str | None = None
+
+
 class AudioPart(msgspec.Struct, frozen=True, tag_field="type", tag="input_audio"):
-    """OpenAI sends an object `{data, format}`, Mistral a base64 string."""
+    """OpenAI sends an object, Mistral its `data` alone, which is base64."""
 
-    input_audio: str | JsonObject
+    input_audio: str | InputAudio
 
 
-class FilePart(msgspec.Struct, frozen=True, tag_field="type", tag="file"):
-    """OpenAI nests `{file: {...}}`, Mistral names `file_id`."""
-
-    file: JsonObject | None = None
+class File(msgspec.Struct, frozen=True):
     file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class FilePart(File, frozen=True, tag_field="type", tag="file"):
+    """OpenAI nests `{file: {...}}`, Mistral says the same in the part itself."""
+
+    file: File | None = None
 
 
 class DocumentPart(msgspec.Struct, frozen=True, tag_field="type", tag="document_url"):
@@ -78,8 +89,20 @@ class ReferencePart(msgspec.Struct, frozen=True, tag_field="type", tag="referenc
     reference_ids: list[int | str]
 
 
+class ToolReferencePart(msgspec.Struct, frozen=True, tag_field="type", tag="tool_reference"):
+    """What a tool of Mistral's own found, as its models cite it while they think."""
+
+    tool: str
+    title: str
+    url: str | None = None
+    favicon: str | None = None
+    description: str | None = None
+
+
 class ThinkingPart(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
-    thinking: str | list[JsonObject]
+    thinking: str | list[TextPart | ReferencePart | ToolReferencePart]
+    signature: str | None = None
+    closed: bool | None = None
 
 
 class RefusalPart(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
@@ -119,6 +142,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
     prefix: bool | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
 
     def texts(self) -> Iterator[str]:
         """The text in this message, part by part."""
@@ -134,6 +159,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     name: ToolName
     parameters: JsonObject | None = None
     description: str | None = None
+    strict: bool | None = None
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,9 +169,16 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     function: Function | None = None
 
 
+class JsonSchema(msgspec.Struct, frozen=True):
+    name: str | None = None
+    schema: JsonObject | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
 class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
     type: str | None = None
-    json_schema: JsonObject | None = None
+    json_schema: JsonSchema | None = None
 
     @property
     def is_json(self) -> bool:

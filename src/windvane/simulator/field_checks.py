@@ -4,6 +4,7 @@ A check takes a value and returns None, or the pair (error type, message). Null 
 optional fields may be null, and required ones are looked for elsewhere.
 """
 
+import math
 from collections.abc import Callable
 
 from windvane.simulator.json_types import Json
@@ -40,6 +41,13 @@ def texts(value: Json) -> Fault | None:
     return "string_type", "Input should be a valid string"
 
 
+def text_or_mapping(value: Json) -> Fault | None:
+    """Accept strings and objects."""
+    if value is None or isinstance(value, str | dict):
+        return None
+    return "string_type", "Input should be a valid string or dictionary"
+
+
 def mapping(value: Json) -> Fault | None:
     """Accept objects."""
     if value is None or isinstance(value, dict):
@@ -47,8 +55,8 @@ def mapping(value: Json) -> Fault | None:
     return "dict_type", "Input should be a valid dictionary"
 
 
-def number(low: float, high: float, *, above_low: bool = False) -> Check:
-    """Return a check for numbers from `low` (or above it) to `high`."""
+def number(low: float = -math.inf, high: float = math.inf, *, above_low: bool = False) -> Check:
+    """Return a check for numbers from `low` (or above it) to `high`; for all, if neither is said."""
 
     def check(value: Json) -> Fault | None:
         if value is None:

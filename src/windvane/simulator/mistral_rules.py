@@ -6,7 +6,7 @@ through gets a 422 here as it would there. The order of messages is judged elsew
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from windvane.simulator.field_checks import (
     Check,
@@ -18,6 +18,7 @@ from windvane.simulator.field_checks import (
     one_of,
     sequence,
     text,
+    text_or_mapping,
     texts,
 )
 from windvane.simulator.json_types import Json, JsonObject
@@ -27,6 +28,7 @@ MESSAGES_MAX = 100_000
 """Not a published limit: it only keeps a hostile list from being walked for ever."""
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_CONNECTORS = ("image_generation", "document_library", "connector")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 _SAMPLING: dict[str, Check] = {
@@ -91,7 +93,24 @@ _PART_FIELDS: dict[str, dict[str, Check]] = {
     "input_audio": {"input_audio": text},
     "reference": {"reference_ids": sequence(MESSAGES_MAX)},
     "thinking": {"thinking": sequence(MESSAGES_MAX), "signature": text, "closed": boolean},
+    "tool_reference": {
+        "tool": text,
+        "title": text,
+        "url": text,
+        "favicon": text,
+        "description": text,
+    },
 }
+_PARTS_SAID = frozenset(_PART_FIELDS) - {"tool_reference"}
+_PARTS_OF_SYSTEM = frozenset({"text", "thinking"})
+_PARTS_OF_THINKING = frozenset({"text", "reference", "tool_reference"})
+_PARTS_REQUIRE: dict[str, tuple[str, ...]] = {
+    "file": ("file_id",),
+    "reference": ("reference_ids",),
+    "tool_reference": ("tool", "title"),
+}
+"""What a part cannot be without; for the others it is the field of their kind's name."""
+_IMAGE_FIELDS: dict[str, Check] = {"url": text, "detail": one_of("low", "auto", "high")}
 _FUNCTION_FIELDS: dict[str, Check] = {
     "name": text,
     "parameters": mapping,
@@ -115,24 +134,40 @@ _SCHEMA_FIELDS: dict[str, Check] = {
     "strict": boolean,
 }
 
+_PREDICTION_FIELDS: dict[str, Check] = {"type": one_of("content"), "content": text}
+_GUARDRAIL_FIELDS: dict[str, Check] = {
+    "block_on_error": boolean,
+    "moderation_llm_v1": mapping,
+    "moderation_llm_v2": mapping,
+}
+_MODERATION_FIELDS: dict[str, Check] = {
+    "model_name": text,
+    "custom_category_thresholds": mapping,
+    "ignore_other_categories": boolean,
+    "action": one_of("none", "block"),
+}
+_CATEGORIES = ("sexual", "selfharm", "health", "financial", "law", "pii")
+_CATEGORIES_ONCE = ("hate_and_discrimination", "violence_and_threats")
+_MODERATED: dict[str, tuple[str, ...]] = {
+    "moderation_llm_v1": (*_CATEGORIES, *_CATEGORIES_ONCE, "dangerous_and_criminal_content"),
+    "moderation_llm_v2": (
+        *(*_CATEGORIES, *_CATEGORIES_ONCE),
+        *("dangerous", "criminal", "jailbreaking"),
+    ),
+}
+"""What each moderation model sorts texts into."""
+
 Place = tuple[str | int, ...]
+Inside = Callable[[Json, Place, list[JsonObject]], None]
+"""Finds what is wrong within a value. That the value itself is no object, or list, is told before."""
 
 
 def chat_problems(body: JsonObject) -> list[JsonObject]:
     """Return what is wrong with a chat body, as entries of a 422 `detail` list."""
     found = _fields(body, CHAT_FIELDS, ("body",), required=("model", "messages"))
-    messages = body.get("messages")
-    if isinstance(messages, list):
-        for index, message in enumerate(messages):
-            _message(message, ("body", "messages", index), found)
-    tools = body.get("tools")
-    if tools and isinstance(tools, list):
-        for index, tool in enumerate(tools):
-            _tool(tool, ("body", "tools", index), found)
-    if body.get("response_format") is not None:
-        _response_format(body["response_format"], found)
-    if isinstance(body.get("tool_choice"), str | dict):
-        _tool_choice(body["tool_choice"], found)
+    for name, inside in _INSIDE.items():
+        if body.get(name) is not None:
+            inside(body[name], ("body", name), found)
     return found
 
 
@@ -171,6 +206,15 @@ def _fields(
     return found
 
 
+def _each(inside: Inside) -> Inside:
+    def each(values: Json, place: Place, found: list[JsonObject]) -> None:
+        if isinstance(values, list):
+            for index, value in enumerate(values):
+                inside(value, (*place, index), found)
+
+    return each
+
+
 def _message(message: Json, place: Place, found: list[JsonObject]) -> None:
     role = message.get("role") if isinstance(message, dict) else None
     checks = _MESSAGE_FIELDS.get(role) if isinstance(role, str) else None
@@ -192,8 +236,9 @@ def _content(message: JsonObject, role: str, place: Place, found: list[JsonObjec
     if isinstance(content, str):
         return
     if isinstance(content, list):
+        kinds = _PARTS_OF_SYSTEM if role == "system" else _PARTS_SAID
         for index, part in enumerate(content):
-            _part(part, (*place, index), found)
+            _part(part, kinds, (*place, index), found)
     elif content is not None:
         words = "Input should be a valid string or list of chunks"
         found.append(problem("string_type", place, words, content))
@@ -203,21 +248,26 @@ def _content(message: JsonObject, role: str, place: Place, found: list[JsonObjec
         found.append(problem("string_type", place, "Input should be a valid string", None))
 
 
-def _part(part: Json, place: Place, found: list[JsonObject]) -> None:
+def _part(part: Json, kinds: frozenset[str], place: Place, found: list[JsonObject]) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    checks = _PART_FIELDS.get(kind) if isinstance(kind, str) else None
-    if checks is None:
+    if not isinstance(kind, str) or kind not in kinds:
         words = "Input tag does not match any of the expected tags"
         found.append(problem("union_tag_invalid", place, words, part))
         return
-    found += _fields(
-        part,
-        {"type": text, **checks},
-        (*place, str(kind)),
-        required=(str(kind),)
-        if kind in {"text", "image_url", "document_url", "input_audio"}
-        else (),
-    )
+    place = (*place, kind)
+    checks = {"type": text, **_PART_FIELDS[kind]}
+    found += _fields(part, checks, place, required=_PARTS_REQUIRE.get(kind, (kind,)))
+    inside = part.get(kind)
+    if kind == "image_url" and not isinstance(inside, str):
+        found += _fields(inside, _IMAGE_FIELDS, (*place, kind), required=("url",))
+    elif kind == "thinking" and isinstance(inside, list):
+        for index, thought in enumerate(inside):
+            _part(thought, _PARTS_OF_THINKING, (*place, kind, index), found)
+    elif kind == "reference" and isinstance(part.get("reference_ids"), list):
+        for index, one in enumerate(part["reference_ids"]):
+            if isinstance(one, bool) or not isinstance(one, int | str):
+                words = "Input should be a valid integer or string"
+                found.append(problem("int_type", (*place, "reference_ids", index), words, one))
 
 
 def _calls(calls: Json, place: Place, found: list[JsonObject]) -> None:
@@ -229,15 +279,16 @@ def _calls(calls: Json, place: Place, found: list[JsonObject]) -> None:
         found += _fields(call, _CALL_FIELDS, here, required=("function",))
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
-            fields = {"name": text, "arguments": anything}
+            fields = {"name": text, "arguments": text_or_mapping}
             required = ("name", "arguments")
             found += _fields(function, fields, (*here, "function"), required=required)
 
 
 def _tool(tool: Json, place: Place, found: list[JsonObject]) -> None:
-    if isinstance(tool, dict) and tool.get("type", "function") != "function":
-        return  # connectors have shapes of their own, and the simulator has no connectors
-    found += _fields(tool, {"type": text, "function": mapping}, place, required=("function",))
+    if isinstance(tool, dict) and tool.get("type") in _CONNECTORS:
+        return  # they have shapes of their own, and the simulator has none of them
+    checks = {"type": one_of("function", *_CONNECTORS), "function": mapping}
+    found += _fields(tool, checks, place, required=("function",))
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict):
         return
@@ -249,8 +300,7 @@ def _tool(tool: Json, place: Place, found: list[JsonObject]) -> None:
         found.append(problem("string_pattern_mismatch", (*place, "name"), words, name))
 
 
-def _response_format(form: Json, found: list[JsonObject]) -> None:
-    place: Place = ("body", "response_format")
+def _response_format(form: Json, place: Place, found: list[JsonObject]) -> None:
     if not isinstance(form, dict):
         return
     found += _fields(form, _FORMAT_FIELDS, place)
@@ -262,11 +312,43 @@ def _response_format(form: Json, found: list[JsonObject]) -> None:
         found.append(problem("missing", (*place, "json_schema"), "Field required", form))
 
 
-def _tool_choice(choice: str | JsonObject, found: list[JsonObject]) -> None:
-    place: Place = ("body", "tool_choice")
+def _tool_choice(choice: Json, place: Place, found: list[JsonObject]) -> None:
     if isinstance(choice, dict):
         fields = {"type": one_of("function"), "function": mapping}
         found += _fields(choice, fields, place, required=("function",))
-    elif choice not in {"auto", "none", "any", "required"}:
+        if isinstance(choice.get("function"), dict):
+            here = (*place, "function")
+            found += _fields(choice["function"], {"name": text}, here, required=("name",))
+    elif not isinstance(choice, str) or choice not in {"auto", "none", "any", "required"}:
         words = "Input should be 'auto', 'none', 'any' or 'required'"
         found.append(problem("literal_error", place, words, choice))
+
+
+def _prediction(prediction: Json, place: Place, found: list[JsonObject]) -> None:
+    if isinstance(prediction, dict):
+        found += _fields(prediction, _PREDICTION_FIELDS, place)
+
+
+def _guardrail(guardrail: Json, place: Place, found: list[JsonObject]) -> None:
+    found += _fields(guardrail, _GUARDRAIL_FIELDS, place)
+    if not isinstance(guardrail, dict):
+        return
+    for name, categories in _MODERATED.items():
+        moderation = guardrail.get(name)
+        if not isinstance(moderation, dict):
+            continue
+        found += _fields(moderation, _MODERATION_FIELDS, (*place, name))
+        thresholds = moderation.get("custom_category_thresholds")
+        if isinstance(thresholds, dict):
+            here = (*place, name, "custom_category_thresholds")
+            found += _fields(thresholds, dict.fromkeys(categories, number()), here)
+
+
+_INSIDE: dict[str, Inside] = {
+    "messages": _each(_message),
+    "response_format": _response_format,
+    "tools": _each(_tool),
+    "tool_choice": _tool_choice,
+    "prediction": _prediction,
+    "guardrails": _each(_guardrail),
+}

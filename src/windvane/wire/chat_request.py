@@ -14,20 +14,24 @@ from msgspec import Meta
 from windvane.core.chat import (
     TOOLS_MAX,
     ChatRequest,
-    FunctionCall,
+    Function,
     JsonObject,
     Message,
     ResponseFormat,
     Role,
+    TextPart,
     Tool,
-    ToolName,
 )
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.wire.dialect import Dialect
+from windvane.wire.guardrails import Guardrail
 from windvane.wire.json_body import read_object_with
 
 MESSAGES_MAX = 20_000
 STOPS_MAX = 16
+
+NAME_CHARS_MAX = 64
+"""A caller's own word is shown no longer than this."""
 
 TOKENS_MAX = 100_000_000
 """More than any model says; it keeps every amount far within 64 bits."""
@@ -40,14 +44,20 @@ class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
+class _FunctionName(msgspec.Struct, frozen=True):
+    name: str
+
+
 class _ToolChoice(msgspec.Struct, frozen=True):
     type: str | None = None
-    function: JsonObject | None = None
+    function: _FunctionName | None = None
 
 
-class _LegacyFunction(msgspec.Struct, frozen=True):
-    name: ToolName
-    parameters: JsonObject | None = None
+class _Prediction(msgspec.Struct, frozen=True):
+    """Mistral wants text, OpenAI takes it in parts too."""
+
+    type: Literal["content"] | None = None
+    content: str | list[TextPart] | None = None
 
 
 class ChatBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -73,18 +83,19 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     frequency_penalty: _Penalty | None = None
     tools: Annotated[list[Tool], Meta(max_length=TOOLS_MAX)] | None = None
     tool_choice: str | _ToolChoice | None = None
-    functions: Annotated[list[_LegacyFunction], Meta(max_length=TOOLS_MAX)] | None = None
-    function_call: str | FunctionCall | None = None
+    functions: Annotated[list[Function], Meta(max_length=TOOLS_MAX)] | None = None
+    function_call: str | _FunctionName | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     prompt_cache_key: str | None = None
     metadata: JsonObject | None = None
     user: str | None = None
-    prediction: JsonObject | None = None
+    prediction: _Prediction | None = None
+    service_tier: str | None = None
     safe_prompt: bool | None = None
     prompt_mode: Literal["reasoning"] | None = None
-    guardrails: list[JsonObject] | None = None
+    guardrails: list[Guardrail] | None = None
 
 
 # Looked up once: before Python 3.12 an enum's metaclass makes that slow.
@@ -93,6 +104,7 @@ _OPENAI = Dialect.OPENAI
 
 _OUTPUT_LIMITS = frozenset(("max_tokens", "max_completion_tokens"))
 _CHOICES = ("auto", "none", "any", "required")
+_CALL_CHOICES = ("auto", "none")
 
 
 def decode_chat_request(body: bytes) -> ChatRequest:
@@ -113,7 +125,7 @@ def chat_request_of(fields: JsonObject, messages_json: msgspec.Raw | None = None
     is_plain_talk = _is_plain_talk(messages, fields["messages"])  # type: ignore[arg-type]
     if not is_plain_talk:
         _check_messages(messages)
-    if parsed.tools or parsed.tool_choice is not None:
+    if parsed.tools or parsed.tool_choice is not None or parsed.function_call is not None:
         _check_tools(parsed)
     output_tokens_max = parsed.max_completion_tokens
     if output_tokens_max is None:
@@ -170,40 +182,44 @@ def _check_messages(messages: list[Message]) -> None:
             continue
         if role is _TOOL:
             if not message.tool_call_id:
-                _refuse_message(index, "tool_call_id", "a tool message needs the id of its call")
+                raise _refuse(
+                    f"messages[{index}].tool_call_id", "a tool message needs the id of its call"
+                )
         elif message.content is None:
-            _refuse_message(index, "content", f"a {role.value} message needs content")
+            raise _refuse(f"messages[{index}].content", f"a {role.value} message needs content")
         elif message.tool_calls:
-            _refuse_message(index, "tool_calls", f"a {role.value} message cannot call tools")
-
-
-def _refuse_message(index: int, field: str, problem: str) -> None:
-    param = f"messages[{index}].{field}"
-    raise refuse(FaultKind.INVALID_REQUEST, f"{param}: {problem}", param=param)
+            raise _refuse(
+                f"messages[{index}].tool_calls", f"a {role.value} message cannot call tools"
+            )
 
 
 def _check_tools(parsed: ChatBody) -> None:
     for index, tool in enumerate(parsed.tools or ()):
         if tool.type in (None, "function") and tool.function is None:
-            param = f"tools[{index}].function"
-            raise refuse(
-                FaultKind.INVALID_REQUEST, f"{param}: a function tool needs a function", param=param
-            )
+            raise _refuse(f"tools[{index}].function", "a function tool needs a function")
         parameters = tool.function.parameters if tool.function else None
         if parameters and parameters.get("type", "object") != "object":
-            param = f"tools[{index}].function.parameters"
-            raise refuse(
-                FaultKind.INVALID_REQUEST,
-                f'{param}: a tool\'s parameters must be a schema of type "object"',
-                param=param,
+            raise _refuse(
+                f"tools[{index}].function.parameters",
+                'a tool\'s parameters must be a schema of type "object"',
             )
     choice = parsed.tool_choice
-    if isinstance(choice, str) and choice not in _CHOICES:
-        raise refuse(
-            FaultKind.INVALID_REQUEST,
-            f"tool_choice: expected one of {', '.join(_CHOICES)} or an object, got {choice[:64]!r}",
-            param="tool_choice",
-        )
+    if isinstance(choice, _ToolChoice):
+        if choice.type in (None, "function") and choice.function is None:
+            raise _refuse("tool_choice.function", "the choice of a function needs its name")
+    else:
+        _check_choice("tool_choice", choice, _CHOICES)
+    _check_choice("function_call", parsed.function_call, _CALL_CHOICES)
+
+
+def _check_choice(name: str, choice: object, choices: tuple[str, ...]) -> None:
+    if isinstance(choice, str) and choice not in choices:
+        known = ", ".join(choices)
+        raise _refuse(name, f"expected one of {known} or an object, got {choice[:64]!r}")
+
+
+def _refuse(param: str, problem: str) -> WindvaneError:
+    return refuse(FaultKind.INVALID_REQUEST, f"{param}: {problem}", param=param)
 
 
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -214,10 +230,15 @@ def invalid_field(error: msgspec.ValidationError) -> WindvaneError:
     found = _PLACE.match(str(error))
     path = ((found and found["path"]) or "").removeprefix("$").removeprefix(".")
     what = found["what"] if found else str(error)
-    missing = re.match(r"Object missing required field `(\w+)`", what)
-    if missing:
-        path = f"{path}.{missing[1]}" if path else missing[1]
-        what = "this field is required"
+    # The name of a field that is too much is the caller's word, and may be anything.
+    named = re.fullmatch(
+        r"Object (missing required|contains unknown) field `(.*)`", what, re.DOTALL
+    )
+    if named:
+        field = named[2][:NAME_CHARS_MAX]
+        path = f"{path}.{field}" if path else field
+        is_missing = named[1] == "missing required"
+        what = "this field is required" if is_missing else "there is no such field"
     return refuse(
         FaultKind.INVALID_REQUEST,
         f"{path}: {what}" if path else what,

@@ -6,6 +6,7 @@ parsed value go upstream.
 """
 
 import json
+import re
 from collections.abc import Callable, Collection
 from types import GenericAlias, UnionType
 from typing import NoReturn
@@ -95,7 +96,9 @@ def _parse_deep(body: bytes) -> JsonObject:
     try:
         value = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise refuse(FaultKind.INVALID_REQUEST, f"the body is not valid JSON: {error}") from error
+        raise refuse(
+            FaultKind.INVALID_REQUEST, f"the body is not valid JSON: {_reason(body, error)}"
+        ) from error
     except RecursionError as error:
         raise refuse(FaultKind.INVALID_REQUEST, _too_deep()) from error
     if type(value) is not dict:
@@ -103,6 +106,28 @@ def _parse_deep(body: bytes) -> JsonObject:
             FaultKind.INVALID_REQUEST, f"the body must be a JSON object, not {_kind(value)}"
         )
     return value
+
+
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>\\u[dD][89a-fA-F]\w\w)|\\.", re.DOTALL
+)
+"""A character written as two escapes, half of one, any other escape."""
+
+
+def _reason(body: bytes, error: Exception) -> str:
+    """What is wrong with text that cannot be decoded, and where: the parser counts from the beginning of
+    a string, and takes half a character at the end for the end of the body."""
+    if isinstance(error, UnicodeDecodeError):
+        try:
+            body.decode()
+        except UnicodeDecodeError as wrong:
+            return f"0x{body[wrong.start]:02x} is not UTF-8 (byte {wrong.start})"
+    said = str(error)
+    if "truncated" in said or "surrogate" in said:
+        for escape in _ESCAPE.finditer(body):
+            if half := escape["half"]:
+                return f"{half.decode()} is half of a surrogate pair (byte {escape.start()})"
+    return said
 
 
 def _check_bounds(value: JsonObject) -> None:

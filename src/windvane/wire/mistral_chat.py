@@ -21,6 +21,7 @@ TOP_P_MIN = 1e-6
 
 _encode = msgspec.json.Encoder().encode
 
+_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _TOOL_CALL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -62,7 +63,7 @@ def _tool_choice(value: object) -> object:
         return "any"
     if isinstance(value, dict):
         function = value.get("function")
-        if not isinstance(function, dict) or "name" not in function:
+        if not isinstance(function, dict):
             return "auto"
         return {"type": "function", "function": {"name": function["name"]}}
     return value
@@ -71,8 +72,15 @@ def _tool_choice(value: object) -> object:
 def _function_call(value: object) -> object:
     """OpenAI's old name for tool_choice."""
     if isinstance(value, dict):
-        return {"type": "function", "function": {"name": value.get("name")}}
+        return {"type": "function", "function": {"name": value["name"]}}
     return value
+
+
+def _without_nulls(value: object) -> object:
+    """A null says what is left out says, and Mistral's schema has it in few places only."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _tools(value: object) -> object:
@@ -130,14 +138,14 @@ def _prediction(value: object) -> object:
         return None
     content = value.get("content")
     if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        content = "".join(part["text"] for part in content)
     return {"type": "content", "content": content or ""}
 
 
 FIELDS: Table = {
     # what the caller says: (what Mistral is told, how); later rows win over earlier ones
     "frequency_penalty": ("frequency_penalty", _as_is),
-    "guardrails": ("guardrails", _as_is),
+    "guardrails": ("guardrails", _without_nulls),
     "max_tokens": ("max_tokens", _as_is),
     "max_completion_tokens": ("max_tokens", _as_is),
     "metadata": ("metadata", _as_is),
@@ -220,7 +228,8 @@ def encode_messages(request: ChatRequest) -> list[JsonObject]:
         return said  # type: ignore[return-value]
     assert isinstance(said, list)
     ids = _ToolCallIds()
-    written = []
+    written: list[JsonObject] = []
+    places: list[int] = []
     for place, message in enumerate(said):
         if (
             len(message) == 2
@@ -231,16 +240,18 @@ def encode_messages(request: ChatRequest) -> list[JsonObject]:
             written.append(message)
         else:
             translated = _message(message, f"messages[{place}]", ids)
-            if translated is not None:
-                written.append(translated)
-    _check_order(written)
+            if translated is None:
+                continue
+            written.append(translated)
+        places.append(place)
+    _check_order(written, places)
     return written
 
 
 def _message(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject | None:
     role = message["role"]
     if role in ("system", "developer"):
-        return {"role": "system", "content": _content(message, place)}
+        return {"role": "system", "content": _content(message, place, _SYSTEM_PARTS)}
     if role == "user":
         return {"role": "user", "content": _content(message, place)}
     if role == "assistant":
@@ -249,8 +260,9 @@ def _message(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject
     call_id = message.get("tool_call_id") or (message.get("name") if role == "function" else None)
     if call_id:
         told["tool_call_id"] = ids.of(str(call_id))
-    if message.get("name"):
-        told["name"] = message["name"]
+    name = message.get("name")
+    if isinstance(name, str) and _FUNCTION_NAME.fullmatch(name):
+        told["name"] = name  # Another's rules let any text be a name; the call says it in any case.
     return told
 
 
@@ -262,64 +274,103 @@ def _assistant(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObje
         content = [{"type": "thinking", "thinking": [{"type": "text", "text": thinking}]}, *parts]
     calls = message.get("tool_calls")
     legacy = message.get("function_call")
-    if not calls and isinstance(legacy, dict):
-        calls = [{"id": legacy.get("name"), "function": legacy}]
-    if not content and not calls:
-        return None
     told: JsonObject = {"role": "assistant", "content": content or ""}
     if isinstance(calls, list) and calls:
-        told["tool_calls"] = [_tool_call(call, ids) for call in calls]
+        told["tool_calls"] = [
+            _tool_call(call, f"{place}.tool_calls[{n}].function", ids)
+            for n, call in enumerate(calls)
+        ]
+    elif isinstance(legacy, dict):
+        call = {"id": legacy["name"], "function": legacy}
+        told["tool_calls"] = [_tool_call(call, f"{place}.function_call", ids)]
+    elif not content:
+        return None
     if message.get("prefix"):
         told["prefix"] = True
     return told
 
 
-def _tool_call(call: JsonObject, ids: "_ToolCallIds") -> JsonObject:
+def _tool_call(call: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject:
     function = call["function"]
     assert isinstance(function, dict)
+    name = function["name"]
+    if not _FUNCTION_NAME.fullmatch(name):
+        raise _refuse(f"{place}.name", f"no function can have the name {name[:64]!r}")
     return {
         "id": ids.of(str(call.get("id") or "")),
         "type": "function",
-        "function": {"name": function["name"], "arguments": function.get("arguments") or "{}"},
+        "function": {"name": name, "arguments": function.get("arguments") or "{}"},
     }
 
 
-def _content(message: JsonObject, place: str) -> object:
+_SYSTEM_PARTS = frozenset(("text", "thinking", "refusal"))
+"""Mistral takes no others of the system; a refusal is not told of anyone."""
+
+
+def _content(message: JsonObject, place: str, kinds: frozenset[str] | None = None) -> object:
+    """A message's content, whose parts may be of these `kinds`; of all, unless some are named."""
     content = message.get("content")
     if not isinstance(content, list):
         return "" if content is None else content
-    parts = [_part(part, f"{place}.content[{n}]") for n, part in enumerate(content)]
-    return [part for part in parts if part is not None]
+    written = []
+    for number, part in enumerate(content):
+        if kinds is not None and part["type"] not in kinds:
+            raise _refuse(
+                f"{place}.content[{number}].type",
+                f"Mistral takes only text of the system, no {part['type']}",
+            )
+        told = _part(part, f"{place}.content[{number}]")
+        if told is not None:
+            written.append(told)
+    return written
+
+
+_PART_FIELDS = {
+    "document_url": ("type", "document_url", "document_name"),
+    "reference": ("type", "reference_ids"),
+    "tool_reference": ("type", "tool", "title", "url", "favicon", "description"),
+    "thinking": ("type", "thinking", "signature", "closed"),
+}
+"""Other parts that Mistral says as the caller does, and what its schema names of them."""
 
 
 def _part(part: JsonObject, place: str) -> JsonObject | None:
-    kind = part["type"]
+    kind = str(part["type"])
     if kind == "text":
-        return {"type": "text", "text": part["text"]}
+        return {"type": kind, "text": part["text"]}
     if kind == "image_url":
-        return {"type": "image_url", "image_url": _image_url(part["image_url"])}
+        return {"type": kind, "image_url": _image_url(part["image_url"])}
     if kind == "input_audio":
         audio = part["input_audio"]
-        data = audio.get("data") if isinstance(audio, dict) else audio
-        return {"type": "input_audio", "input_audio": data}
+        return {"type": kind, "input_audio": audio["data"] if isinstance(audio, dict) else audio}
     if kind == "file":
         return _file(part, place)
-    if kind == "document_url":
-        kept = ("type", "document_url", "document_name")
-        return {name: part[name] for name in kept if part.get(name) is not None}
-    if kind == "reference":
-        return {"type": kind, "reference_ids": part["reference_ids"]}
+    if kind not in _PART_FIELDS:
+        return None
+    told = {name: part[name] for name in _PART_FIELDS[kind] if part.get(name) is not None}
     if kind == "thinking":
-        thinking = part["thinking"]
-        whole = [{"type": "text", "text": thinking}] if isinstance(thinking, str) else thinking
-        return {"type": kind, "thinking": whole}
-    return None
+        told["thinking"] = _thinking(part["thinking"], place)
+    return told
+
+
+def _thinking(thinking: object, place: str) -> list[JsonObject | None]:
+    """OpenAI's family has it as text too, Mistral in parts alone."""
+    if not isinstance(thinking, list):
+        return [{"type": "text", "text": thinking}]
+    return [_part(part, f"{place}.thinking[{number}]") for number, part in enumerate(thinking)]
+
+
+_DETAILS = {"low": "low", "auto": "auto", "high": "high", "original": "high"}
 
 
 def _image_url(image: object) -> object:
-    if isinstance(image, dict):
-        return {name: image[name] for name in ("url", "detail") if image.get(name) is not None}
-    return image
+    """The address, and how closely to look when it is a word for that that Mistral has."""
+    if not isinstance(image, dict):
+        return image
+    told = {"url": image["url"]}
+    if detail := _DETAILS.get(str(image.get("detail"))):
+        told["detail"] = detail
+    return told
 
 
 def _file(part: JsonObject, place: str) -> JsonObject:
@@ -379,16 +430,16 @@ _MAY_FOLLOW: Mapping[str, frozenset[str]] = {
 }
 
 
-def _check_order(messages: list[JsonObject]) -> None:
-    """Refuse here, by name, what Mistral would refuse with 3230."""
+def _check_order(messages: list[JsonObject], places: list[int]) -> None:
+    """Refuse here what Mistral would refuse with 3230, by its place among what the caller said."""
     if not messages:
         raise _refuse("messages", "no message has any content")
     previous = "system"
     open_calls: set[object] = set()
-    for place, message in enumerate(messages):
-        role = message["role"]
+    for number, message in enumerate(messages):
+        role, place = message["role"], places[number]
         assert isinstance(role, str)
-        if place and role not in _MAY_FOLLOW[previous]:
+        if number and role not in _MAY_FOLLOW[previous]:
             raise _refuse(f"messages[{place}].role", f"Mistral takes no {role} after {previous}")
         if role == "tool":
             call_id = message.get("tool_call_id")
@@ -409,11 +460,22 @@ def _check_order(messages: list[JsonObject]) -> None:
         previous = role
     if open_calls:
         raise _refuse("messages", f"{len(open_calls)} tool call(s) have no answer")
-    if previous == "system" and len(messages) and messages[-1]["role"] == "system":
+    _check_last(messages, places)
+
+
+def _check_last(messages: list[JsonObject], places: list[int]) -> None:
+    """Only what comes last is answered, or, when it is the assistant's own, continued."""
+    *earlier, last = messages
+    for number, message in enumerate(earlier):
+        if message.get("prefix"):
+            raise _refuse(
+                f"messages[{places[number]}].prefix", "only the last message can be continued"
+            )
+    if last["role"] == "system":
         raise _refuse("messages", "the last message must be from user or tool, not system")
-    if previous == "assistant" and not messages[-1].get("prefix"):
+    if last["role"] == "assistant" and not last.get("prefix"):
         raise _refuse(
-            f"messages[{len(messages) - 1}].prefix",
+            f"messages[{places[-1]}].prefix",
             "the last message is the assistant's; set prefix to true to have it continued",
         )
 

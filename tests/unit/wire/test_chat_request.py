@@ -56,6 +56,13 @@ def test_what_the_engine_reads(fields: dict[str, Any], view: dict[str, Any]) -> 
         {"unknown": {"kept": True}},
         {"temperature": 2, "top_p": 0, "seed": -1, "stop": ["a"] * 16},
         {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+        {"tool_choice": {"type": "custom", "custom": {"name": "c"}}},
+        {"functions": [{"name": "f"}], "function_call": "none"},
+        {"tools": [{"type": "function", "function": {"name": "f", "strict": None}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": None}}},
+        {"prediction": {"type": "content", "content": [{"type": "text", "text": "x"}]}},
+        {"service_tier": "never heard of"},
         {"tools": [{"type": "custom", "custom": {"name": "c"}}]},
         {"tools": [{"function": {"name": "f", "parameters": {"properties": {}}}}]},
         {"messages": [{"role": "developer", "content": "be brief", "name": "x"}, HELLO]},
@@ -152,6 +159,7 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "f\n"}}]}, "tools[0].function.name"),
     (
         {
             "tools": [
@@ -162,7 +170,16 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ),
     ({"tools": [{"type": "function", "function": {"name": "f"}}] * 129}, "tools"),
     ({"tool_choice": "sometimes"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+    ({"tool_choice": {"function": {}}}, "tool_choice.function.name"),
+    ({"tool_choice": {}}, "tool_choice.function"),
+    ({"function_call": "required"}, "function_call"),
     ({"functions": [{}]}, "functions[0].name"),
+    ({"guardrails": [{"block": True}]}, "guardrails[0].block"),
+    (
+        {"guardrails": [{"moderation_llm_v1": {"action": "blok"}}]},
+        "guardrails[0].moderation_llm_v1.action",
+    ),
     ({"response_format": "json"}, "response_format"),
     ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
 ]
@@ -190,6 +207,12 @@ def test_a_callers_own_words_cannot_pose_as_the_place() -> None:
     with pytest.raises(BadRequestError) as caught:
         request(messages=[{"role": "x` - at `$.model", "content": "x"}])
     assert caught.value.fault.param == "messages[0].role"
+    with pytest.raises(BadRequestError) as caught:
+        request(guardrails=[{"x` - at `$.model": 1}])
+    assert caught.value.fault.param == "guardrails[0].x` - at `$.model"
+    with pytest.raises(BadRequestError) as caught:
+        request(guardrails=[{"x" * 1000: 1}])
+    assert caught.value.fault.param == "guardrails[0]." + "x" * 64
 
 
 @pytest.mark.parametrize(

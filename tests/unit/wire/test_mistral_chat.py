@@ -69,6 +69,10 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"safe_prompt": True}, {"safe_prompt": True}),
     ({"prompt_mode": "reasoning"}, {"prompt_mode": "reasoning"}),
     ({"guardrails": [{"block_on_error": True}]}, {"guardrails": [{"block_on_error": True}]}),
+    (
+        {"guardrails": [{"block_on_error": None, "moderation_llm_v2": {"action": "block"}}]},
+        {"guardrails": [{"moderation_llm_v2": {"action": "block"}}]},
+    ),
     ({"reasoning_effort": "high"}, {"reasoning_effort": "high"}),
     ({"reasoning_effort": "max"}, {"reasoning_effort": "xhigh"}),
     ({"reasoning_effort": "immense"}, {}),
@@ -263,6 +267,21 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
             "content": [{"type": "image_url", "image_url": {"url": "u", "detail": "low"}}],
         },
     ),
+    *[
+        (
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": "u", "detail": said}}],
+            },
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u", **told}}]},
+        )
+        for said, told in (
+            ("auto", {"detail": "auto"}),
+            ("original", {"detail": "high"}),
+            ("with a loupe", {}),
+            (None, {}),
+        )
+    ],
     (
         {
             "role": "user",
@@ -304,6 +323,43 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
         },
     ),
     (
+        {
+            "role": "assistant",
+            "content": [
+                {
+                    "type": "thinking",
+                    "signature": "s",
+                    "closed": True,
+                    "x": 1,
+                    "thinking": [
+                        {"type": "text", "text": "hm", "x": 1},
+                        {"type": "reference", "reference_ids": [1], "x": 1},
+                        {"type": "tool_reference", "tool": "t", "title": "u", "url": None, "x": 1},
+                    ],
+                }
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {
+                    "type": "thinking",
+                    "signature": "s",
+                    "closed": True,
+                    "thinking": [
+                        {"type": "text", "text": "hm"},
+                        {"type": "reference", "reference_ids": [1]},
+                        {"type": "tool_reference", "tool": "t", "title": "u"},
+                    ],
+                }
+            ],
+        },
+    ),
+    (
+        {"role": "system", "content": [{"type": "refusal", "refusal": "no"}]},
+        {"role": "system", "content": []},
+    ),
+    (
         {"role": "assistant", "content": [{"type": "reference", "reference_ids": [1]}]},
         {"role": "assistant", "content": [{"type": "reference", "reference_ids": [1]}]},
     ),
@@ -326,6 +382,45 @@ def test_a_file_without_an_id_or_data_is_refused() -> None:
         "content": [{"type": "text", "text": "x"}, {"type": "file", "file": {}}],
     }
     assert refusal(HELLO, said) == "messages[1].content[1]"
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": "u"},
+        {"type": "input_audio", "input_audio": "QQ=="},
+        {"type": "file", "file_id": "f"},
+    ],
+)
+def test_the_system_says_nothing_but_text(role: str, part: dict[str, Any]) -> None:
+    said = {"role": role, "content": [{"type": "text", "text": "x"}, part]}
+    assert refusal(said, HELLO) == "messages[0].content[1].type"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "x" * 65, "f\n"])
+def test_a_call_of_what_can_be_no_function_is_refused(name: str) -> None:
+    call = {"id": "abcdefghi", "function": {"name": name, "arguments": "{}"}}
+    said = {"role": "assistant", "tool_calls": [call]}
+    place = "messages[1].tool_calls[0].function.name"
+    assert refusal(HELLO, said, answer("abcdefghi")) == place
+    old = {"role": "assistant", "function_call": {"name": name}}
+    place = "messages[1].function_call.name"
+    assert refusal(HELLO, old, {"role": "function", "name": name, "content": "1"}) == place
+
+
+def test_a_tools_name_is_told_only_if_mistral_takes_it() -> None:
+    said = [HELLO, calls("abcdefghi")]
+    for name, is_told in (("f", True), ("", False), ("my tool", False), (None, False)):
+        last = messages(*said, {**answer("abcdefghi"), "name": name})[-1]
+        assert ("name" in last) is is_told
+
+
+def test_a_place_is_the_callers_own() -> None:
+    """A message that says nothing is not told, and counts all the same."""
+    silent = {"role": "assistant", "content": None}
+    assert refusal(HELLO, silent, SAID) == "messages[2].prefix"
+    assert refusal(HELLO, silent, ANSWER) == "messages[2].role"
 
 
 # Tool-call ids: nine letters or digits.
@@ -473,6 +568,8 @@ def test_orders_that_mistral_takes(said: list[dict[str, Any]]) -> None:
         ([HELLO, ANSWER], "messages[1].role"),
         ([HELLO, CALLS, ANSWER, SYSTEM, HELLO], "messages[3].role"),
         ([{"role": "assistant", "content": None}], "messages"),
+        ([HELLO, PREFIX, HELLO], "messages[1].prefix"),
+        ([HELLO, PREFIX, PREFIX], "messages[1].prefix"),
     ],
 )
 def test_orders_that_mistral_would_refuse_are_refused_here_by_name(

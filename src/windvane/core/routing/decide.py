@@ -7,6 +7,8 @@ model alone, never silently to another.
 from collections.abc import Callable, Mapping
 from datetime import date
 
+import msgspec
+
 from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Catalog
 from windvane.core.deployment import TOO_LONG, Deployment
@@ -96,7 +98,7 @@ class Decider:
                     resting.append(candidate)
                     ruled_out.append(RuledOut(model=model, why="its circuit breaker is open"))
         if not fitting and not resting:
-            raise _no_route(requested, ruled_out)
+            raise _no_route(requested, ruled_out, self._too_long(models, analysis))
         return Decision(
             route=route,
             rule=rule,
@@ -104,6 +106,14 @@ class Decider:
             candidates=tuple(fitting + resting),
             ruled_out=tuple(ruled_out),
         )
+
+    def _too_long(self, models: tuple[str, ...], analysis: Analysis) -> str:
+        """The field to shorten when no model has room for the request: the answer asked for, if one of
+        them would serve it with an ordinary one."""
+        ordinary = msgspec.structs.replace(analysis, output_tokens_max=None)
+        serving = [each for model in models for each in self._deployments.get(model, ())]
+        would_do = any(each.why_not(ordinary, self.day) is None for each in serving)
+        return "max_tokens" if would_do else "messages"
 
     def _plan_of(
         self, requested: str, route: str | None, rule: int | None
@@ -176,10 +186,11 @@ def unknown_model(
     )
 
 
-def _no_route(requested: str, ruled_out: list[RuledOut]) -> WindvaneError:
+def _no_route(requested: str, ruled_out: list[RuledOut], too_long: str) -> WindvaneError:
+    """`too_long` names what to shorten, should each of them have been ruled out by its window."""
     if ruled_out and all(item.why.startswith(TOO_LONG) for item in ruled_out):
         return refuse(
-            FaultKind.CONTEXT_TOO_LONG, f"messages: {ruled_out[-1].why}", param="messages"
+            FaultKind.CONTEXT_TOO_LONG, f"{too_long}: {ruled_out[-1].why}", param=too_long
         )
     reasons = "; ".join(f"{item.model}: {item.why}" for item in ruled_out) or "the route is empty"
     return refuse(

@@ -109,7 +109,7 @@ class DataPlane:
                 await discard_rest(caller.receive)
         headers: HeaderList = [JSON, *error_headers(fault, door.exchange, request_id)]
         if status == 405:
-            headers.append((b"allow", (fault.param or "POST").encode()))
+            headers.append((b"allow", _endpoint_at(caller.path)[0].encode()))
         if status in (408, 413):
             headers.append((b"connection", b"close"))
             caller.keep_alive = False
@@ -126,12 +126,7 @@ def endpoint_name(path: str) -> str:
 
 def _endpoint_of(caller: Caller) -> tuple[str, Endpoint]:
     """The method and endpoint of a path. Raises NotFoundError, and 405 for another method."""
-    path = caller.path
-    found = ENDPOINTS.get(path) or ENDPOINTS.get(path.rstrip("/"))
-    if found is None and path.startswith(_MODEL) and len(path) > len(_MODEL):
-        found = ("GET", get_model)
-    if found is None:
-        raise _not_found(caller.path)
+    found = _endpoint_at(caller.path)
     method = found[0]
     if caller.method != method:
         raise refuse(
@@ -139,8 +134,17 @@ def _endpoint_of(caller: Caller) -> tuple[str, Endpoint]:
             f"{caller.method} is not allowed here; use {method}",
             status=405,
             code="method_not_allowed",
-            param=method,
         )
+    return found
+
+
+def _endpoint_at(path: str) -> tuple[str, Endpoint]:
+    """The method and endpoint of a path. Raises NotFoundError."""
+    found = ENDPOINTS.get(path) or ENDPOINTS.get(path.rstrip("/"))
+    if found is None and path.startswith(_MODEL) and len(path) > len(_MODEL):
+        found = ("GET", get_model)
+    if found is None:
+        raise _not_found(path)
     return found
 
 

@@ -206,3 +206,25 @@ def test_a_request_too_long_for_every_candidate_is_told_as_such() -> None:
     fault = caught.value.fault
     assert fault.kind is FaultKind.CONTEXT_TOO_LONG
     assert fault.message.endswith("about 131072 tokens of input; its window has 131072")
+
+
+@pytest.mark.parametrize(
+    ("input_tokens", "output_tokens_max", "param"),
+    [
+        (1_000, 200_000, "max_tokens"),
+        (131_072, 1, "messages"),
+        (131_072, 200_000, "messages"),
+        (131_072, None, "messages"),
+    ],
+)
+def test_what_is_too_long_is_named(
+    input_tokens: int, output_tokens_max: int | None, param: str
+) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        ask(
+            "codestral-latest",
+            Analysis(input_tokens=input_tokens, output_tokens_max=output_tokens_max),
+        )
+    fault = caught.value.fault
+    assert (fault.kind, fault.param) == (FaultKind.CONTEXT_TOO_LONG, param)
+    assert fault.message.startswith(f"{param}: ")
