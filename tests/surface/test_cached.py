@@ -131,6 +131,17 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
     assert report["saved_nano_usd"] == metrics["saved_nano_usd_total"] > 0
 
 
+@pytest.mark.parametrize("way", ["tag", "model", "route", "scope", "key"])
+@pytest.mark.parametrize("nothing", ["", "%20"])
+def test_an_empty_question_takes_back_nothing(served, way, nothing):
+    """A script whose variable is not set says `?tag=`, and does not mean everybody's answers."""
+    ask(served, "stays")
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    refused = served.ask(path=f"/admin/cache?{way}={nothing}", method="DELETE", **admin)
+    assert (refused.status, refused.json["error"]["param"]) == (400, way)
+    assert ask(served, "stays").headers["cache-status"].startswith("Windvane; hit")
+
+
 def test_the_official_client_notices_nothing_but_the_speed(served):
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key=ANN)
     with client:

@@ -245,6 +245,7 @@ def test_what_is_refused_is_told_in_a_line(empty, words, said):
         ("keys", "rotate", "known", "--overlap", "soon"),
         ("usage", "--json", "--csv"),
         ("keys", "list", "--url", "ftp://gateway"),
+        ("cache", "clear", "--tag", ""),
     ],
 )
 def test_wrong_usage_has_a_status_of_its_own(empty, words):

@@ -50,6 +50,11 @@ def clear(
 ) -> None:
     """Take answers back: all of them, or those with one tag, model, route, scope or key."""
     query = {"tag": tag, "model": model, "route": route, "scope": scope, "key": key}
+    for name, value in query.items():
+        if value is not None and not value.strip():
+            raise click.BadParameter(
+                "it is empty; to take back all, leave it out", param_hint=f"--{name}"
+            )
     answer = told(administration(path, url), "DELETE", "/admin/cache", query=query)
     count = answer["removed"]
     told_as = f"{count} answer was taken back" if count == 1 else f"{count} answers were taken back"

@@ -96,7 +96,12 @@ def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
 
 
 def tag_of(question: CacheQuestion) -> str:
-    """The tag that is meant. Raises BadRequestError when two are."""
+    """The tag that is meant. Raises BadRequestError when two are, and for one that is empty: a script
+    whose variable is not set must not take back everything."""
+    for name, value in question.model_dump(exclude_none=True).items():
+        if not value.strip():
+            message = f"{name}: it is empty; to take back all answers, leave it out"
+            raise refuse(FaultKind.INVALID_REQUEST, message, param=name)
     said = {
         "tag": question.tag and caller_tag(question.tag),
         "model": question.model and model_tag(question.model),
