@@ -9,6 +9,7 @@ import pytest
 from tests.surface.served import Reply, Served, chat, serving
 
 from windvane.config.schema import AuthConfig, CacheConfig, KeyConfig
+from windvane.core.cache.invalidation import Reach
 from windvane.simulator import SimulatorConfig
 
 ANN, BEN, CAT = "sk-ann-key-1", "sk-ben-key-1", "sk-cat-key-1"
@@ -119,7 +120,7 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
     twice = served.ask(path="/admin/cache?tag=v1&tag=other", method="DELETE", **admin)
     assert (twice.status, twice.json["error"]["param"]) == (400, "tag")
     taken = served.ask(path="/admin/cache?tag=v1", method="DELETE", **admin)
-    assert taken.json == {"tag": "tag:v1", "removed": 1}
+    assert taken.json == {"tag": "tag:v1", "removed": 1, "reach": "everywhere"}
     assert ask(served, "tagged").headers["cache-status"].startswith("Windvane; fwd=miss")
     assert ask(served, "not tagged").headers["cache-status"].startswith("Windvane; hit")
     report = served.ask(path="/admin/cache", **admin).json
@@ -128,7 +129,15 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
         name: metrics["cache_lookups_by_result"].get(name, 0) for name in report["lookups"]
     }
     assert sum(report["lookups"].values()) == metrics["requests_total"]
+    assert report["invalidations"] == 1
     assert report["saved_nano_usd"] == metrics["saved_nano_usd_total"] > 0
+
+
+def test_who_takes_answers_back_is_told_when_others_are_not(served, monkeypatch):
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    monkeypatch.setattr(type(served.engine.invalidations), "reach", Reach.LATER)
+    taken = served.ask(path="/admin/cache?tag=none", method="DELETE", **admin)
+    assert (taken.status, taken.json["reach"]) == (202, "later")
 
 
 @pytest.mark.parametrize("way", ["tag", "model", "route", "scope", "key"])

@@ -10,6 +10,14 @@ from windvane.cli.admin_client import administration, told
 from windvane.cli.connecting import connection_options, json_option
 from windvane.cli.tables import plain_table, print_table
 
+OWED = {
+    "later": "others who share the cache could not be told yet, and may still give these answers: it is"
+    " tried again each second while the gateway runs, and when it next starts",
+    "here": "it could not be written down: others who share the cache may still give these answers, and"
+    " so will this gateway when it ends before that was done; clear again",
+}
+"""What is told when taking answers back is not done with."""
+
 
 @click.group("cache")
 def command() -> None:
@@ -59,6 +67,8 @@ def clear(
     count = answer["removed"]
     told_as = f"{count} answer was taken back" if count == 1 else f"{count} answers were taken back"
     click.echo(json.dumps(answer) if as_json else told_as)
+    if answer["reach"] != "everywhere":
+        raise click.ClickException(OWED[answer["reach"]])
 
 
 def _show(report: dict[str, Any]) -> None:

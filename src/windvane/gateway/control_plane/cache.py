@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from windvane.core.cache.invalidation import ALL, caller_tag, model_tag, route_tag, scope_tag
+from windvane.core.cache.invalidation import ALL, Reach, caller_tag, model_tag, route_tag, scope_tag
 from windvane.core.faults import FaultKind, refuse
 from windvane.core.money import usd_text
 from windvane.core.usage_report import UsageQuery
@@ -15,6 +15,8 @@ from windvane.gateway.control_plane.access import Permission, concerns, needs
 from windvane.telemetry.metrics import Metrics
 
 TEXT_MAX = 200
+LATER = 202
+"""Others who share the cache have yet to be told."""
 LOOKUPS = ("hit", "joined", "miss", "bypass")
 
 
@@ -49,6 +51,11 @@ class CacheReport(BaseModel):
 class Taken(BaseModel):
     tag: str
     removed: int = Field(description="entries that were taken back, as far as known")
+    reach: Reach = Field(
+        description="who knows of it: `everywhere`, all who share the cache, within two seconds;"
+        " `later`, others once they can be told, which is tried each second; `here`, the same, but"
+        " it is forgotten if this gateway ends before"
+    )
 
 
 class CacheQuestion(BaseModel):
@@ -87,12 +94,20 @@ def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         tags=["cache"],
         summary="Take answers back: all, or by tag, model, route, scope or key",
         openapi_extra=needs(Permission.ADMIN),
-        responses=schemas.errors(400, 403),
+        responses={
+            **schemas.errors(400, 403),
+            LATER: {"model": Taken, "description": "Not yet all"},
+        },
     )
-    async def clear(request: Request, question: Annotated[CacheQuestion, Query()]) -> Taken:
+    async def clear(
+        request: Request, response: Response, question: Annotated[CacheQuestion, Query()]
+    ) -> Taken:
         tag = tag_of(question)
         concerns(request, tag)
-        return Taken(tag=tag, removed=await engine.invalidate(tag))
+        removed, reach = await engine.invalidate(tag)
+        if reach is not Reach.EVERYWHERE:
+            response.status_code = LATER
+        return Taken(tag=tag, removed=removed, reach=reach)
 
 
 def tag_of(question: CacheQuestion) -> str:
