@@ -265,6 +265,16 @@ def test_taking_answers_back_fails_when_others_cannot_be_told(empty):
     assert json.loads((empty.data / OWED_FILE).read_text()) == ["all"]
 
 
+def test_taking_back_what_nobody_knows_fails(empty):
+    path = empty.folder / "windvane.yaml"
+    path.write_text("providers: {mistral: {api_key: sk-x}}\ncache: {scope: key}\n")
+    cleared = empty.run("cache", "clear", "--model", "nobody-knows")
+    assert (cleared.exit_code, cleared.stdout) == (1, "0 answers were taken back\n")
+    assert "no model here has the id or name 'nobody-knows'" in cleared.stderr
+    empty.told("keys", "create", "ci")
+    assert empty.told("cache", "clear", "--key", "ci")["tag"].startswith("scope:key:key_")
+
+
 def test_a_name_with_a_slash_is_found(empty):
     made = empty.told("keys", "create", "team/ci")
     assert empty.told("keys", "show", "team/ci")["id"] == made["id"]

@@ -40,24 +40,15 @@ def stats(as_json: bool, path: Path | None, url: str | None) -> None:
 
 @command.command("clear")
 @click.option("--tag", help="A tag that callers gave (x-windvane-cache-tags).")
-@click.option("--model", help="A model's resolved id.")
+@click.option("--model", help="A model's id, or one of its names.")
 @click.option("--route", help="A route's name.")
 @click.option("--scope", help="Whose answers: key:ID, team:NAME or shared.")
-@click.option("--key", help="A gateway key's id.")
+@click.option("--key", help="A gateway key's id or name.")
+@click.option("--entry", help="One answer: the key that Cache-Status of its hits shows.")
 @json_option
 @connection_options
-def clear(
-    tag: str | None,
-    model: str | None,
-    route: str | None,
-    scope: str | None,
-    key: str | None,
-    as_json: bool,
-    path: Path | None,
-    url: str | None,
-) -> None:
-    """Take answers back: all of them, or those with one tag, model, route, scope or key."""
-    query = {"tag": tag, "model": model, "route": route, "scope": scope, "key": key}
+def clear(as_json: bool, path: Path | None, url: str | None, **query: str | None) -> None:
+    """Take answers back: all of them, or those with one tag, model, route, scope or key, or one."""
     for name, value in query.items():
         if value is not None and not value.strip():
             raise click.BadParameter(
@@ -69,6 +60,8 @@ def clear(
     click.echo(json.dumps(answer) if as_json else told_as)
     if answer["reach"] != "everywhere":
         raise click.ClickException(OWED[answer["reach"]])
+    if answer["note"] is not None:
+        raise click.ClickException(answer["note"])
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -235,14 +235,20 @@ class Engine:
         """How many calls to providers are under way that others may join."""
         return self._sharing.flights.count
 
-    async def invalidate(self, tag: str) -> Taken:
-        """Take back all answers with a tag (`all`: every one), here and wherever they are shared."""
+    async def invalidate(self, *tags: str, entry: bytes | None = None) -> Taken:
+        """Take back all answers with one of these tags (`all`: every one), here and wherever they are
+        shared; `entry` is the key when they are one answer's alone."""
         if self.cache is None:
             return Taken(0, Reach.EVERYWHERE)
         self.recall.forget()
         if self.invalidations is not None:
-            await self.invalidations.invalidate(tag)
-        removed = await self.cache.remove_tagged(tag)
+            for tag in tags:
+                self.invalidations.invalidate_now(tag)
+            await self.invalidations.spread()
+        removed = 0 if entry is None else await self.cache.remove(entry)
+        if entry is None:
+            for tag in tags:
+                removed += await self.cache.remove_tagged(tag)
         return Taken(removed, self._reach())
 
     def _reach(self) -> Reach:

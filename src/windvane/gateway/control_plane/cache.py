@@ -3,18 +3,19 @@
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from windvane.core.cache.invalidation import ALL, Reach, caller_tag, model_tag, route_tag, scope_tag
-from windvane.core.faults import FaultKind, refuse
+from windvane.core.cache.invalidation import Reach
 from windvane.core.money import usd_text
 from windvane.core.usage_report import UsageQuery
 from windvane.engine.engine import Engine
 from windvane.gateway.control_plane import schemas
 from windvane.gateway.control_plane.access import Permission, concerns, needs
+from windvane.gateway.control_plane.answers_meant import CacheQuestion, meant
+from windvane.gateway.control_plane.keys import KeyBook
+from windvane.ports.clock import Clock
 from windvane.telemetry.metrics import Metrics
 
-TEXT_MAX = 200
 LATER = 202
 """Others who share the cache have yet to be told."""
 LOOKUPS = ("hit", "joined", "miss", "bypass")
@@ -56,28 +57,12 @@ class Taken(BaseModel):
         " `later`, others once they can be told, which is tried each second; `here`, the same, but"
         " it is forgotten if this gateway ends before"
     )
+    note: str | None = Field(description="why there was none, where that is known")
 
 
-class CacheQuestion(BaseModel):
-    """Which entries: all, or by one of these."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tag: str | None = Field(default=None, max_length=TEXT_MAX, description="a caller's own tag")
-    model: str | None = Field(
-        default=None, max_length=TEXT_MAX, description="a model's resolved id"
-    )
-    route: str | None = Field(default=None, max_length=TEXT_MAX)
-    scope: str | None = Field(
-        default=None,
-        max_length=TEXT_MAX,
-        description="whose answers: `key:ID`, `team:NAME`, `shared`",
-    )
-    key: str | None = Field(default=None, max_length=TEXT_MAX, description="a gateway key's id")
-
-
-def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+def add_cache(app: FastAPI, engine: Engine, clock: Clock, metrics: Metrics) -> None:
     """The routes."""
+    book = KeyBook(engine, clock)
 
     @app.get(
         "/admin/cache",
@@ -92,7 +77,7 @@ def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.delete(
         "/admin/cache",
         tags=["cache"],
-        summary="Take answers back: all, or by tag, model, route, scope or key",
+        summary="Take answers back: all, or by tag, model, route, scope, key or entry",
         openapi_extra=needs(Permission.ADMIN),
         responses={
             **schemas.errors(400, 403),
@@ -102,32 +87,13 @@ def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     async def clear(
         request: Request, response: Response, question: Annotated[CacheQuestion, Query()]
     ) -> Taken:
-        tag = tag_of(question)
-        concerns(request, tag)
-        removed, reach = await engine.invalidate(tag)
+        tags, unless_found, entry = meant(question, engine.snapshot, book, request)
+        concerns(request, tags[0])
+        removed, reach = await engine.invalidate(*tags, entry=entry)
         if reach is not Reach.EVERYWHERE:
             response.status_code = LATER
-        return Taken(tag=tag, removed=removed, reach=reach)
-
-
-def tag_of(question: CacheQuestion) -> str:
-    """The tag that is meant. Raises BadRequestError when two are, and for one that is empty: a script
-    whose variable is not set must not take back everything."""
-    for name, value in question.model_dump(exclude_none=True).items():
-        if not value.strip():
-            message = f"{name}: it is empty; to take back all answers, leave it out"
-            raise refuse(FaultKind.INVALID_REQUEST, message, param=name)
-    said = {
-        "tag": question.tag and caller_tag(question.tag),
-        "model": question.model and model_tag(question.model),
-        "route": question.route and route_tag(question.route),
-        "scope": question.scope and scope_tag(question.scope),
-        "key": question.key and scope_tag(f"key:{question.key}"),
-    }
-    named = [tag for tag in said.values() if tag]
-    if len(named) > 1:
-        raise refuse(FaultKind.INVALID_REQUEST, f"one of {', '.join(said)} at a time", param="tag")
-    return named[0] if named else ALL
+        note = unless_found if not removed else None
+        return Taken(tag=tags[0], removed=removed, reach=reach, note=note)
 
 
 async def cache_report(engine: Engine, metrics: Metrics) -> CacheReport:
