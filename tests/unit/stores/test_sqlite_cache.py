@@ -279,6 +279,25 @@ async def test_one_made_before_the_file_was_known_is_above_what_is_in_it(tmp_pat
         assert cache.invalidations.known.voids(("t",), version)
 
 
+async def test_room_is_given_back_when_answers_are_taken_back(tmp_path: Path) -> None:
+    rng = Random(1)
+    async with opened(tmp_path) as cache:
+        for number in range(2_000):
+            await cache.put(
+                b"%d" % number, rng.randbytes(1_500), tags=(("a", "b")[number // 1_000],),
+                keep_s=600.0, worth=1.0,
+            )  # fmt: skip
+        await cache.written()
+        full = size_of(tmp_path)
+        await cache.remove_tagged("a")
+        assert size_of(tmp_path) < full * 0.6
+        assert await cache.get(b"1999") is not None
+        await cache.remove_tagged(ALL)
+        assert size_of(tmp_path) < 200_000
+        await put(cache, b"k", b"v")
+        assert await cache.get(b"k") == b"v"
+
+
 async def test_what_this_process_knows_goes_into_the_new_file(tmp_path: Path) -> None:
     async with opened(tmp_path) as cache:
         await put(cache, b"a", b"one")

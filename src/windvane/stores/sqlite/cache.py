@@ -137,7 +137,7 @@ class SqliteCache:
         return await self.ask(lambda file: file.remove(key), 0, REMOVE_DEADLINE_S)
 
     async def remove_tagged(self, tag: str) -> int:
-        """A piece at a time: look-ups get in between."""
+        """A piece at a time, and so the room is given back: look-ups get in between."""
         self._flush()
         removed, is_all = 0, False
         while not is_all:
@@ -145,6 +145,9 @@ class SqliteCache:
                 lambda file: file.remove_some_tagged(tag), (0, True), REMOVE_DEADLINE_S
             )
             removed += more
+        is_all = not removed
+        while not is_all:
+            is_all = await self.ask(CacheFile.give_back_some, True, REMOVE_DEADLINE_S)
         return removed
 
     async def stats(self) -> CacheStats:
