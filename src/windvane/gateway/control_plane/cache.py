@@ -80,7 +80,7 @@ def add_cache(app: FastAPI, engine: Engine, clock: Clock, metrics: Metrics) -> N
         summary="Take answers back: all, or by tag, model, route, scope, key or entry",
         openapi_extra=needs(Permission.ADMIN),
         responses={
-            **schemas.errors(400, 403),
+            **schemas.errors(400, 403, 404),
             LATER: {"model": Taken, "description": "Not yet all"},
         },
     )
