@@ -41,6 +41,8 @@ IN_MEMORY = ":memory:"
 """The `data_dir` that keeps nothing."""
 PEPPER_FILE = "pepper"
 CACHE_FILE = "cache.db"
+OWED_FILE = "redis.owed"
+"""Invalidations that Redis could not be told of yet."""
 TOLD_FILE = "alerts.jsonl"
 ADMIN_FILE = "admin.key"
 """The key of whoever may read the data folder: the command line administers a running gateway by it."""
@@ -167,9 +169,15 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
         rng=system.new_rng(),
         entry_bytes_max=said.entry_bytes_max,
     )
+    folder = Path(config.data_dir)
     if said.redis is not None:
         try:
-            shared = open_redis(said.redis, monotonic_s=clock.monotonic_s, rng=system.new_rng())
+            shared = open_redis(
+                said.redis,
+                monotonic_s=clock.monotonic_s,
+                rng=system.new_rng(),
+                owed_file=None if config.data_dir == IN_MEMORY else folder / OWED_FILE,
+            )
         except ValueError as error:
             raise ConfigError([Problem("cache.redis", str(error))], "the configuration") from error
         await shared.start()
@@ -177,7 +185,7 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
         return _Kept(cache, shared.invalidations, shared.leases, (shared,))
     if said.disk and config.data_dir != IN_MEMORY:
         disk = SqliteCache(
-            Path(config.data_dir) / CACHE_FILE,
+            folder / CACHE_FILE,
             bytes_max=said.disk_bytes_max,
             wall_us=clock.wall_us,
             monotonic_s=clock.monotonic_s,

@@ -4,10 +4,13 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.blackhole import blackhole, connecting_to
+from tests.redis_server import NEEDS_REDIS, redis_server
 
 import windvane
 from windvane import BadRequestError, InternalServerError, MistralClient, NotFoundError
@@ -259,6 +262,32 @@ async def test_the_same_question_twice(
     async with MistralClient(config=config, **said) as client:
         await client.chat("Hello")
         assert (await client.chat("Hello"))["cached"] is cached
+
+
+@pytest.mark.parametrize("tier", ["memory", "disk", pytest.param("redis", marks=NEEDS_REDIS)])
+async def test_after_the_cache_was_cleared_nothing_of_before_is_given(
+    simulator: Simulator, tmp_path: Path, tier: str
+) -> None:
+    """Without a wait between: what was on its way to a lower tier is not found there either."""
+    provider = ProviderConfig(api_base=f"{simulator.url}/v1", api_key="k")
+    with ExitStack() as stack:
+        url = stack.enter_context(redis_server()).url if tier == "redis" else None
+        config = Config(
+            providers={"mistral": provider},
+            data_dir=":memory:" if tier == "memory" else str(tmp_path),
+            cache=CacheConfig(scope="shared", redis=url),
+        )
+        async with MistralClient(config=config) as client:
+            for number in range(10):
+                await client.chat(f"Hello {number}")
+                assert client.clear_cache() == 1 + bool(number)
+                assert not (await client.chat(f"Hello {number}"))["cached"]
+                assert (await client.chat(f"Hello {number}"))["cached"]
+            client.clear_cache()
+            await client.chat("last")
+            client.clear_cache()
+        async with MistralClient(config=config) as client:
+            assert not (await client.chat("last"))["cached"], "nor after a restart"
 
 
 def test_a_wrong_ttl_is_refused() -> None:

@@ -45,6 +45,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
         cost_nano_usd=draw(COSTS),
         cache_status=draw(st.sampled_from(["miss", "bypass", "joined", "hit"])),
         cache_ttl_s=draw(st.integers(-5, 3_600)),
+        cache_key=draw(st.binary(max_size=32)),
         upstream_s=draw(TIMES_S),
         is_stored=draw(st.booleans()),
     )
@@ -60,7 +61,7 @@ def plain_lines(exchange: Exchange, now_s: float, upstream_ms: float) -> list[st
         "miss": "Windvane; fwd=miss",
         "bypass": "Windvane; fwd=bypass",
         "joined": "Windvane; fwd=miss; collapsed",
-        "hit": f"Windvane; hit; ttl={exchange.cache_ttl_s}",
+        "hit": f'Windvane; hit; ttl={exchange.cache_ttl_s}; key="{exchange.cache_key.hex()}"',
     }[exchange.cache_status]
     if exchange.is_stored and exchange.cache_status != "hit":
         status += "; stored"

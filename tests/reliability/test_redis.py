@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import redis
 from redis.asyncio.connection import (
     AbstractConnection,
     SSLConnection,
@@ -28,7 +29,7 @@ from tests.redis_server import (
     redis_server,
 )
 
-from windvane.core.cache.invalidation import ALL
+from windvane.core.cache.invalidation import ALL, Reach
 from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.redis import RedisStores, invalidations, open_redis
 from windvane.stores.redis.address import read_address
@@ -66,12 +67,19 @@ def server() -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def opened(url: str, *, deadline_s: float = 5.0) -> AsyncIterator[RedisStores]:
+async def opened(
+    url: str,
+    *,
+    deadline_s: float = 5.0,
+    namespace: str | None = None,
+    owed_file: Path | None = None,
+) -> AsyncIterator[RedisStores]:
     """With a deadline that a busy machine keeps, where the deadline is not what is tested."""
     stores = open_redis(
         url,
         deadline_s=deadline_s,
-        namespace=f"t{random.getrandbits(64):x}",
+        namespace=namespace or f"t{random.getrandbits(64):x}",
+        owed_file=owed_file,
         monotonic_s=time.monotonic,
         rng=random.Random(3),
     )
@@ -611,7 +619,8 @@ async def test_an_invalidation_is_known_everywhere_within_two_seconds(server: Re
         for number in range(3):
             tag = f"model:{number}"
             version = one.invalidations.known.version
-            await one.invalidations.invalidate(tag)
+            known = await one.invalidations.invalidate(tag)
+            assert known.version == version + 1, "it is counted once"
             before = learned
             async with asyncio.timeout(PATIENCE_S):
                 while not other.invalidations.known.voids((tag,), version):
@@ -645,6 +654,91 @@ async def test_one_made_while_redis_is_away_is_told_when_it_is_back(server: Redi
         async with asyncio.timeout(PATIENCE_S):
             while not stores.invalidations.known.voids(("model:c",), late):
                 await asyncio.sleep(0.02)
+
+
+async def test_a_full_server_takes_invalidations() -> None:
+    with redis_server("--maxmemory-policy", "noeviction") as server:
+        async with (
+            opened(server.url, namespace="n") as one,
+            opened(server.url, namespace="n") as two,
+        ):
+            await one.start()
+            await two.start()
+            with server.client() as other:
+                other.config_set("maxmemory", 1)
+                with pytest.raises(redis.exceptions.OutOfMemoryError):
+                    other.set("k", "v")
+            for tag in ("model:a", ALL):
+                version = two.invalidations.known.version
+                await one.invalidations.invalidate(tag)
+                assert (one.invalidations.reach, one.invalidations.untold) == (Reach.EVERYWHERE, 0)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not two.invalidations.known.voids(("model:a",), version):
+                        await asyncio.sleep(0.02)
+
+
+async def test_what_the_server_refuses_is_said_as_it_says_it(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(server.url) as stores:
+        await stores.start()
+        with server.client() as other:
+            other.set(stores.invalidations._key, "another kind of value")
+        await stores.invalidations.invalidate("model:a")
+        assert stores.invalidations.reach is Reach.HERE
+        assert "Redis refuses it (" in caplog.text
+        assert "WRONGTYPE" in caplog.text
+
+
+async def test_one_that_was_never_told_is_told_by_the_next_who_opens(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """The process that took an answer back ends before Redis is there again."""
+    note = tmp_path / "redis.owed"
+    async with opened(server.url, namespace="o") as other, fault_proxy(server.port) as proxy:
+        await other.start()
+        version = (await other.invalidations.invalidate("model:z")).version
+        await other.cache.put(KEY, b"data", **KEEP)
+        async with opened(proxy.url, namespace="o", owed_file=note) as stores:
+            await stores.start()
+            assert await stores.cache.get(KEY) == b"data"
+            await refuse(proxy)
+            assert stores.invalidations.reach is Reach.EVERYWHERE
+            await stores.invalidations.invalidate("model:m")
+            assert stores.invalidations.reach is Reach.LATER
+        async with opened(proxy.url, namespace="o", owed_file=note) as stores:
+            await stores.start()
+            assert stores.invalidations.reach is Reach.LATER
+            await proxy.listen()
+            async with asyncio.timeout(PATIENCE_S):
+                while await stores.cache.get(KEY) is None:
+                    await asyncio.sleep(0.005)
+            assert stores.invalidations.known.voids(("model:m",), version), "before it is found"
+            assert not note.exists()
+            async with asyncio.timeout(PATIENCE_S):
+                while not other.invalidations.known.voids(("model:m",), version):
+                    await asyncio.sleep(0.02)
+
+
+async def test_one_made_while_we_read_is_not_taken_for_one_that_the_server_has_lost(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(server.url) as stores:
+        await stores.start()
+        ask, mine = stores.link.ask, stores.invalidations
+
+        async def asked(key: str, *commands: Any, **options: Any) -> list[Any]:
+            replies = await ask(key, *commands, **options)
+            if commands[0][0] == "HGETALL" and "model:b" not in mine.known.by_tag:
+                mine.invalidate_now("model:b")
+            return replies
+
+        stores.link.ask = asked  # type: ignore[method-assign]
+        version = (await mine.invalidate("model:a")).version
+        assert mine.known.voids(("model:b",), version - 1)
+        await mine.spread()
+        assert mine.known.by_tag.keys() == {"model:a", "model:b"}
+        assert "lost" not in caplog.text
 
 
 async def test_too_many_tags_become_all(

@@ -9,6 +9,7 @@ import pytest
 from tests.surface.served import Reply, Served, chat, serving
 
 from windvane.config.schema import AuthConfig, CacheConfig, KeyConfig
+from windvane.core.cache.invalidation import Reach
 from windvane.simulator import SimulatorConfig
 
 ANN, BEN, CAT = "sk-ann-key-1", "sk-ben-key-1", "sk-cat-key-1"
@@ -137,7 +138,7 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
     twice = served.ask(path="/admin/cache?tag=v1&tag=other", method="DELETE", **admin)
     assert (twice.status, twice.json["error"]["param"]) == (400, "tag")
     taken = served.ask(path="/admin/cache?tag=v1", method="DELETE", **admin)
-    assert taken.json == {"tag": "tag:v1", "removed": 1}
+    assert taken.json == {"tag": "tag:v1", "removed": 1, "reach": "everywhere", "note": None}
     assert ask(served, "tagged").headers["cache-status"].startswith("Windvane; fwd=miss")
     assert ask(served, "not tagged").headers["cache-status"].startswith("Windvane; hit")
     report = served.ask(path="/admin/cache", **admin).json
@@ -146,6 +147,7 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
         name: metrics["cache_lookups_by_result"].get(name, 0) for name in report["lookups"]
     }
     assert sum(report["lookups"].values()) == metrics["requests_total"]
+    assert report["invalidations"] == 1
     assert report["saved_nano_usd"] == metrics["saved_nano_usd_total"] > 0
 
 
@@ -154,7 +156,73 @@ def test_a_tag_is_what_it_says_in_utf8(served):
     ask(served, "a tag of many bytes", headers={"x_windvane_cache_tags": as_sent})
     admin = {"authorization": "Bearer sk-admin-key-1"}
     taken = served.ask(path="/admin/cache?tag=caf%C3%A9", method="DELETE", **admin)
-    assert taken.json == {"tag": "tag:café", "removed": 1}
+    assert (taken.json["tag"], taken.json["removed"]) == ("tag:café", 1)
+
+
+def test_who_takes_answers_back_is_told_when_others_are_not(served, monkeypatch):
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    monkeypatch.setattr(type(served.engine.invalidations), "reach", Reach.LATER)
+    taken = served.ask(path="/admin/cache?tag=none", method="DELETE", **admin)
+    assert (taken.status, taken.json["reach"]) == (202, "later")
+
+
+@pytest.mark.parametrize("way", ["tag", "model", "route", "scope", "key", "entry"])
+@pytest.mark.parametrize("nothing", ["", "%20"])
+def test_an_empty_question_takes_back_nothing(served, way, nothing):
+    """A script whose variable is not set says `?tag=`, and does not mean everybody's answers."""
+    ask(served, "stays")
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    refused = served.ask(path=f"/admin/cache?{way}={nothing}", method="DELETE", **admin)
+    assert (refused.status, refused.json["error"]["param"]) == (400, way)
+    assert ask(served, "stays").headers["cache-status"].startswith("Windvane; hit")
+
+
+def taken_back(served: Served, query: str) -> Reply:
+    return served.ask(
+        path=f"/admin/cache?{query}", method="DELETE", authorization="Bearer sk-admin-key-1"
+    )
+
+
+def test_one_answer_is_taken_back_by_the_key_that_its_hits_show(served):
+    for text in ("one of two", "two of two"):
+        ask(served, text)
+    status = ask(served, "one of two").headers["cache-status"]
+    key = status.partition('key="')[2].rstrip('"')
+    assert len(key) == 64
+    assert taken_back(served, f"entry={key}").json["removed"] == 1
+    assert ask(served, "one of two").headers["cache-status"].startswith("Windvane; fwd=miss")
+    assert ask(served, "two of two").headers["cache-status"].startswith("Windvane; hit")
+    assert taken_back(served, "entry=abc").json["error"]["param"] == "entry"
+
+
+def test_whose_answers_go_is_said_by_name_or_it_is_said_why_none_can(served):
+    ask(served, "cat's", CAT)
+    ask(served, "ann's", ANN)
+    assert taken_back(served, "key=cat").json["removed"] > 0
+    assert "fwd=miss" in ask(served, "cat's", CAT).headers["cache-status"]
+    of_a_team = taken_back(served, "key=ann")
+    assert of_a_team.status == 400
+    assert "scope=team:weather" in of_a_team.json["error"]["message"]
+    assert ask(served, "ann's", BEN).headers["cache-status"].startswith("Windvane; hit")
+    assert taken_back(served, "scope=team:weather").json["removed"] > 0
+    assert taken_back(served, "scope=weather").status == 400
+    assert taken_back(served, "key=nobody").status == 404
+
+
+def test_a_model_goes_by_any_of_its_names_and_an_unknown_one_is_said_to_be(served):
+    ask(served, "by an alias", model="mistral-small-latest")
+    (card,) = (
+        card
+        for card in served.engine.snapshot.catalog.cards
+        if any(alias.name == "mistral-small-latest" for alias in card.aliases)
+    )
+    assert taken_back(served, f"model={card.id}").json["removed"] > 0
+    ask(served, "by an alias", model=card.id)
+    assert taken_back(served, "model=mistral-small-latest").json["removed"] > 0
+    for way in ("model", "route"):
+        unknown = taken_back(served, f"{way}=nobody-knows").json
+        assert (unknown["removed"], "'nobody-knows'" in unknown["note"]) == (0, True)
+    assert taken_back(served, "route=auto").json["note"] is None
 
 
 def test_the_official_client_notices_nothing_but_the_speed(served):

@@ -18,9 +18,10 @@ import click
 import httpx2
 import pytest
 from click.testing import CliRunner, Result
+from tests.redis_server import free_port
 from tests.surface.served import chat
 
-from windvane.assembly import ADMIN_FILE
+from windvane.assembly import ADMIN_FILE, OWED_FILE
 from windvane.cli.admin_client import is_taken
 from windvane.cli.configuration import ADDRESS_FILE
 from windvane.cli.key_terms import moment, seconds, terms_said
@@ -245,10 +246,33 @@ def test_what_is_refused_is_told_in_a_line(empty, words, said):
         ("keys", "rotate", "known", "--overlap", "soon"),
         ("usage", "--json", "--csv"),
         ("keys", "list", "--url", "ftp://gateway"),
+        ("cache", "clear", "--tag", ""),
     ],
 )
 def test_wrong_usage_has_a_status_of_its_own(empty, words):
     assert empty.run(*words).exit_code == 2
+
+
+def test_taking_answers_back_fails_when_others_cannot_be_told(empty):
+    """And what they could not be told is told by whoever opens the folder next."""
+    cache = f"cache: {{scope: shared, redis: 'redis://127.0.0.1:{free_port()}/0'}}"
+    path = empty.folder / "windvane.yaml"
+    path.write_text(f"providers: {{mistral: {{api_key: sk-x}}}}\n{cache}\n")
+    cleared = empty.run("cache", "clear", "--json")
+    assert cleared.exit_code == 1
+    assert json.loads(cleared.stdout)["reach"] == "later"
+    assert "could not be told yet" in cleared.stderr
+    assert json.loads((empty.data / OWED_FILE).read_text()) == ["all"]
+
+
+def test_taking_back_what_nobody_knows_fails(empty):
+    path = empty.folder / "windvane.yaml"
+    path.write_text("providers: {mistral: {api_key: sk-x}}\ncache: {scope: key}\n")
+    cleared = empty.run("cache", "clear", "--model", "nobody-knows")
+    assert (cleared.exit_code, cleared.stdout) == (1, "0 answers were taken back\n")
+    assert "no model here has the id or name 'nobody-knows'" in cleared.stderr
+    empty.told("keys", "create", "ci")
+    assert empty.told("cache", "clear", "--key", "ci")["tag"].startswith("scope:key:key_")
 
 
 def test_a_name_with_a_slash_is_found(empty):

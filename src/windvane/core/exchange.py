@@ -153,7 +153,8 @@ class Exchange(msgspec.Struct):
     cache_age_s: int | None = None
     cache_ttl_s: int | None = None
     """Of a hit: how long it stays fresh; below zero when it is stale."""
-    cache_detail: str = ""
+    cache_key: bytes = b""
+    """Of a hit: where it is kept."""
     is_stored: bool = False
     is_refresh: bool = False
     """No caller's request: it fetches anew what a caller was given from the cache. Its attempts are

@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 
 from windvane.core.analysis import EVERYTHING, NOTHING, Analysis, analyze
-from windvane.core.cache.invalidation import ALL
+from windvane.core.cache.invalidation import ALL, Reach, Taken
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.events import ExchangeEnded, RequestEnded
@@ -202,6 +202,7 @@ class Engine:
         self.cache = cache
         self.recall = Recall()
         self.invalidations = invalidations
+        self._clearing: set[asyncio.Task[None]] = set()
 
     def accept(
         self,
@@ -237,27 +238,47 @@ class Engine:
         """How many calls to providers are under way that others may join."""
         return self._sharing.flights.count
 
-    async def invalidate(self, tag: str) -> int:
-        """Take back all answers with a tag (`all`: every one), here and wherever they are shared.
-        Returns how many there were, as far as known."""
+    async def invalidate(self, *tags: str, entry: bytes | None = None) -> Taken:
+        """Take back all answers with one of these tags (`all`: every one), here and wherever they are
+        shared; `entry` is the key when they are one answer's alone."""
         if self.cache is None:
-            return 0
+            return Taken(0, Reach.EVERYWHERE)
         self.recall.forget()
         if self.invalidations is not None:
-            await self.invalidations.invalidate(tag)
-        return await self.cache.remove_tagged(tag)
+            for tag in tags:
+                self.invalidations.invalidate_now(tag)
+            await self.invalidations.spread()
+        removed = 0 if entry is None else await self.cache.remove(entry)
+        if entry is None:
+            for tag in tags:
+                removed += await self.cache.remove_tagged(tag)
+        return Taken(removed, self._reach())
+
+    def _reach(self) -> Reach:
+        return Reach.EVERYWHERE if self.invalidations is None else self.invalidations.reach
 
     def clear_cache_now(self) -> int:
-        """`invalidate` all, without waiting for those who share the cache."""
+        """`invalidate` all, at once in this process, and without waiting for those who share the cache.
+        Returns how many answers memory had."""
         assert self.cache is not None
         self.recall.forget()
+        if self.invalidations is not None:
+            self.invalidations.invalidate_now(ALL)
         count = self.cache.clear_now()
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return count  # between two runs of a client: what is shared keeps its answers
-        self._clearing = loop.create_task(self.invalidate(ALL))
+            return count  # between two runs of a client: others hear of it when it is closed
+        task = loop.create_task(self._clear_behind())
+        self._clearing.add(task)
+        task.add_done_callback(self._clearing.discard)
         return count
+
+    async def _clear_behind(self) -> None:
+        assert self.cache is not None
+        if self.invalidations is not None:
+            await self.invalidations.spread()
+        await self.cache.clear_behind()
 
     def new_request_id(self) -> str:
         """An id for a request that was refused before it became an exchange."""
@@ -412,6 +433,10 @@ class Engine:
     async def aclose(self) -> None:
         """Close what the engine was given: what runs beside it, transport and ledger."""
         await self._sharing.aclose()
+        for task in self._clearing:
+            task.cancel()  # the stores tell others what they have not heard when they are closed
+        if self._clearing:
+            await asyncio.wait(self._clearing)
         for each in self._beside:
             await each.aclose()
         await self._transport.aclose()

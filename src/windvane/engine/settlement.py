@@ -183,7 +183,11 @@ class Settlement:
             self._assume(exchange, attempt, outcome)
         elif (usage := fold.final_usage) is not None and fold.is_finished:
             self._settle_exact(exchange, attempt, usage, outcome)
-        elif not fold.chunks or fold.unread_bytes is None or may_have_thought(attempt.deployment, fold):
+        elif (
+            not fold.chunks
+            or fold.unread_bytes is None
+            or may_have_thought(attempt.deployment, fold)
+        ):
             self._assume(exchange, attempt, outcome)
         else:
             now_s = self._clock.monotonic_s()

@@ -266,6 +266,7 @@ class Sharing:
         """Answer from an entry."""
         entry = found.entry
         exchange.cache_status = "hit"
+        exchange.cache_key = ask.key
         exchange.cache_age_s = entry.age_s(now_us)
         exchange.cache_ttl_s = (found.fresh_until_us - now_us) // 1_000_000
         self._settlement.record_free(

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from windvane.core.budgets import Account, BudgetTable, Period, Standing
-from windvane.core.cache.invalidation import Invalidations
+from windvane.core.cache.invalidation import Invalidations, Reach
 from windvane.core.keys import VirtualKey
 from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateLease, RateRefusal, RateTable
@@ -238,8 +238,21 @@ class InvalidationStore(Protocol):
     @property
     def known(self) -> Invalidations: ...
 
+    @property
+    def reach(self) -> Reach:
+        """How far all of them have come."""
+        ...
+
+    def invalidate_now(self, tag: str) -> Invalidations:
+        """One more invalidation, of `tag`: in `known` at once, and yet to be spread."""
+        ...
+
+    async def spread(self) -> None:
+        """Write down what is in `known`, and tell it to others; what could not be is tried again."""
+        ...
+
     async def invalidate(self, tag: str) -> Invalidations:
-        """One more invalidation, of `tag`; it is in `known` when this returns."""
+        """Both, one after the other."""
         ...
 
 
@@ -285,7 +298,12 @@ class ResponseCache(Protocol):
     async def remove_tagged(self, tag: str) -> int: ...
 
     def clear_now(self) -> int:
-        """Forget what this process has in memory, without waiting; how many there were."""
+        """Forget what this process has in memory, and what it has not yet written elsewhere, without
+        waiting; how many memory had."""
+        ...
+
+    async def clear_behind(self) -> None:
+        """Make room behind the memory: all that is there now is void."""
         ...
 
     async def stats(self) -> Sequence[CacheStats]: ...

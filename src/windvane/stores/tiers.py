@@ -107,9 +107,17 @@ class TieredCache:
         return max(removed, await self._memory.remove_tagged(tag))
 
     def clear_now(self) -> int:
-        """Forget what memory has, without waiting; how many there were."""
+        """Forget what memory has and what waits for lower tiers, without waiting; how many memory had.
+        What is on its way to a lower tier, or is there, is void by its number."""
         self._removals += 1
+        for queue in self._queues:
+            queue.take_back(lambda _, __: True)
         return self._memory.clear_now()
+
+    async def clear_behind(self) -> None:
+        """Make room in the lower tiers; memory keeps what was made since it was cleared."""
+        for queue in self._queues:
+            await queue.tier.remove_tagged(ALL)
 
     async def stats(self) -> Sequence[CacheStats]:
         """Of each tier; entries for which a queue had no room count among the faults of its tier."""
@@ -167,10 +175,14 @@ class _Queue:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._write())
 
-    async def drop(self, is_dropped: Callable[[bytes, Kept], bool]) -> None:
-        """Take back what was not yet written; returns when none of it is on its way either."""
+    def take_back(self, is_dropped: Callable[[bytes, Kept], bool]) -> None:
+        """What is not yet on its way will not be written."""
         for key in [key for key, found in self._waiting.items() if is_dropped(key, found.kept)]:
             self._bytes -= len(self._waiting.pop(key).kept.data)
+
+    async def drop(self, is_dropped: Callable[[bytes, Kept], bool]) -> None:
+        """Take back what was not yet written; returns when none of it is on its way either."""
+        self.take_back(is_dropped)
         while any(is_dropped(key, found.kept) for key, found in self._under_way.items()):
             await asyncio.sleep(0.001)
 

@@ -4,7 +4,7 @@ who else may share it: another process, as its leases tell of it."""
 import asyncio
 from collections.abc import Callable, Sequence
 
-from windvane.core.cache.invalidation import ALL, Invalidations
+from windvane.core.cache.invalidation import ALL, Invalidations, Reach
 from windvane.ports.clock import Clock
 from windvane.ports.stores import CacheStats
 
@@ -52,6 +52,9 @@ class KeptAnswers:
         self.kept.clear()
         return count
 
+    async def clear_behind(self) -> None:
+        self.behind.clear()
+
     async def stats(self) -> Sequence[CacheStats]:
         size = sum(len(key) + len(data) for key, (data, _, _) in self.kept.items())
         return [CacheStats(tier="kept", entries=len(self.kept), bytes=size)]
@@ -61,20 +64,27 @@ class KeptAnswers:
 
 
 class KnownInvalidations:
-    """Implements `InvalidationStore`."""
+    """Implements `InvalidationStore`. A scenario says how far they come."""
 
     def __init__(self) -> None:
         self._known = Invalidations()
+        self.reach = Reach.EVERYWHERE
 
     @property
     def known(self) -> Invalidations:
         return self._known
 
-    async def invalidate(self, tag: str) -> Invalidations:
+    def invalidate_now(self, tag: str) -> Invalidations:
         version = self._known.version + 1
         by_tag = {**self._known.by_tag, tag: version}
         self._known = Invalidations(version=version, by_tag=by_tag)
         return self._known
+
+    async def spread(self) -> None:
+        """The scenario says how far."""
+
+    async def invalidate(self, tag: str) -> Invalidations:
+        return self.invalidate_now(tag)
 
 
 class OtherProcess:

@@ -6,15 +6,16 @@ import os
 import resource
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from windvane.core.cache.invalidation import ALL
+from windvane.core.cache.invalidation import ALL, Reach
 from windvane.stores.sqlite import cache as sqlite_cache
+from windvane.stores.sqlite import invalidations as sqlite_invalidations
 from windvane.stores.sqlite.cache import BYTES_MIN, SqliteCache
 
 ROOM = 32 * 1024 * 1024
@@ -199,6 +200,102 @@ async def test_damage_in_the_middle_is_a_miss_and_then_a_new_file(tmp_path: Path
         for number in range(20):
             await put(cache, b"new%d" % number, b"fresh")
         assert await cache.get(b"new19") == b"fresh"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Somebody at a terminal is writing to the file."""
+    other = sqlite3.connect(folder / "cache.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+async def test_what_the_file_did_not_take_is_heeded_by_the_next_who_opens_it(
+    tmp_path: Path,
+) -> None:
+    note = tmp_path / "cache.db.owed"
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        version = (await cache.invalidations.invalidate("other")).version
+    with locked(tmp_path):
+        async with opened(tmp_path) as cache:
+            # It is not even open: so nothing of it is found, and what is known of it is unknown.
+            await cache.invalidations.invalidate("t")
+            assert cache.invalidations.reach is Reach.EVERYWHERE
+            assert note.exists()
+    async with opened(tmp_path) as cache:
+        assert await cache.get(b"a") == b"one"
+        assert cache.invalidations.known.voids(("t",), version)
+        assert not cache.invalidations.known.voids(("u",), version)
+        assert not note.exists()
+    async with opened(tmp_path) as cache:
+        await cache.invalidations.start()
+        assert cache.invalidations.known.voids(("t",), version)
+
+
+async def test_what_the_file_did_not_take_is_written_to_it_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_invalidations, "AGAIN_S", 0.01)
+    note = tmp_path / "cache.db.owed"
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        with locked(tmp_path):
+            await cache.invalidations.invalidate("t")
+            assert cache.invalidations.known.voids(("t",), 0), "here, at once"
+            assert cache.invalidations.reach is Reach.EVERYWHERE
+            assert note.exists()
+        async with asyncio.timeout(60):
+            while note.exists():
+                await asyncio.sleep(0.01)
+        with sqlite3.connect(tmp_path / "cache.db") as other:
+            assert other.execute("SELECT * FROM invalidation").fetchall() == [("t", 1)]
+        other.close()
+
+
+async def test_what_could_be_written_nowhere_is_told(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        (tmp_path / "cache.db.owed" / "full").mkdir(parents=True)
+        with locked(tmp_path):
+            await cache.invalidations.invalidate("t")
+            assert cache.invalidations.reach is Reach.HERE
+        await cache.invalidations.spread()
+        assert cache.invalidations.reach is Reach.EVERYWHERE
+
+
+async def test_one_made_before_the_file_was_known_is_above_what_is_in_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        for _ in range(5):
+            version = (await cache.invalidations.invalidate("other")).version
+        await put(cache, b"a", b"one")
+    async with opened(tmp_path) as cache:
+        cache.invalidations.invalidate_now("t")  # its number is 1
+        assert await cache.get(b"a") == b"one"
+        assert cache.invalidations.known.voids(("t",), version)
+
+
+async def test_room_is_given_back_when_answers_are_taken_back(tmp_path: Path) -> None:
+    rng = Random(1)
+    async with opened(tmp_path) as cache:
+        for number in range(2_000):
+            await cache.put(
+                b"%d" % number, rng.randbytes(1_500), tags=(("a", "b")[number // 1_000],),
+                keep_s=600.0, worth=1.0,
+            )  # fmt: skip
+        await cache.written()
+        full = size_of(tmp_path)
+        await cache.remove_tagged("a")
+        assert size_of(tmp_path) < full * 0.6
+        assert await cache.get(b"1999") is not None
+        await cache.remove_tagged(ALL)
+        assert size_of(tmp_path) < 200_000
+        await put(cache, b"k", b"v")
+        assert await cache.get(b"k") == b"v"
 
 
 async def test_what_this_process_knows_goes_into_the_new_file(tmp_path: Path) -> None:

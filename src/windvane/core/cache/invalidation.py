@@ -5,12 +5,33 @@ maker had heard of; if one of its tags was invalidated later than that, the entr
 was late to hear of an invalidation makes void entries for a moment: a miss too many, never a wrong hit.
 """
 
+from enum import StrEnum
+from typing import NamedTuple
+
 import msgspec
 
 ALL = "all"
 CALLER_TAGS_MAX = 8
 TAGS_MAX = 10_000
 """With more invalidated tags than this, everything is invalid once, and the list begins anew."""
+
+
+class Reach(StrEnum):
+    """How far an invalidation has come. In the process that made it, it counts in any case."""
+
+    EVERYWHERE = "everywhere"
+    """All who share the cache know of it within two seconds, and so does this process after a restart."""
+    LATER = "later"
+    """Others could not be told yet. It is tried again, after a restart too."""
+    HERE = "here"
+    """The same, but should this process end before, nobody will know of it."""
+
+
+class Taken(NamedTuple):
+    """What became of taking answers back: how many there were, as far as known, and who knows of it."""
+
+    removed: int
+    reach: Reach
 
 
 def model_tag(model: str) -> str:

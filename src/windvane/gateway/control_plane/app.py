@@ -82,7 +82,7 @@ def control_plane(
     add_keys(app, engine, clock)
     add_budgets(app, engine, clock)
     add_usage(app, engine, clock)
-    add_cache(app, engine, metrics)
+    add_cache(app, engine, clock, metrics)
     add_ledger(app, engine)
     add_reload(app, reload)
     _add_documentation(app)

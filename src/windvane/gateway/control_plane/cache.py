@@ -2,19 +2,22 @@
 
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import FastAPI, Query, Request, Response
+from pydantic import BaseModel, Field
 
-from windvane.core.cache.invalidation import ALL, caller_tag, model_tag, route_tag, scope_tag
-from windvane.core.faults import FaultKind, refuse
+from windvane.core.cache.invalidation import Reach
 from windvane.core.money import usd_text
 from windvane.core.usage_report import UsageQuery
 from windvane.engine.engine import Engine
 from windvane.gateway.control_plane import schemas
 from windvane.gateway.control_plane.access import Permission, concerns, needs
+from windvane.gateway.control_plane.answers_meant import CacheQuestion, meant
+from windvane.gateway.control_plane.keys import KeyBook
+from windvane.ports.clock import Clock
 from windvane.telemetry.metrics import Metrics
 
-TEXT_MAX = 200
+LATER = 202
+"""Others who share the cache have yet to be told."""
 LOOKUPS = ("hit", "joined", "miss", "bypass")
 
 
@@ -49,28 +52,17 @@ class CacheReport(BaseModel):
 class Taken(BaseModel):
     tag: str
     removed: int = Field(description="entries that were taken back, as far as known")
-
-
-class CacheQuestion(BaseModel):
-    """Which entries: all, or by one of these."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tag: str | None = Field(default=None, max_length=TEXT_MAX, description="a caller's own tag")
-    model: str | None = Field(
-        default=None, max_length=TEXT_MAX, description="a model's resolved id"
+    reach: Reach = Field(
+        description="who knows of it: `everywhere`, all who share the cache, within two seconds;"
+        " `later`, others once they can be told, which is tried each second; `here`, the same, but"
+        " it is forgotten if this gateway ends before"
     )
-    route: str | None = Field(default=None, max_length=TEXT_MAX)
-    scope: str | None = Field(
-        default=None,
-        max_length=TEXT_MAX,
-        description="whose answers: `key:ID`, `team:NAME`, `shared`",
-    )
-    key: str | None = Field(default=None, max_length=TEXT_MAX, description="a gateway key's id")
+    note: str | None = Field(description="why there was none, where that is known")
 
 
-def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+def add_cache(app: FastAPI, engine: Engine, clock: Clock, metrics: Metrics) -> None:
     """The routes."""
+    book = KeyBook(engine, clock)
 
     @app.get(
         "/admin/cache",
@@ -85,29 +77,23 @@ def add_cache(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.delete(
         "/admin/cache",
         tags=["cache"],
-        summary="Take answers back: all, or by tag, model, route, scope or key",
+        summary="Take answers back: all, or by tag, model, route, scope, key or entry",
         openapi_extra=needs(Permission.ADMIN),
-        responses=schemas.errors(400, 403),
+        responses={
+            **schemas.errors(400, 403, 404),
+            LATER: {"model": Taken, "description": "Not yet all"},
+        },
     )
-    async def clear(request: Request, question: Annotated[CacheQuestion, Query()]) -> Taken:
-        tag = tag_of(question)
-        concerns(request, tag)
-        return Taken(tag=tag, removed=await engine.invalidate(tag))
-
-
-def tag_of(question: CacheQuestion) -> str:
-    """The tag that is meant. Raises BadRequestError when two are."""
-    said = {
-        "tag": question.tag and caller_tag(question.tag),
-        "model": question.model and model_tag(question.model),
-        "route": question.route and route_tag(question.route),
-        "scope": question.scope and scope_tag(question.scope),
-        "key": question.key and scope_tag(f"key:{question.key}"),
-    }
-    named = [tag for tag in said.values() if tag]
-    if len(named) > 1:
-        raise refuse(FaultKind.INVALID_REQUEST, f"one of {', '.join(said)} at a time", param="tag")
-    return named[0] if named else ALL
+    async def clear(
+        request: Request, response: Response, question: Annotated[CacheQuestion, Query()]
+    ) -> Taken:
+        tags, unless_found, entry = meant(question, engine.snapshot, book, request)
+        concerns(request, tags[0])
+        removed, reach = await engine.invalidate(*tags, entry=entry)
+        if reach is not Reach.EVERYWHERE:
+            response.status_code = LATER
+        note = unless_found if not removed else None
+        return Taken(tag=tags[0], removed=removed, reach=reach, note=note)
 
 
 async def cache_report(engine: Engine, metrics: Metrics) -> CacheReport:

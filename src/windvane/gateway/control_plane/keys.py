@@ -65,6 +65,12 @@ class KeyBook:
         named.sort(key=lambda key: (key.revoked_at_us is None, key.created_at_us))
         return named[-1].id if named else said
 
+    def team_of(self, key_id: str) -> str | None:
+        """The team of a key that is there, if it has one."""
+        teams = {principal.key_id: principal.team for principal in self.fixed}
+        teams |= {key.id: key.terms.team for key in self.made}
+        return teams.get(key_id)
+
     def names(self) -> dict[str, str]:
         """The name of each key by its id."""
         fixed = {principal.key_id: principal.key_id for principal in self.fixed}

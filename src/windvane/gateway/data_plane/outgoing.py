@@ -195,7 +195,8 @@ _CACHE_STATUS = {
 def _cache_status(exchange: Exchange) -> bytes:
     """`Cache-Status` (RFC 9211)."""
     if exchange.cache_status == "hit":
-        return b"Windvane; hit; ttl=" + _encode(exchange.cache_ttl_s or 0)
+        key = exchange.cache_key.hex().encode()
+        return b'Windvane; hit; ttl=%b; key="%b"' % (_encode(exchange.cache_ttl_s or 0), key)
     said = _CACHE_STATUS[exchange.cache_status]
     return said + b"; stored" if exchange.is_stored else said
 

@@ -7,8 +7,11 @@ imports it. Redis holds no money and nothing that cannot be lost: when it is gon
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
+
+from windvane.stores.owed import Owed
 
 if TYPE_CHECKING:
     from windvane.stores.redis.cache import RedisCache
@@ -46,8 +49,10 @@ def open_redis(
     deadline_s: float | None = None,
     monotonic_s: Callable[[], float],
     rng: Random,
+    owed_file: Path | None = None,
 ) -> RedisStores:
-    """The stores at `url`; whether anybody answers there is found out at first use.
+    """The stores at `url`; whether anybody answers there is found out at first use. What Redis could not be
+    told is noted in `owed_file`.
 
     Raises ValueError for an address or a namespace that is none, RuntimeError without the package.
     """
@@ -71,9 +76,10 @@ def open_redis(
         monotonic_s=monotonic_s,
         rng=rng,
     )
+    invalidations = RedisInvalidations(link, rng=rng, owed=Owed(owed_file))
     return RedisStores(
         link=link,
-        cache=RedisCache(link),
-        invalidations=RedisInvalidations(link, rng=rng),
+        cache=RedisCache(link, is_believed=lambda: invalidations.has_heard),
+        invalidations=invalidations,
         leases=RedisLeases(link, monotonic_s=monotonic_s, rng=rng),
     )

@@ -15,7 +15,7 @@ are refused, and counted as faults.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -54,9 +54,11 @@ class RedisCache:
 
     name = "redis"
 
-    def __init__(self, link: Link) -> None:
-        """Owns the link: closing this closes it."""
+    def __init__(self, link: Link, *, is_believed: Callable[[], bool] = lambda: True) -> None:
+        """Owns the link: closing this closes it. While it is not believed, nothing is found: what was
+        taken back is not known yet."""
         self._link = link
+        self._is_believed = is_believed
         self._hits = self._misses = self._stored = self._faults = 0
 
     async def get(self, key: bytes) -> bytes | None:
@@ -64,6 +66,9 @@ class RedisCache:
         return kept.data if kept is not None else None
 
     async def find(self, key: bytes) -> Kept | None:
+        if not self._is_believed():
+            self._misses += 1
+            return None
         name = self._link.key(key.hex(), KIND)
         try:
             value, left_ms = await self._link.ask(name, ("GET", name), ("PTTL", name))

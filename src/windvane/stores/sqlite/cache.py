@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from windvane.core.cache.invalidation import Invalidations, after, merged
 from windvane.ports.stores import CacheStats, Kept
+from windvane.stores.owed import Owed
 from windvane.stores.sqlite.cache_file import CacheFile, Put, is_damage
+from windvane.stores.sqlite.invalidations import SqliteInvalidations
 from windvane.stores.sqlite.presence import Presence
 
 READ_DEADLINE_S = 0.025
@@ -76,7 +77,10 @@ class SqliteCache:
         self._asked = 0
         self._hits = self._misses = self._stored = self._faults = 0
         self._presence = Presence()
-        self.invalidations = SqliteInvalidations(self)
+        self.invalidations = SqliteInvalidations(
+            lambda job, otherwise: self._do(job, otherwise, REMOVE_DEADLINE_S),
+            Owed(path.with_name(f"{path.name}.owed")),
+        )
         self._thread = _Thread(
             lambda: CacheFile(path, bytes_max=bytes_max, wall_us=wall_us),
             name=str(path),
@@ -133,7 +137,7 @@ class SqliteCache:
         return await self.ask(lambda file: file.remove(key), 0, REMOVE_DEADLINE_S)
 
     async def remove_tagged(self, tag: str) -> int:
-        """A piece at a time: look-ups get in between."""
+        """A piece at a time, and so the room is given back: look-ups get in between."""
         self._flush()
         removed, is_all = 0, False
         while not is_all:
@@ -141,6 +145,9 @@ class SqliteCache:
                 lambda file: file.remove_some_tagged(tag), (0, True), REMOVE_DEADLINE_S
             )
             removed += more
+        is_all = not removed
+        while not is_all:
+            is_all = await self.ask(CacheFile.give_back_some, True, REMOVE_DEADLINE_S)
         return removed
 
     async def stats(self) -> CacheStats:
@@ -167,10 +174,21 @@ class SqliteCache:
     async def aclose(self) -> None:
         """Write what was gathered, and close."""
         self._flush()
+        await self.invalidations.aclose()
         await self._thread.aclose()
 
     async def ask(self, question: Callable[[CacheFile], T], otherwise: T, deadline_s: float) -> T:
         """What the thread answers; `otherwise` when it cannot, or not in time."""
+
+        def answer(file: CacheFile | None) -> T:
+            return otherwise if file is None else question(file)
+
+        return await self._do(answer, otherwise, deadline_s)
+
+    async def _do(
+        self, question: Callable[[CacheFile | None], T], otherwise: T, deadline_s: float
+    ) -> T:
+        """The same, of a question that can do without the file."""
         if self._asked >= ASKED_MAX:
             self._faults += 1
             return otherwise
@@ -184,7 +202,7 @@ class SqliteCache:
         def job(file: CacheFile | None) -> None:
             value = otherwise
             try:
-                if file is not None and not answer.cancelled():
+                if not answer.cancelled():
                     value = question(file)
             finally:
                 _tell(loop, lambda: settle(value))
@@ -257,41 +275,6 @@ def _fill(presence: Presence, file: CacheFile) -> None:
     for key in file.all_keys():
         presence.add(key)
     presence.is_complete = True
-
-
-class SqliteInvalidations:
-    """Implements `InvalidationStore`, in the cache's own file: gone with the entries, or with none."""
-
-    def __init__(self, cache: SqliteCache) -> None:
-        self._cache = cache
-        self.known = Invalidations()
-
-    async def start(self) -> None:
-        """Learn what an earlier process knew."""
-        await self._cache.ask(lambda _: None, None, REMOVE_DEADLINE_S)
-
-    async def invalidate(self, tag: str) -> Invalidations:
-        """It is on the disk when this returns, unless the disk refuses: then it is when the file is next
-        opened by this process."""
-        self.known = known = after(self.known, tag)
-        is_saved = await self._cache.ask(lambda file: _save(file, known), False, REMOVE_DEADLINE_S)
-        if not is_saved:
-            _log.error("an invalidation could not be written; it counts until this process ends")
-        return self.known
-
-    def meet(self, file: CacheFile) -> None:
-        """The file was opened, on the thread: what it knows and what is known here become one, before
-        any entry of it is read."""
-        saved = file.invalidations()
-        known = merged(self.known, saved)
-        if known != saved:
-            file.save(known)
-        self.known = merged(self.known, known)
-
-
-def _save(file: CacheFile, known: Invalidations) -> bool:
-    file.save(known)
-    return True
 
 
 class _Thread:

@@ -259,6 +259,17 @@ class CacheFile:
             if excess * PAGE_BYTES > self._wal_bytes:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def give_back_some(self) -> bool:
+        """Give back to the disk some of what is not used; whether that was all."""
+        unused = self._pragma("freelist_count")
+        # So few at once that the pages which move fit into the log.
+        pages = self._wal_bytes // PAGE_BYTES // 4
+        self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        if 0 < self._pragma("freelist_count") < unused:
+            return False
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return True
+
     def _evict(self) -> None:
         """Delete a few: what is over, or else what is worth least."""
         used, most = self._used_pages(), self._pages_max * ROOM_LEFT
