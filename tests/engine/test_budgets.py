@@ -240,6 +240,9 @@ def test_the_key_has_enough_and_its_team_has_not() -> None:
         ("tag:x", "tag:x", {"headers": {b"x-windvane-tags": b"y, x"}}),
         ("tag:*", "tag:y", {"metadata": {"tags": ["y"]}}),
         ("model:mistral-small-2603", "model:mistral-small-2603", {}),
+        ("model:mistral-small-latest", "model:mistral-small-2603", {}),
+        ("model:small", "model:mistral-small-2603", {}),
+        ("model:one/small", "model:mistral-small-2603", {}),
         ("key:*", "key:anonymous", {}),
     ],
 )

@@ -91,9 +91,20 @@ def test_a_budget_holds_at_once_and_counts_what_was_spent_before(place, scope, p
     assert place.spent(told["budgets"][0]) == place.used(**filters) > 0
     place.reload(budgets={scope: {period: 5}})
     assert ask(place.url, FIXED) == 200
-    assert place.spent(told["budgets"][0]) == place.used(**filters)
+    assert place.spent(scope) == place.spent(told["budgets"][0]) == place.used(**filters)
     assert place.reload()["budgets"] == told["budgets"]
     assert place.told("budgets")["data"] == []
+
+
+def test_a_limit_of_a_model_is_of_what_serves_until_the_restart(place):
+    """And not of what the name will stand for then: that would not hold before."""
+    mistral = place.base["providers"]["mistral"]
+    moved = {**mistral, "models": {"mistral-small-latest": {"model": "mistral-large-latest"}}}
+    budgets = {"model:mistral-small-latest": {"total": 0}}
+    told = place.reload(providers={"mistral": moved}, budgets=budgets)
+    assert told["needs_restart"] == ["providers"]
+    assert told["budgets"] == ["model:mistral-small-2603"]
+    assert ask(place.url, FIXED) == 429
 
 
 def test_rates_hold_at_once(place):

@@ -5,7 +5,7 @@ serves, providers without an address, prices that are not whole nano-dollars.
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from importlib import resources
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from windvane.config.accounts import budgets_of, keys_of, rates_of
+from windvane.config.accounts import ModelNames, budgets_of, keys_of, rates_of
 from windvane.config.check import Problem
 from windvane.config.load import ConfigError
 from windvane.config.schema import (
@@ -44,8 +44,19 @@ def shipped_catalog() -> Catalog:
     return Catalog.from_json(text)
 
 
-def resolve(config: Config, *, pepper: bytes, day: date, version: int = 1) -> Snapshot:
-    """The snapshot of `config`. Raises ConfigError with every problem found."""
+def resolve(
+    config: Config,
+    *,
+    pepper: bytes,
+    day: date,
+    running: Mapping[str, tuple[Deployment, ...]] | None = None,
+    version: int = 1,
+) -> Snapshot:
+    """The snapshot of `config`. Raises ConfigError with every problem found.
+
+    `running` is what serves while a configuration is read again, by public name: limits of models
+    must be those of what serves.
+    """
     problems: list[Problem] = []
     catalog = shipped_catalog()
     upstreams: dict[str, Upstream] = {}
@@ -61,8 +72,9 @@ def resolve(config: Config, *, pepper: bytes, day: date, version: int = 1) -> Sn
     routes = _routes(config, problems)
     _check_routes(config, deployments, catalog, day, problems)
     keys = keys_of(config, pepper, problems)
-    budgets = budgets_of(config, catalog, day, problems)
-    rates = rates_of(config, catalog, day, problems)
+    names = ModelNames({**deployments, **(running or {})}, catalog, day)
+    budgets = budgets_of(config, names, problems)
+    rates = rates_of(config, names, problems)
     upstream_terms = _upstream_terms(config, problems)
     cache = _cache_rules(config, routes, problems)
     _check_keys(config, routes, problems)

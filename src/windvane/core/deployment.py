@@ -1,11 +1,12 @@
 """A callable model at a provider, and whether it can do what a request needs."""
 
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import msgspec
 
 from windvane.core.analysis import Analysis
-from windvane.core.catalog.models import Capability, ModelCard
+from windvane.core.catalog.models import Capability, Catalog, ModelCard
 from windvane.core.catalog.prices import PERMILLE, Price
 from windvane.core.chat import JsonObject
 
@@ -156,6 +157,24 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
                 said += f" and {analysis.output_tokens_max} asked for by max_tokens"
             return f"{TOO_LONG}: {said}; its window has {window}"
         return None
+
+
+def counted_as(
+    name: str, deployments: Mapping[str, Sequence[Deployment]], catalog: Catalog, day: date
+) -> set[str]:
+    """The ids that attempts at the model `name` are counted by, whichever of its names that is.
+
+    More than one when the name stands for several models, none when nothing has it. `deployments` are
+    found by public name. What a public name stands for here goes before what the catalog says of it.
+    """
+    serving = [each for group in deployments.values() for each in group]
+    found = {each.resolved_model for each in deployments.get(name, ())}
+    found |= {name} & {each.resolved_model for each in serving}
+    if not found:
+        found = {each.resolved_model for each in serving if each.model == name}
+    if not found and (card := catalog.resolve(name, day)) is not None:
+        found = {card.id}
+    return found
 
 
 def _retired(card: ModelCard) -> str:

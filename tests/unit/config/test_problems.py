@@ -258,6 +258,62 @@ def test_a_wrong_reference_or_variable_is_told_by_its_name(tmp_path, text, envir
     assert place in problems_of(tmp_path, text, **environment)
 
 
+HOUSE = """
+providers:
+  mistral: {api_key: sk-x, models: {my-tuned: {model: "ft:a", card: mistral-small-2603}}}
+  one: {kind: compatible, api_base: "http://127.0.0.1:1/v1", models: {house: {model: llama}, two: }}
+  other: {kind: compatible, api_base: "http://127.0.0.1:2/v1", models: {two: {model: other-two}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("mistral-small-2603", "mistral-small-2603"),
+        ("mistral-small-latest", "mistral-small-2603"),
+        ("mistral/mistral-small-latest", "mistral-small-2603"),
+        ("my-tuned", "mistral-small-2603"),
+        ("mistral/my-tuned", "mistral-small-2603"),
+        ("ft:a", "mistral-small-2603"),
+        ("house", "llama"),
+        ("one/house", "llama"),
+        ("llama", "llama"),
+        ("other/two", "other-two"),
+        ("claude-haiku-5-5", "claude-haiku-5-5"),
+        ("*", "*"),
+    ],
+)
+def test_a_limit_of_a_model_is_of_what_its_attempts_are_counted_by(tmp_path, name, counted):
+    """Whichever of its names is said. What is counted by another name would never be held to it."""
+    limits = (
+        f"budgets: {{'model:{name}': {{daily: 1}}}}\nrates: {{'model:{name}': {{concurrency: 1}}}}"
+    )
+    snapshot = snapshot_of(read(tmp_path, f"{HOUSE}\n{limits}"))
+    assert list(snapshot.budgets) == list(snapshot.rates) == [f"model:{counted}"]
+
+
+def test_a_limit_of_a_model_that_nothing_has_is_a_problem(tmp_path):
+    limits = (
+        "{'model:mistral-smal-latest': {}, 'model:hous': {}, 'model:two': {}, 'model:qqqq': {}}"
+    )
+    found = problems_of(tmp_path, f"{HOUSE}\nbudgets: {limits}\nrates: {limits}")
+    for section in ("budgets", "rates"):
+        assert "mistral-small-latest" in found[f"{section}.model:mistral-smal-latest"]
+        assert 'did you mean "house"' in found[f"{section}.model:hous"]
+        assert "name one of other-two, two" in found[f"{section}.model:two"]
+        assert found[f"{section}.model:qqqq"] == 'there is no model "qqqq"'
+
+
+@pytest.mark.parametrize("section", ["budgets", "rates"])
+def test_limits_of_two_names_of_one_model_are_a_problem(tmp_path, section):
+    """The second would undo the first, however strict it is."""
+    names = ("mistral-small-latest", "mistral-small-2603", "my-tuned", "house", "*")
+    limits = ", ".join(f"'model:{name}': {{}}" for name in names)
+    found = problems_of(tmp_path, f"{HOUSE}\n{section}: {{{limits}}}")
+    said = 'it is the model of "model:mistral-small-latest"; say it under one name'
+    assert found == {f"{section}.model:{name}": said for name in ("mistral-small-2603", "my-tuned")}
+
+
 def check(tmp_path, *arguments, **environment):
     clean = {
         "MISTRAL_API_KEY": None,
