@@ -104,13 +104,18 @@ async def _assemble(
         clock=clock,
         local_admin=local_admin,
     )
-    budget_table, rate_table = tables_of(
-        made, BudgetTable(snapshot.budgets), RateTable(snapshot.rates)
-    )
+    configured = BudgetTable(snapshot.budgets), RateTable(snapshot.rates)
+    budget_table, rate_table = tables_of(made, *configured)
     budgets = await open_budgets(budget_table, ledger, clock.wall_us())
     limits = MemoryLimits(rate_table)
     desk = KeyDesk(
-        keyring=keyring, store=keys, ledger=ledger, budgets=budgets, limits=limits, clock=clock
+        keyring=keyring,
+        store=keys,
+        ledger=ledger,
+        budgets=budgets,
+        limits=limits,
+        configured=configured,
+        clock=clock,
     )
     transport = Http1Transport()
     kept = await _open_cache(config, clock)

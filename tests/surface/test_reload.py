@@ -127,6 +127,28 @@ def test_what_a_key_says_of_itself_stays(place):
     assert ask(place.url, FIXED) == 429
 
 
+def test_what_the_configuration_says_of_a_made_keys_id_holds(place):
+    """And stays when the key's own terms change: by its id, by its name, for what it says nothing of."""
+    made = json.loads(place.run("keys", "create", "known", "--json", "--url", place.url).stdout)
+    by_id = f"key:{made['id']}"
+    told = place.reload(budgets={by_id: {"total": 0}}, rates={by_id: {"concurrency": 7}})
+    assert (told["budgets"], told["rates"]) == ([by_id], [by_id])
+    assert ask(place.url, made["key"]) == 429
+    place.told("keys", "update", "known", "--daily-budget", "9")
+    assert ask(place.url, made["key"]) == 429
+    stands = place.told("budgets", "--scope", by_id)["data"]
+    assert {each["period"]: each["limit_nano_usd"] for each in stands} == {
+        "daily": 9 * 10**9,
+        "total": 0,
+    }
+    place.told("keys", "update", "known", "--total-budget", "5")
+    assert ask(place.url, made["key"]) == 200
+    place.told("keys", "update", "known", "--total-budget", "none")
+    assert ask(place.url, made["key"]) == 429
+    place.reload()
+    assert ask(place.url, made["key"]) == 200
+
+
 def test_with_a_problem_nothing_changes_and_all_are_told(place):
     told = place.refused('{"budgets": {"tem:x": {"daily": 1}, "key:*": {"daily": -1}}, "prot": 1}')
     assert "prot" in told  # the tree is checked first, as at the start

@@ -201,7 +201,7 @@ class Keyring:
 
 class KeyDesk:
     """What operators do with keys. Every change is kept before it is answered; one goes on at a time,
-    for each writes the whole key.
+    for each writes the whole key. `configured` is what the configuration says of budgets and rates.
 
     A revoked key is refused from the moment the call returns: there is nothing to wait for.
     """
@@ -214,6 +214,7 @@ class KeyDesk:
         ledger: LedgerStore,
         budgets: BudgetStore,
         limits: LimitStore,
+        configured: tuple[BudgetTable, RateTable],
         clock: Clock,
     ) -> None:
         self._keyring = keyring
@@ -221,6 +222,7 @@ class KeyDesk:
         self._ledger = ledger
         self._budgets = budgets
         self._limits = limits
+        self._configured = configured
         self._clock = clock
         self._changing = Lock()
 
@@ -315,7 +317,7 @@ class KeyDesk:
         """Let the key's budget and rates hold, with what it has spent already."""
         name = scope("key", key.id)
         await self._count(name, key.terms.budget)
-        budget, rates = _terms_of(key, self._budgets.table, self._limits.table)
+        budget, rates = _terms_of(key, *self._configured)
         self._budgets.change(self._budgets.table.replaced({name: budget}))
         self._limits.change(self._limits.table.replaced({name: rates}))
 
@@ -328,12 +330,12 @@ class KeyDesk:
         period that it had none for: who belongs to it is not known.
         """
         async with self._changing:
-            found = tables_of(
-                self._keyring.keys, BudgetTable(dict(budgets)), RateTable(dict(rates))
-            )
+            configured = BudgetTable(dict(budgets)), RateTable(dict(rates))
+            found = tables_of(self._keyring.keys, *configured)
             for name in found[0].terms:
                 if not name.endswith(":*"):
                     await self._count(name, found[0].of(name) or BudgetTerms())
+            self._configured = configured
             self._budgets.change(found[0])
             self._limits.change(found[1])
 
@@ -359,10 +361,12 @@ class KeyDesk:
 def _terms_of(
     key: VirtualKey, budgets: BudgetTable, rates: RateTable
 ) -> tuple[BudgetTerms | None, RateTerms | None]:
-    """What applies to a key: what it says itself, and what the configuration says of its name."""
-    named = scope("key", key.terms.name)
-    budget = filled(key.terms.budget, budgets.terms.get(named))
-    rate = filled(key.terms.rates, rates.terms.get(named))
+    """What applies to a key: what it says itself, and for the rest what the configuration says of its
+    id, or of its name."""
+    budget, rate = key.terms.budget, key.terms.rates
+    for name in (scope("key", key.id), scope("key", key.terms.name)):
+        budget = filled(budget, budgets.terms.get(name))
+        rate = filled(rate, rates.terms.get(name))
     return (None if budget.is_empty else budget), (None if rate.is_empty else rate)
 
 
@@ -375,7 +379,7 @@ def _no_such_key(key_id: str) -> WindvaneError:
 def tables_of(
     keys: Sequence[VirtualKey], budgets: BudgetTable, rates: RateTable
 ) -> tuple[BudgetTable, RateTable]:
-    """Both tables with what the keys say, or the configuration of their names."""
+    """Both tables of the configuration with what the keys say."""
     found = {
         scope("key", key.id): _terms_of(key, budgets, rates)
         for key in keys

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from windvane.assembly import snapshot_of
 from windvane.cli.main import windvane
 from windvane.config import ConfigError, load_config
+from windvane.core.budgets import BudgetTerms
+from windvane.core.limits import RateTerms
 
 SECRET = "sk-canary-in-config"
 
@@ -290,6 +292,23 @@ def test_a_limit_of_a_model_is_of_what_its_attempts_are_counted_by(tmp_path, nam
     )
     snapshot = snapshot_of(read(tmp_path, f"{HOUSE}\n{limits}"))
     assert list(snapshot.budgets) == list(snapshot.rates) == [f"model:{counted}"]
+
+
+def test_what_a_key_does_not_say_of_itself_is_taken_from_the_sections(tmp_path):
+    """Of its rates as of its budget."""
+    snapshot = snapshot_of(
+        read(
+            tmp_path,
+            """
+            auth:
+              keys: [{key: sk-12345678, name: a, budget: {daily: 1}, rates: {concurrency: 1}}]
+            budgets: {key:a: {daily: 5, total: 9}}
+            rates: {key:a: {concurrency: 5, requests_per_minute: 9}}
+            """,
+        )
+    )
+    assert snapshot.budgets == {"key:a": BudgetTerms(daily=10**9, total=9 * 10**9)}
+    assert snapshot.rates == {"key:a": RateTerms(concurrency=1, requests_per_minute=9)}
 
 
 def test_a_limit_of_a_model_that_nothing_has_is_a_problem(tmp_path):
