@@ -418,7 +418,7 @@ def test_a_stream_that_is_left_early_is_paid_by_what_came() -> None:
     assert after.held_nano_usd == 0
 
 
-@pytest.mark.parametrize(("tier", "permille"), [(None, 1000), ("priority", 1750)])
+@pytest.mark.parametrize(("tier", "permille"), [(None, 1000), ("priority", 1750), ("flex", 1000)])
 def test_an_estimate_is_at_the_price_of_the_tier_that_was_asked_for(
     tier: str | None, permille: int
 ) -> None:
