@@ -190,6 +190,19 @@ def test_a_gateway_whose_callers_bring_their_keys_says_so(tmp_path):
     assert "callers bring a key of mistral's" in log and "no key needed" not in log
 
 
+def test_a_gateway_whose_keys_have_all_ended_says_that_it_is_closed(empty):
+    """It is not open, on loopback as little as beyond."""
+    secret = empty.secret("keys", "create", "only")
+    empty.told("keys", "revoke", "only", "--yes")
+    serve = ("serve", "--port", "0", "--host", "0.0.0.0")
+    with command(*serve, folder=empty.folder, says="windvane") as url:
+        local = url.replace("0.0.0.0", "127.0.0.1")
+        assert (ask(local, ""), ask(local, secret)) == (401, 401)
+        log = (empty.folder / "serve.log").read_text()
+    assert "no key that works, so every call is refused" in log and "windvane keys create" in log
+    assert "no key needed" not in log and "to close it" not in log
+
+
 def test_a_key_is_made_where_nothing_runs(empty):
     made = empty.told("keys", "create", "first", "--team", "research", "--tag", "a", "--tag", "b")
     assert is_whole(made["key"])
