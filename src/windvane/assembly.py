@@ -12,6 +12,7 @@ import msgspec
 
 from windvane import system
 from windvane.config import ConfigError
+from windvane.config.accounts import check_apart
 from windvane.config.check import Problem
 from windvane.config.resolve import resolve
 from windvane.config.schema import Config
@@ -95,6 +96,7 @@ async def _assemble(
     observers: tuple[Observer, ...],
 ) -> Engine:
     made = await keys.keys()
+    check_apart(config, made)
     snapshot = resolve(config, pepper=pepper, day=today(clock))
     keyring = Keyring(
         pepper=pepper,

@@ -4,16 +4,19 @@ A mistake here costs money, so every one is told with its place: a scope that na
 finer than a nano-dollar, two keys of one name.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
 from windvane.config.check import Problem
+from windvane.config.load import KEYS_VARIABLE, ConfigError
 from windvane.config.schema import BudgetConfig, Config, KeyConfig, RateConfig
 from windvane.core.budgets import BudgetTerms
 from windvane.core.catalog.models import Catalog
 from windvane.core.deployment import Deployment, counted_as
+from windvane.core.keys import VirtualKey
 from windvane.core.limits import RateTerms
 from windvane.core.money import AMOUNT_MAX, NanoUsd
 from windvane.core.principal import GLOBAL, MODEL, SCOPE_KINDS, Principal, Scope, scope
@@ -28,6 +31,8 @@ PEPPER_BYTES_MIN = 16
 NANO_DIGITS = 9
 DIGITS_MAX = 64
 """More than any amount of dollars has."""
+_FROM_ENVIRONMENT = re.compile(r"env-(\d+)")
+"""How keys of the environment are named where they are read."""
 EACH = "*"
 """Stands for each one of a kind."""
 
@@ -54,7 +59,7 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
     """Callers by the digest of their key. Two keys of one name would see each other's requests; one
     key of two names would be counted under either."""
     named = [
-        (f"auth.keys[{place}]", spec.key, _principal(spec, place))
+        (_place(spec, place), spec.key, _principal(spec, place))
         for place, spec in enumerate(config.auth.keys)
     ]
     if config.auth.admin_key is not None:
@@ -105,6 +110,28 @@ def _principal(spec: KeyConfig, place: int) -> Principal:
     )
 
 
+def check_apart(config: Config, made: Sequence[VirtualKey]) -> None:
+    """Raise ConfigError when a key of the configuration is called as one that was made: by its id, they
+    would be one on the ledger."""
+    ids = {key.id for key in made}
+    names = {key.terms.name for key in made if key.revoked_at_us is None}
+    problems = []
+    for number, spec in enumerate(config.auth.keys):
+        if (name := key_name(spec, number)) in ids | names:
+            which = "the id" if name in ids else "the name"
+            what = f'"{name}" is {which} of a key that was made: give this one another name'
+            problems.append(Problem(_place(spec, number), what))
+    if problems:
+        raise ConfigError(problems, "the configuration")
+
+
+def _place(spec: KeyConfig, number: int) -> str:
+    """Where a key is said."""
+    if spec.name is not None and (found := _FROM_ENVIRONMENT.fullmatch(spec.name)):
+        return f"{KEYS_VARIABLE}, key {found[1]}"
+    return f"auth.keys[{number}]"
+
+
 def key_name(spec: KeyConfig, place: int) -> str:
     return spec.name or f"key-{place + 1}"
 
@@ -146,15 +173,19 @@ def budget_terms(said: BudgetConfig, place: str, problems: list[Problem]) -> Bud
 def nano_usd(usd: Decimal) -> NanoUsd:
     """An amount of dollars. Raises ValueError when it is negative, or finer than a nano-dollar."""
     sign, digits, exponent = usd.as_tuple()
-    wrong = ValueError(f"must be dollars, 0 or more, in whole nano-dollars; got {str(usd)[:40]}")
+    said = str(usd)[:40]
+    wrong = ValueError(f"must be dollars, 0 or more, in whole nano-dollars; got {said}")
     if not isinstance(exponent, int) or len(digits) > DIGITS_MAX or abs(exponent) > DIGITS_MAX:
         raise wrong
     # In whole numbers: decimal arithmetic rounds to the precision of its context.
     whole = int("".join(map(str, digits)))
     shift = exponent + NANO_DIGITS
     amount, rest = (whole * 10**shift, 0) if shift >= 0 else divmod(whole, 10**-shift)
-    if rest or (sign and whole) or amount > AMOUNT_MAX:
+    if rest or (sign and whole):
         raise wrong
+    if amount > AMOUNT_MAX:
+        most = AMOUNT_MAX // 10**NANO_DIGITS
+        raise ValueError(f"must be dollars, {most} at most; got {said}")
     return NanoUsd(amount)
 
 

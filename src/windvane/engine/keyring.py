@@ -277,6 +277,10 @@ class KeyDesk:
             await self._store.put_key(key)
         return key
 
+    def rates_of(self, key_id: str) -> RateTerms:
+        """The rates that hold for a key: its own, and for the rest those that are configured."""
+        return self._limits.table.of(scope("key", key_id)) or RateTerms()
+
     def _live(self, key_id: str) -> VirtualKey:
         key = self._keyring.get(key_id)
         if key.revoked_at_us is not None:
@@ -295,10 +299,13 @@ class KeyDesk:
             if key.id != key_id and key.revoked_at_us is None
         }
         names |= {principal.key_id for principal in self._keyring.fixed} | RESERVED_NAMES
-        if terms.name in names:
+        # Keys are found by either: a name that is another's id would stand for that one.
+        is_id = any(terms.name == key.id for key in self._keyring.keys if key.id != key_id)
+        if is_id or terms.name in names:
+            what = "has the id" if is_id else "is named"
             raise refuse(
                 FaultKind.INVALID_REQUEST,
-                f"name: another key is named {terms.name!r}",
+                f"name: another key {what} {terms.name!r}",
                 status=409,
                 param="name",
                 code="name_in_use",

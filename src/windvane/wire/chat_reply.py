@@ -138,12 +138,13 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     details, thought = said.prompt_tokens_details, said.completion_tokens_details
     if details is None:
         details = said.prompt_token_details
-    if details is None:
-        cached, written = said.num_cached_tokens or 0, 0
-    else:
-        cached, written = details.cached_tokens, details.cache_write_tokens or 0
-        if cached is None:
-            cached = said.num_cached_tokens or 0
+    cached = written = 0
+    if details is not None and details.cached_tokens is not None:
+        cached = details.cached_tokens
+    elif said.num_cached_tokens is not None:
+        cached = said.num_cached_tokens
+    if details is not None and details.cache_write_tokens is not None:
+        written = details.cache_write_tokens
     asked, output = said.prompt_tokens, said.completion_tokens
     if output is None:
         # Half a count is no count, unless the total says the other half.

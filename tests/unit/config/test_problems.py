@@ -213,6 +213,25 @@ def test_keys_of_the_environment_are_never_lost(tmp_path, section):
     assert snapshot_of(config).keys
 
 
+def test_a_wrong_key_of_the_environment_is_told_by_its_variable(tmp_path):
+    file = "auth: {keys: [{key: sk-in-the-file}]}"
+    found = problems_of(tmp_path, file, ALLOWED_API_KEYS="sk-first-one,short")
+    assert found == {"ALLOWED_API_KEYS, key 2": "a key has at least 8 characters"}
+
+
+@pytest.mark.parametrize(
+    ("usd", "says"),
+    [
+        ("9999999999999", "must be dollars, 9223372036 at most; got 9999999999999"),
+        ("-1", "must be dollars, 0 or more, in whole nano-dollars; got -1"),
+        ("0.0000000001", "must be dollars, 0 or more, in whole nano-dollars; got 1E-10"),
+    ],
+)
+def test_an_amount_that_cannot_be_is_told_with_what_is_wrong_with_it(tmp_path, usd, says):
+    found = problems_of(tmp_path, f"budgets: {{global: {{daily: '{usd}'}}}}")
+    assert found == {"budgets.global.daily": says}
+
+
 def test_keys_that_amount_to_none_are_a_problem(tmp_path):
     assert "no key in it" in problems_of(tmp_path, "", ALLOWED_API_KEYS=" , ")["ALLOWED_API_KEYS"]
 
