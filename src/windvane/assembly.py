@@ -12,6 +12,7 @@ import msgspec
 
 from windvane import system
 from windvane.config import ConfigError
+from windvane.config.accounts import check_apart
 from windvane.config.check import Problem
 from windvane.config.resolve import resolve
 from windvane.config.schema import Config
@@ -97,6 +98,7 @@ async def _assemble(
     observers: tuple[Observer, ...],
 ) -> Engine:
     made = await keys.keys()
+    check_apart(config, made)
     snapshot = resolve(config, pepper=pepper, day=today(clock))
     keyring = Keyring(
         pepper=pepper,
@@ -106,13 +108,18 @@ async def _assemble(
         clock=clock,
         local_admin=local_admin,
     )
-    budget_table, rate_table = tables_of(
-        made, BudgetTable(snapshot.budgets), RateTable(snapshot.rates)
-    )
+    configured = BudgetTable(snapshot.budgets), RateTable(snapshot.rates)
+    budget_table, rate_table = tables_of(made, *configured)
     budgets = await open_budgets(budget_table, ledger, clock.wall_us())
     limits = MemoryLimits(rate_table)
     desk = KeyDesk(
-        keyring=keyring, store=keys, ledger=ledger, budgets=budgets, limits=limits, clock=clock
+        keyring=keyring,
+        store=keys,
+        ledger=ledger,
+        budgets=budgets,
+        limits=limits,
+        configured=configured,
+        clock=clock,
     )
     transport = Http1Transport()
     kept = await _open_cache(config, clock)

@@ -258,6 +258,9 @@ def test_the_key_has_enough_and_its_team_has_not() -> None:
         ("tag:x", "tag:x", {"headers": {b"x-windvane-tags": b"y, x"}}),
         ("tag:*", "tag:y", {"metadata": {"tags": ["y"]}}),
         ("model:mistral-small-2603", "model:mistral-small-2603", {}),
+        ("model:mistral-small-latest", "model:mistral-small-2603", {}),
+        ("model:small", "model:mistral-small-2603", {}),
+        ("model:one/small", "model:mistral-small-2603", {}),
         ("key:*", "key:anonymous", {}),
     ],
 )
@@ -483,7 +486,7 @@ def test_a_stream_that_is_left_early_is_paid_by_what_came() -> None:
     assert after.held_nano_usd == 0
 
 
-@pytest.mark.parametrize(("tier", "permille"), [(None, 1000), ("priority", 1750)])
+@pytest.mark.parametrize(("tier", "permille"), [(None, 1000), ("priority", 1750), ("flex", 1000)])
 def test_an_estimate_is_at_the_price_of_the_tier_that_was_asked_for(
     tier: str | None, permille: int
 ) -> None:

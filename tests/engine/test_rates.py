@@ -238,8 +238,8 @@ def test_what_is_unknown_gives_no_tokens_back() -> None:
     (script >> ask("small", max_tokens=900) << Failed("rate_limited", 429)).run()
 
 
-def test_a_full_model_is_passed_over_for_the_next() -> None:
-    name = "model:mistral-small-2603"
+@pytest.mark.parametrize("name", ["model:mistral-small-2603", "model:small", "model:one/small"])
+def test_a_full_model_is_passed_over_for_the_next(name: str) -> None:
     for rate in (RateConfig(requests_per_minute=1), RateConfig(concurrency=1)):
         play = (
             Playbook(limited({name: rate}))

@@ -44,7 +44,7 @@ def messages(draw: st.DrawFn) -> dict[str, Any]:
     said = draw(st.lists(TEXT_BLOCK, max_size=2))
     called = draw(st.lists(CALL, max_size=3))
     calls = [{**call, "id": f"toolu_{n}"} for n, call in enumerate(called)]
-    written = draw(COUNT)
+    written, output = draw(COUNT), draw(COUNT)
     return {
         "id": "msg_1",
         "type": "message",
@@ -58,8 +58,8 @@ def messages(draw: st.DrawFn) -> dict[str, Any]:
             "cache_read_input_tokens": draw(COUNT),
             "cache_creation_input_tokens": written,
             "cache_creation": {"ephemeral_1h_input_tokens": draw(st.integers(0, written))},
-            "output_tokens": draw(COUNT),
-            "output_tokens_details": {"thinking_tokens": draw(COUNT)},
+            "output_tokens": output,
+            "output_tokens_details": {"thinking_tokens": draw(st.integers(0, output))},
             "service_tier": draw(st.sampled_from(["standard", "priority", "batch"])),
         },
     }

@@ -27,6 +27,7 @@ USAGE = st.fixed_dictionaries(
         "total_tokens": COUNT,
         "num_cached_tokens": COUNT,
         "prompt_tokens_details": DETAILS,
+        "prompt_token_details": DETAILS,
         "completion_tokens_details": DETAILS,
         "service_tier": st.sampled_from(["flex", "", None, 1]),
         "unheard_of": DETAILS,

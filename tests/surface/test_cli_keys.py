@@ -191,6 +191,50 @@ def test_a_gateway_whose_callers_bring_their_keys_says_so(tmp_path):
     assert "callers bring a key of mistral's" in log and "no key needed" not in log
 
 
+@pytest.mark.parametrize("said", ["soon", "5x", "30 d", "2026-13-01"])
+def test_an_expiry_that_is_none_is_told_with_what_one_looks_like(empty, said):
+    done = empty.run("keys", "create", "x", "--expires", said)
+    assert done.exit_code == 2
+    assert f"'{said}' is not 30d, 12h, 2026-12-31" in done.output.replace("\n", " ")
+
+
+def test_a_name_that_is_another_keys_id_is_refused(empty):
+    """Keys are found by either, so it would stand for the other: on the ledger, in budgets, in reports."""
+    one = empty.told("keys", "create", "one")
+    for words in (("create", one["id"]), ("update", "two", "--name", one["id"])):
+        empty.run("keys", "create", "two")
+        done = empty.run("keys", *words)
+        assert done.exit_code == 1 and f"another key has the id '{one['id']}'" in done.output
+    named = (("the id", one["id"]), ("the name", "one"))
+    for which, name in named:
+        keys = [{"key": "sk-configured", "name": name}]
+        settings = {"providers": {"mistral": {"api_key": "sk-x"}}, "auth": {"keys": keys}}
+        (empty.folder / "windvane.yaml").write_text(json.dumps(settings))
+        done = empty.run("keys", "list")
+        assert done.exit_code == 1 and "Traceback" not in done.output
+        assert f'auth.keys[0]: "{name}" is {which} of a key that was made' in done.output
+
+
+def test_usage_of_callers_without_a_key_of_their_own_is_shown(empty):
+    empty.run("keys", "create", "idle")
+    for name in ("idle", "anonymous"):
+        done = empty.run("usage", "--key", name)
+        assert done.exit_code == 0, done.output
+
+
+def test_a_gateway_whose_keys_have_all_ended_says_that_it_is_closed(empty):
+    """It is not open, on loopback as little as beyond."""
+    secret = empty.secret("keys", "create", "only")
+    empty.told("keys", "revoke", "only", "--yes")
+    serve = ("serve", "--port", "0", "--host", "0.0.0.0")
+    with command(*serve, folder=empty.folder, says="windvane") as url:
+        local = url.replace("0.0.0.0", "127.0.0.1")
+        assert (ask(local, ""), ask(local, secret)) == (401, 401)
+        log = (empty.folder / "serve.log").read_text()
+    assert "no key that works, so every call is refused" in log and "windvane keys create" in log
+    assert "no key needed" not in log and "to close it" not in log
+
+
 def test_a_key_is_made_where_nothing_runs(empty):
     made = empty.told("keys", "create", "first", "--team", "research", "--tag", "a", "--tag", "b")
     assert is_whole(made["key"])
@@ -222,7 +266,11 @@ def test_asking_makes_no_folder(empty):
         (("keys", "create", "x", "--daily-budget", "ten"), "budget.daily"),
         (("keys", "create", "x", "--daily-budget", "0.0000000001"), "9 decimal places"),
         (("keys", "create", "x", "--expires", "2020-01-01"), "is past"),
-        (("keys", "create", "x", "--expires", "soon"), "expires_at"),
+        (("keys", "create", "x,y"), "spaces between them"),
+        (("keys", "create", "x", "--daily-budget", "9999999999999"), "9223372036 at most"),
+        (("usage", "--key", "nobody"), "there is no key 'nobody'"),
+        (("usage", "--key", "nobody", "--csv"), "there is no key 'nobody'"),
+        (("usage", "--key", "nobody", "--json", "--by", "none"), "there is no key 'nobody'"),
         (("usage", "--by", "colour"), "no such dimension: 'colour'"),
         (("usage", "--since", "yesterday"), "since"),
         (("budgets", "--scope", "colour:red"), "scope"),

@@ -91,9 +91,20 @@ def test_a_budget_holds_at_once_and_counts_what_was_spent_before(place, scope, p
     assert place.spent(told["budgets"][0]) == place.used(**filters) > 0
     place.reload(budgets={scope: {period: 5}})
     assert ask(place.url, FIXED) == 200
-    assert place.spent(told["budgets"][0]) == place.used(**filters)
+    assert place.spent(scope) == place.spent(told["budgets"][0]) == place.used(**filters)
     assert place.reload()["budgets"] == told["budgets"]
     assert place.told("budgets")["data"] == []
+
+
+def test_a_limit_of_a_model_is_of_what_serves_until_the_restart(place):
+    """And not of what the name will stand for then: that would not hold before."""
+    mistral = place.base["providers"]["mistral"]
+    moved = {**mistral, "models": {"mistral-small-latest": {"model": "mistral-large-latest"}}}
+    budgets = {"model:mistral-small-latest": {"total": 0}}
+    told = place.reload(providers={"mistral": moved}, budgets=budgets)
+    assert told["needs_restart"] == ["providers"]
+    assert told["budgets"] == ["model:mistral-small-2603"]
+    assert ask(place.url, FIXED) == 429
 
 
 def test_rates_hold_at_once(place):
@@ -114,6 +125,28 @@ def test_what_a_key_says_of_itself_stays(place):
     assert (ask(place.url, made), ask(place.url, named)) == (429, 200)
     place.reload(auth={"keys": [{**place.base["auth"]["keys"][0], "budget": {"total": 0}}]})
     assert ask(place.url, FIXED) == 429
+
+
+def test_what_the_configuration_says_of_a_made_keys_id_holds(place):
+    """And stays when the key's own terms change: by its id, by its name, for what it says nothing of."""
+    made = json.loads(place.run("keys", "create", "known", "--json", "--url", place.url).stdout)
+    by_id = f"key:{made['id']}"
+    told = place.reload(budgets={by_id: {"total": 0}}, rates={by_id: {"concurrency": 7}})
+    assert (told["budgets"], told["rates"]) == ([by_id], [by_id])
+    assert ask(place.url, made["key"]) == 429
+    place.told("keys", "update", "known", "--daily-budget", "9")
+    assert ask(place.url, made["key"]) == 429
+    stands = place.told("budgets", "--scope", by_id)["data"]
+    assert {each["period"]: each["limit_nano_usd"] for each in stands} == {
+        "daily": 9 * 10**9,
+        "total": 0,
+    }
+    place.told("keys", "update", "known", "--total-budget", "5")
+    assert ask(place.url, made["key"]) == 200
+    place.told("keys", "update", "known", "--total-budget", "none")
+    assert ask(place.url, made["key"]) == 429
+    place.reload()
+    assert ask(place.url, made["key"]) == 200
 
 
 def test_with_a_problem_nothing_changes_and_all_are_told(place):

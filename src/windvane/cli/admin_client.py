@@ -28,7 +28,13 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 REQUEST_ID = " (request id "
 URL_VARIABLE = "WINDVANE_URL"
 _STRANGER = "what answers there is not a windvane gateway"
+KEYS_PATH = "/admin/keys"
 Query = Mapping[str, str | None]
+
+
+def key_path(said: str) -> str:
+    """The path of a key."""
+    return f"{KEYS_PATH}/{said}"
 
 
 class Admin(Protocol):

@@ -108,8 +108,17 @@ def seconds(text: str) -> int:
 
 
 def moment(text: str, now: datetime) -> str:
-    """When a key ends: after a duration, at the beginning of a UTC day, or at a moment."""
+    """When a key ends: after a duration, at the beginning of a UTC day, or at a moment. Raises
+    click.BadParameter."""
     if _DURATION.fullmatch(text):
         ends = now.astimezone(UTC) + timedelta(seconds=seconds(text))
         return ends.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text
+    said = f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text
+    try:
+        datetime.fromisoformat(said)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not 30d, 12h, 2026-12-31 (UTC), or a moment as 2026-12-31T18:00:00Z",
+            param_hint="--expires",
+        ) from None
+    return said

@@ -10,12 +10,11 @@ from typing import Any
 import click
 
 from windvane import system
-from windvane.cli.admin_client import Admin, administration, told
+from windvane.cli.admin_client import KEYS_PATH, Admin, administration, key_path, told
 from windvane.cli.connecting import connection_options, json_option
 from windvane.cli.key_terms import seconds, term_options, terms_said
 from windvane.cli.tables import plain_table, print_table
 
-_KEYS = "/admin/keys"
 _NO_LIMIT = "-"
 PAGE = 1_000
 """As many as one answer may have."""
@@ -33,16 +32,11 @@ def _now() -> datetime:
     return datetime.fromtimestamp(system.SystemClock().wall_us() / 1_000_000, UTC)
 
 
-def _place(said: str) -> str:
-    """The path of a key."""
-    return f"{_KEYS}/{said}"
-
-
 def _all_keys(admin: Admin) -> Iterator[dict[str, Any]]:
     """Every key, page by page."""
     after = None
     while True:
-        page = told(admin, "GET", _KEYS, query={"limit": str(PAGE), "after": after})
+        page = told(admin, "GET", KEYS_PATH, query={"limit": str(PAGE), "after": after})
         yield from page["data"]
         after = page.get("next")
         if after is None:
@@ -60,7 +54,7 @@ def create(
 ) -> None:
     """Make a key called NAME, and show its secret, this once."""
     body = {"name": name, **terms_said(options, _now())}
-    _show_secret(told(administration(path, url), "POST", _KEYS, body), quiet, as_json)
+    _show_secret(told(administration(path, url), "POST", KEYS_PATH, body), quiet, as_json)
 
 
 @command.command("list")
@@ -86,7 +80,7 @@ def list_keys(with_ended: bool, as_json: bool, path: Path | None, url: str | Non
 def show(key: str, as_json: bool, path: Path | None, url: str | None) -> None:
     """Show one key."""
     admin = administration(path, url)
-    _show_key(told(admin, "GET", _place(key)), as_json)
+    _show_key(told(admin, "GET", key_path(key)), as_json)
 
 
 @command.command("update")
@@ -101,7 +95,7 @@ def update(key: str, as_json: bool, path: Path | None, url: str | None, **option
     if not body:
         raise click.UsageError("say what to change, as `--daily-budget 5`")
     admin = administration(path, url)
-    _show_key(told(admin, "PATCH", _place(key), body), as_json)
+    _show_key(told(admin, "PATCH", key_path(key), body), as_json)
 
 
 @command.command("rotate")
@@ -116,7 +110,7 @@ def rotate(
     """Give a key a new secret, and show it, this once."""
     body = {"overlap_s": seconds(overlap)}
     admin = administration(path, url)
-    _show_secret(told(admin, "POST", f"{_place(key)}/rotate", body), quiet, as_json)
+    _show_secret(told(admin, "POST", f"{key_path(key)}/rotate", body), quiet, as_json)
 
 
 @command.command("revoke")
@@ -129,7 +123,7 @@ def revoke(key: str, yes: bool, as_json: bool, path: Path | None, url: str | Non
     if not yes and sys.stdin.isatty():
         click.confirm(f"Revoke {key}? It cannot be taken back", abort=True, err=True)
     admin = administration(path, url)
-    answer = told(admin, "DELETE", _place(key))
+    answer = told(admin, "DELETE", key_path(key))
     click.echo(json.dumps(answer) if as_json else f"revoked {answer['name']} ({answer['id']})")
 
 

@@ -9,6 +9,7 @@ from windvane import system
 from windvane.cli.configuration import read_config
 from windvane.cli.serving import Source, run
 from windvane.config import Config, load_config
+from windvane.config.resolve import is_loopback
 
 
 @click.command("serve")
@@ -37,15 +38,24 @@ def command(path: Path | None, host: str | None, port: int | None, insecure: boo
     )
 
 
-def _announce(address: str, config: Config, keys: int) -> None:
+def _announce(address: str, config: Config, keys: int | None) -> None:
     click.echo(f"windvane on {address}  (docs at {address}/docs)")
-    names = ", ".join(config.providers)
-    brought = config.auth.passthrough
-    known = f"{keys} key{'' if keys == 1 else 's'}" if keys else "no key needed from loopback"
+    names, brought = ", ".join(config.providers), config.auth.passthrough
+    if keys:
+        known = f"{keys} key{'' if keys == 1 else 's'}"
+    elif keys is None:
+        where = "from loopback" if is_loopback(config.host) else "from anywhere (--insecure)"
+        known = f"no key needed {where}"
+    else:
+        known = "no key that works, so every call is refused"
     if brought is not None:
         known = f"callers bring a key of {brought}'s" + (f", or one of {known}" if keys else "")
     click.echo(f"providers: {names}; {known}")
-    if not keys and brought is None:
+    if brought is None and keys is None:
         click.echo(
             "to close it make a key, `windvane keys create NAME`: from then on every call needs one"
+        )
+    elif brought is None and not keys:
+        click.echo(
+            "all keys are revoked or have expired; make one with `windvane keys create NAME`"
         )

@@ -40,8 +40,8 @@ FILES_OF_A_CALL = 2
 OWN_FILES = 256
 """Ledger, journal, cache, log, and what is open for a moment."""
 
-Announce = Callable[[str, int], None]
-"""Told the address, and how many keys there are, once requests are taken."""
+Announce = Callable[[str, int | None], None]
+"""Told the address, and how many keys work, once requests are taken; None when none is asked for."""
 Beside = Callable[[Config], AbstractAsyncContextManager[Config]]
 """What runs beside the gateway for as long as it does, and may change its configuration."""
 
@@ -111,8 +111,11 @@ def _leave_address(config: Config, address: str) -> None:
             (Path(config.data_dir) / ADDRESS_FILE).write_text(address)
 
 
-def _count_keys(engine: Engine) -> int:
-    """Keys that work now: the configuration's, and those that were made."""
+def _count_keys(engine: Engine) -> int | None:
+    """Keys that work now, the configuration's and those that were made; None when there has never been
+    one: a gateway whose keys have all ended is not open."""
+    if engine.keyring.is_empty:
+        return None
     now_us = SystemClock().wall_us()
     made = sum(key.is_live(now_us) for key in engine.keyring.keys)
     return len(engine.keyring.fixed) + made

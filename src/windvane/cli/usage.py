@@ -1,14 +1,16 @@
 """`windvane usage`: what was used, by whom, when and for what."""
 
+import http.client
 from pathlib import Path
 from typing import Any
 
 import click
 
-from windvane.cli.admin_client import administration, text_told, told
+from windvane.cli.admin_client import Admin, administration, key_path, text_told, told
 from windvane.cli.connecting import connection_options, json_option
 from windvane.cli.tables import plain_table, print_table
 from windvane.core.usage_report import DIMENSIONS
+from windvane.engine.keyring import RESERVED_NAMES
 
 _USAGE = "/admin/usage"
 _COUNTS = ("requests", "cache_hits", "attempts", "failed_attempts", "input_tokens", "output_tokens")
@@ -43,6 +45,8 @@ def command(
         raise click.UsageError("--json or --csv, not both")
     query = {**filters, "by": "" if by == "none" else by}
     admin = administration(path, url)
+    if filters["key"] is not None:
+        _check_key(admin, filters["key"])
     if as_csv:
         text = text_told(admin, "GET", _USAGE, query={**query, "format": "csv"})
         click.echo(text.replace("\r\n", "\n"), nl=False)
@@ -50,6 +54,16 @@ def command(
         click.echo(text_told(admin, "GET", _USAGE, query=query))
     else:
         _show(told(admin, "GET", _USAGE, query=query))
+
+
+def _check_key(admin: Admin, key: str) -> None:
+    """Exit with status 1 for a key that neither the gateway nor its ledger has: a table without rows
+    would look as if it had used nothing."""
+    status, _ = admin.ask("GET", key_path(key))
+    if status == http.client.NOT_FOUND and key not in RESERVED_NAMES:
+        used = told(admin, "GET", _USAGE, query={"key": key, "by": ""})["totals"]
+        if not used["requests"] and not used["attempts"]:
+            told(admin, "GET", key_path(key))
 
 
 def _show(answer: dict[str, Any]) -> None:

@@ -4,16 +4,21 @@ A mistake here costs money, so every one is told with its place: a scope that na
 finer than a nano-dollar, two keys of one name.
 """
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
+from typing import NamedTuple, TypeVar
 
-from windvane.config.check import Problem
-from windvane.config.schema import BudgetConfig, Config, KeyConfig, RateConfig
+from windvane.config.check import ConfigError, Problem
+from windvane.config.schema import KEYS_VARIABLE, BudgetConfig, Config, KeyConfig, RateConfig
 from windvane.core.budgets import BudgetTerms
 from windvane.core.catalog.models import Catalog
+from windvane.core.deployment import Deployment, counted_as
+from windvane.core.keys import VirtualKey
 from windvane.core.limits import RateTerms
 from windvane.core.money import AMOUNT_MAX, NanoUsd
-from windvane.core.principal import GLOBAL, SCOPE_KINDS, Principal, Scope, scope
+from windvane.core.principal import GLOBAL, MODEL, SCOPE_KINDS, Principal, Scope, scope
 from windvane.core.terms import filled
 from windvane.engine.keyring import RESERVED_NAMES, key_digest
 
@@ -25,13 +30,35 @@ PEPPER_BYTES_MIN = 16
 NANO_DIGITS = 9
 DIGITS_MAX = 64
 """More than any amount of dollars has."""
+_FROM_ENVIRONMENT = re.compile(r"env-(\d+)")
+"""How keys of the environment are named where they are read."""
+EACH = "*"
+"""Stands for each one of a kind."""
+
+T = TypeVar("T")
+
+
+class ModelNames(NamedTuple):
+    """What models are called: by the `deployments`, found by public name, or by the catalog of a `day`."""
+
+    deployments: Mapping[str, Sequence[Deployment]]
+    catalog: Catalog
+    day: date
+
+    def ids(self, name: str) -> set[str]:
+        """The ids that the model `name` is counted by."""
+        return counted_as(name, self.deployments, self.catalog, self.day)
+
+    def near(self, name: str) -> list[str]:
+        """Known names that look like `name`, best first."""
+        return self.catalog.near(name, sorted({*self.deployments, *self.catalog.names()}))
 
 
 def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[bytes, Principal]:
     """Callers by the digest of their key. Two keys of one name would see each other's requests; one
     key of two names would be counted under either."""
     named = [
-        (f"auth.keys[{place}]", spec.key, _principal(spec, place))
+        (_place(spec, place), spec.key, _principal(spec, place))
         for place, spec in enumerate(config.auth.keys)
     ]
     if config.auth.admin_key is not None:
@@ -87,19 +114,39 @@ def _principal(spec: KeyConfig, place: int) -> Principal:
     )
 
 
+def check_apart(config: Config, made: Sequence[VirtualKey]) -> None:
+    """Raise ConfigError when a key of the configuration is called as one that was made: by its id, they
+    would be one on the ledger."""
+    ids = {key.id for key in made}
+    names = {key.terms.name for key in made if key.revoked_at_us is None}
+    problems = []
+    for number, spec in enumerate(config.auth.keys):
+        if (name := key_name(spec, number)) in ids | names:
+            which = "the id" if name in ids else "the name"
+            what = f'"{name}" is {which} of a key that was made: give this one another name'
+            problems.append(Problem(_place(spec, number), what))
+    if problems:
+        raise ConfigError(problems, "the configuration")
+
+
+def _place(spec: KeyConfig, number: int) -> str:
+    """Where a key is said."""
+    if spec.name is not None and (found := _FROM_ENVIRONMENT.fullmatch(spec.name)):
+        return f"{KEYS_VARIABLE}, key {found[1]}"
+    return f"auth.keys[{number}]"
+
+
 def key_name(spec: KeyConfig, place: int) -> str:
     return spec.name or f"key-{place + 1}"
 
 
 def budgets_of(
-    config: Config, catalog: Catalog, day: date, problems: list[Problem]
+    config: Config, models: ModelNames, problems: list[Problem]
 ) -> dict[Scope, BudgetTerms]:
     """Budgets by scope: those of the section, then those said of a key itself."""
     found: dict[Scope, BudgetTerms] = {}
-    for name, said in config.budgets.items():
-        place = f"budgets.{name}"
-        if (known := _scope(name, place, catalog, day, problems)) is not None:
-            found[known] = budget_terms(said, place, problems)
+    for place, known, said in _by_scope("budgets", config.budgets, models, problems):
+        found[known] = budget_terms(said, place, problems)
     for number, spec in enumerate(config.auth.keys):
         if spec.budget is not None:
             place = f"auth.keys[{number}].budget"
@@ -130,27 +177,27 @@ def budget_terms(said: BudgetConfig, place: str, problems: list[Problem]) -> Bud
 def nano_usd(usd: Decimal) -> NanoUsd:
     """An amount of dollars. Raises ValueError when it is negative, or finer than a nano-dollar."""
     sign, digits, exponent = usd.as_tuple()
-    wrong = ValueError(f"must be dollars, 0 or more, in whole nano-dollars; got {str(usd)[:40]}")
+    said = str(usd)[:40]
+    wrong = ValueError(f"must be dollars, 0 or more, in whole nano-dollars; got {said}")
     if not isinstance(exponent, int) or len(digits) > DIGITS_MAX or abs(exponent) > DIGITS_MAX:
         raise wrong
     # In whole numbers: decimal arithmetic rounds to the precision of its context.
     whole = int("".join(map(str, digits)))
     shift = exponent + NANO_DIGITS
     amount, rest = (whole * 10**shift, 0) if shift >= 0 else divmod(whole, 10**-shift)
-    if rest or (sign and whole) or amount > AMOUNT_MAX:
+    if rest or (sign and whole):
         raise wrong
+    if amount > AMOUNT_MAX:
+        most = AMOUNT_MAX // 10**NANO_DIGITS
+        raise ValueError(f"must be dollars, {most} at most; got {said}")
     return NanoUsd(amount)
 
 
-def rates_of(
-    config: Config, catalog: Catalog, day: date, problems: list[Problem]
-) -> dict[Scope, RateTerms]:
+def rates_of(config: Config, models: ModelNames, problems: list[Problem]) -> dict[Scope, RateTerms]:
     """Rates by scope: those of the section, then those said of a key itself."""
     found: dict[Scope, RateTerms] = {}
-    for name, said in config.rates.items():
-        known = _scope(name, f"rates.{name}", catalog, day, problems)
-        if known is not None:
-            found[known] = rate_terms(said)
+    for _, known, said in _by_scope("rates", config.rates, models, problems):
+        found[known] = rate_terms(said)
     for number, spec in enumerate(config.auth.keys):
         if spec.rates is not None:
             own = scope("key", key_name(spec, number))
@@ -167,10 +214,27 @@ def rate_terms(said: RateConfig) -> RateTerms:
     )
 
 
-def _scope(
-    name: str, place: str, catalog: Catalog, day: date, problems: list[Problem]
-) -> Scope | None:
-    """The scope of that name; a model's alias stands for the model it means today."""
+def _by_scope(
+    section: str, terms: Mapping[str, T], models: ModelNames, problems: list[Problem]
+) -> Iterator[tuple[str, Scope, T]]:
+    """Each place of a section, the scope it is about, and what it says. A scope has one place: of two
+    names of one model, the second would undo what the first says."""
+    places: dict[Scope, str] = {}
+    for name, said in terms.items():
+        place = f"{section}.{name}"
+        known = _scope(name, place, models, problems)
+        if known is None:
+            continue
+        if known in places:
+            what = f'it is the model of "{places[known]}"; say it under one name'
+            problems.append(Problem(place, what))
+            continue
+        places[known] = name
+        yield place, known, said
+
+
+def _scope(name: str, place: str, models: ModelNames, problems: list[Problem]) -> Scope | None:
+    """The scope of that name; a model is counted by its id, whichever of its names is said."""
     if name == GLOBAL:
         return GLOBAL
     kind, colon, rest = name.partition(":")
@@ -178,6 +242,16 @@ def _scope(
         known = ", ".join(f"{each}:NAME" for each in SCOPE_KINDS)
         problems.append(Problem(place, f"must be global, or one of {known}"))
         return None
-    if kind == "model" and (card := catalog.resolve(rest, day)) is not None:
-        return scope(kind, card.id)
-    return scope(kind, rest)
+    if kind != MODEL or rest == EACH:
+        return scope(kind, rest)
+    ids = sorted(models.ids(rest))
+    if len(ids) == 1:
+        return scope(kind, ids[0])
+    if ids:
+        what = f'"{rest}" stands for several models: name one of {", ".join(ids)}'
+    else:
+        near = models.near(rest)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        what = f'there is no model "{rest}"{hint}'
+    problems.append(Problem(place, what))
+    return None

@@ -14,7 +14,7 @@ import yaml
 
 from windvane.config.check import ConfigError, Doubts, Problem, build
 from windvane.config.resolve import problems_besides
-from windvane.config.schema import Config
+from windvane.config.schema import KEYS_VARIABLE, Config
 from windvane.providers import PROVIDERS
 
 VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -36,7 +36,6 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
 """Environment variable -> place in the configuration. The environment wins over the file, and
 `WINDVANE_PORT` over `PORT`."""
 
-KEYS_VARIABLE = "ALLOWED_API_KEYS"
 CONFIG_VARIABLE = "WINDVANE_CONFIG"
 DEFAULT_FILE = "windvane.yaml"
 _OVERLAY = "WINDVANE__"

@@ -6,7 +6,7 @@ is looked at whatever is wrong with the others.
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from importlib import resources
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from windvane.config.accounts import budgets_of, keys_of, rates_of
+from windvane.config.accounts import ModelNames, budgets_of, keys_of, rates_of
 from windvane.config.check import ConfigError, Doubts, Problem
 from windvane.config.routes import check_routes, route_names, routes_of
 from windvane.config.schema import (
@@ -42,10 +42,21 @@ def shipped_catalog() -> Catalog:
     return Catalog.from_json(text)
 
 
-def resolve(config: Config, *, pepper: bytes, day: date, version: int = 1) -> Snapshot:
-    """The snapshot of `config`. Raises ConfigError with every problem found."""
+def resolve(
+    config: Config,
+    *,
+    pepper: bytes,
+    day: date,
+    running: Mapping[str, tuple[Deployment, ...]] | None = None,
+    version: int = 1,
+) -> Snapshot:
+    """The snapshot of `config`. Raises ConfigError with every problem found.
+
+    `running` is what serves while a configuration is read again, by public name: limits of models
+    must be those of what serves.
+    """
     problems: list[Problem] = []
-    snapshot = _resolve(config, pepper, day, version, Doubts(), problems)
+    snapshot = _resolve(config, pepper, day, version, Doubts(), problems, running or {})
     if problems:
         raise ConfigError(problems, "the configuration")
     return snapshot
@@ -55,7 +66,7 @@ def problems_besides(config: Config, told: list[Problem]) -> list[Problem]:
     """What else is wrong with a configuration of which `told` was found as it was read: what only
     follows from that is left out."""
     doubts, found = Doubts(told), list[Problem]()
-    _resolve(config, b"", shipped_catalog().as_of, 0, doubts, found)
+    _resolve(config, b"", shipped_catalog().as_of, 0, doubts, found, {})
     return [problem for problem in found if not doubts.touch(problem)]
 
 
@@ -66,6 +77,7 @@ def _resolve(
     version: int,
     doubts: Doubts,
     problems: list[Problem],
+    running: Mapping[str, tuple[Deployment, ...]],
 ) -> Snapshot:
     """The snapshot, as far as there is one, its mistakes added to `problems`."""
     catalog = shipped_catalog()
@@ -87,8 +99,9 @@ def _resolve(
     routes = routes_of(config, problems)
     check_routes(config, deployments, catalog, day, doubts, problems)
     keys = keys_of(config, pepper, problems)
-    budgets = budgets_of(config, catalog, day, problems)
-    rates = rates_of(config, catalog, day, problems)
+    names = ModelNames({**deployments, **running}, catalog, day)
+    budgets = budgets_of(config, names, problems)
+    rates = rates_of(config, names, problems)
     upstream_terms = _upstream_terms(config, problems)
     cache = _cache_rules(config, doubts, problems)
     _check_keys(config, doubts, problems)

@@ -139,6 +139,10 @@ class KeyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return "KeyConfig(...)"
 
 
+KEYS_VARIABLE = "ALLOWED_API_KEYS"
+"""The variable of the environment that names callers' keys, beside `auth.keys`."""
+
+
 class AuthConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may call. Without any key the gateway serves loopback alone, to anyone there.
 

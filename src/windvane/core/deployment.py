@@ -1,11 +1,12 @@
 """A callable model at a provider, and whether it can do what a request needs."""
 
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import msgspec
 
 from windvane.core.analysis import Analysis
-from windvane.core.catalog.models import Capability, ModelCard
+from windvane.core.catalog.models import Capability, Catalog, ModelCard
 from windvane.core.catalog.prices import PERMILLE, Price
 from windvane.core.chat import JsonObject
 
@@ -18,13 +19,19 @@ UNKNOWN_TIER_PERMILLE = 4_000
 
 BATCH = "batch"
 """The tier that an answer names which came of a batch. Nobody can ask for it in a live request."""
+_LISTED = (None, "default", "standard", "standard_only")
+"""Tiers at the list price."""
 
 
 class Billing(msgspec.Struct, frozen=True, kw_only=True):
     """How a provider bills, beyond its list prices. Thousandths are of the list price."""
 
-    tiers_permille: dict[str, int] = {}
-    """Thousandths by service tier, as asked for or as the answer says."""
+    tiers_permille: dict[str, int | None] = {}
+    """Thousandths by service tier, as asked for or as the answer says. None for one without a price."""
+    untold_tier_permille: int | None = None
+    """Thousandths of a tier that is asked for and not among these, where the provider is not told it."""
+    untold: frozenset[str] = frozenset()
+    """Fields that cost elsewhere and are not told to this provider: what is not sent costs nothing."""
     batch_permille: int | None = None
     """Thousandths of an answer that says it came of a batch."""
     hosts_permille: dict[str, int] = {}
@@ -43,13 +50,15 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
 
     def of_tier(self, tier: object) -> int | None:
         """Thousandths of the list price in `tier` as asked for; None when it is not known."""
-        if tier in (None, "default", "standard", "standard_only"):
+        if tier in _LISTED:
             return PERMILLE
-        return self.tiers_permille.get(str(tier))
+        return self.tiers_permille.get(str(tier), self.untold_tier_permille)
 
     def as_served(self, tier: str | None) -> int | None:
         """Thousandths of the list price in `tier` as the answer says it; None when it is not known."""
-        return self.batch_permille if tier == BATCH else self.of_tier(tier)
+        if tier == BATCH:
+            return self.batch_permille
+        return PERMILLE if tier in _LISTED else self.tiers_permille.get(str(tier))
 
 
 def keeps_for_an_hour(body: JsonObject) -> bool:
@@ -129,7 +138,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         if self.billing.of_tier(body.get("service_tier")) is None:
             return f"the service tier {str(body['service_tier'])[:40]!r}"
         for name in ("web_search_options", "audio"):
-            if body.get(name) is not None:
+            if body.get(name) is not None and name not in self.billing.untold:
                 return name
         tools = body.get("tools")
         for tool in tools if isinstance(tools, list) else ():
@@ -165,3 +174,21 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
                 said += f" and {analysis.output_tokens_max} asked for by max_tokens"
             return f"{TOO_LONG}: {said}; its window has {window}"
         return None
+
+
+def counted_as(
+    name: str, deployments: Mapping[str, Sequence[Deployment]], catalog: Catalog, day: date
+) -> set[str]:
+    """The ids that attempts at the model `name` are counted by, whichever of its names that is.
+
+    More than one when the name stands for several models, none when nothing has it. `deployments` are
+    found by public name. What a public name stands for here goes before what the catalog says of it.
+    """
+    serving = [each for group in deployments.values() for each in group]
+    found = {each.resolved_model for each in deployments.get(name, ())}
+    found |= {name} & {each.resolved_model for each in serving}
+    if not found:
+        found = {each.resolved_model for each in serving if each.model == name}
+    if not found and (card := catalog.resolve(name, day)) is not None:
+        found = {card.id}
+    return found

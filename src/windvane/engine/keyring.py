@@ -201,7 +201,7 @@ class Keyring:
 
 class KeyDesk:
     """What operators do with keys. Every change is kept before it is answered; one goes on at a time,
-    for each writes the whole key.
+    for each writes the whole key. `configured` is what the configuration says of budgets and rates.
 
     A revoked key is refused from the moment the call returns: there is nothing to wait for.
     """
@@ -214,6 +214,7 @@ class KeyDesk:
         ledger: LedgerStore,
         budgets: BudgetStore,
         limits: LimitStore,
+        configured: tuple[BudgetTable, RateTable],
         clock: Clock,
     ) -> None:
         self._keyring = keyring
@@ -221,6 +222,7 @@ class KeyDesk:
         self._ledger = ledger
         self._budgets = budgets
         self._limits = limits
+        self._configured = configured
         self._clock = clock
         self._changing = Lock()
 
@@ -275,6 +277,10 @@ class KeyDesk:
             await self._store.put_key(key)
         return key
 
+    def rates_of(self, key_id: str) -> RateTerms:
+        """The rates that hold for a key: its own, and for the rest those that are configured."""
+        return self._limits.table.of(scope("key", key_id)) or RateTerms()
+
     def _live(self, key_id: str) -> VirtualKey:
         key = self._keyring.get(key_id)
         if key.revoked_at_us is not None:
@@ -293,10 +299,13 @@ class KeyDesk:
             if key.id != key_id and key.revoked_at_us is None
         }
         names |= {principal.key_id for principal in self._keyring.fixed} | RESERVED_NAMES
-        if terms.name in names:
+        # Keys are found by either: a name that is another's id would stand for that one.
+        is_id = any(terms.name == key.id for key in self._keyring.keys if key.id != key_id)
+        if is_id or terms.name in names:
+            what = "has the id" if is_id else "is named"
             raise refuse(
                 FaultKind.INVALID_REQUEST,
-                f"name: another key is named {terms.name!r}",
+                f"name: another key {what} {terms.name!r}",
                 status=409,
                 param="name",
                 code="name_in_use",
@@ -315,7 +324,7 @@ class KeyDesk:
         """Let the key's budget and rates hold, with what it has spent already."""
         name = scope("key", key.id)
         await self._count(name, key.terms.budget)
-        budget, rates = _terms_of(key, self._budgets.table, self._limits.table)
+        budget, rates = _terms_of(key, *self._configured)
         self._budgets.change(self._budgets.table.replaced({name: budget}))
         self._limits.change(self._limits.table.replaced({name: rates}))
 
@@ -328,12 +337,12 @@ class KeyDesk:
         period that it had none for: who belongs to it is not known.
         """
         async with self._changing:
-            found = tables_of(
-                self._keyring.keys, BudgetTable(dict(budgets)), RateTable(dict(rates))
-            )
+            configured = BudgetTable(dict(budgets)), RateTable(dict(rates))
+            found = tables_of(self._keyring.keys, *configured)
             for name in found[0].terms:
                 if not name.endswith(":*"):
                     await self._count(name, found[0].of(name) or BudgetTerms())
+            self._configured = configured
             self._budgets.change(found[0])
             self._limits.change(found[1])
 
@@ -359,10 +368,12 @@ class KeyDesk:
 def _terms_of(
     key: VirtualKey, budgets: BudgetTable, rates: RateTable
 ) -> tuple[BudgetTerms | None, RateTerms | None]:
-    """What applies to a key: what it says itself, and what the configuration says of its name."""
-    named = scope("key", key.terms.name)
-    budget = filled(key.terms.budget, budgets.terms.get(named))
-    rate = filled(key.terms.rates, rates.terms.get(named))
+    """What applies to a key: what it says itself, and for the rest what the configuration says of its
+    id, or of its name."""
+    budget, rate = key.terms.budget, key.terms.rates
+    for name in (scope("key", key.id), scope("key", key.terms.name)):
+        budget = filled(budget, budgets.terms.get(name))
+        rate = filled(rate, rates.terms.get(name))
     return (None if budget.is_empty else budget), (None if rate.is_empty else rate)
 
 
@@ -375,7 +386,7 @@ def _no_such_key(key_id: str) -> WindvaneError:
 def tables_of(
     keys: Sequence[VirtualKey], budgets: BudgetTable, rates: RateTable
 ) -> tuple[BudgetTable, RateTable]:
-    """Both tables with what the keys say, or the configuration of their names."""
+    """Both tables of the configuration with what the keys say."""
     found = {
         scope("key", key.id): _terms_of(key, budgets, rates)
         for key in keys

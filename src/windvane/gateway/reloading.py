@@ -51,7 +51,7 @@ class Reload:
             config = self._read()
             before = self._engine.snapshot
             today = datetime.fromtimestamp(self._clock.wall_us() // US_PER_S, UTC).date()
-            after = resolve(config, pepper=before.key_pepper, day=today)
+            after = resolve(config, pepper=before.key_pepper, day=today, running=before.deployments)
             if problems := _newly_limited_kinds(before, after):
                 raise ConfigError(problems, "the configuration")
             await self._engine.desk.configure(after.budgets, after.rates)

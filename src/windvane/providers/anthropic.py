@@ -7,6 +7,7 @@ Quirks: a dialect of its own (wire/anthropic_chat.py, wire/anthropic_reply.py), 
 
 import msgspec
 
+from windvane.core.catalog.prices import PERMILLE
 from windvane.core.deployment import Billing
 from windvane.core.faults import Fault, FaultKind, Retry, Source
 from windvane.providers import fault_map
@@ -72,7 +73,10 @@ def _authorize(key: str) -> tuple[str, str]:
 
 
 BILLING = Billing(
-    # Anthropic's price list; what its priority tier costs is each customer's contract.
+    # Anthropic's price list; what its priority tier costs is each customer's contract. It is told of no
+    # other: what else is asked for is sent as the standard one.
+    tiers_permille={"auto": None, "priority": None, "fast": None},
+    untold_tier_permille=PERMILLE,
     batch_permille=500,
     # An image is made smaller than 2,576 pixels a side, and a token is 750 of its pixels.
     image_tokens_max=10_000,

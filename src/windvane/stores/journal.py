@@ -8,8 +8,9 @@ Format: segments `NNNNNN.journal`, each a row of records `length, crc32, Message
 then zeros. A segment's room is taken from the disk when it is made, so a full disk is met there, as an
 error, and never in the middle of a record. A hold is taken only when the next segment is in reserve:
 settlements of what runs have room, however full the disk has become. A torn record (the machine died
-while writing) ends the segment. A segment is deleted when each of its holds is settled and each of its
-settlements is in the ledger.
+while writing) ends the segment. One that is damaged in its midst is kept as `NNNNNN.damaged`: what it
+does not tell may have been spent, so no hold is taken until an operator moves it away. A segment is
+deleted when each of its holds is settled and each of its settlements is in the ledger.
 """
 
 import errno
@@ -74,10 +75,13 @@ class FileJournal:
     def __init__(self, folder: Path, sink: Sink, *, refusal: Refusal = lambda: None) -> None:
         self._folder = folder
         self._sink = sink
-        self._refusal = refusal
+        self._behind = refusal
         folder.mkdir(parents=True, exist_ok=True)
         self._old = sorted(folder.glob("*.journal"))
-        self._last = int(self._old[-1].stem) if self._old else 0
+        self._unread = sorted(folder.glob("*.damaged"))
+        """Segments that could not be read whole, for as long as they lie here."""
+        self._refusal = self._refusal_for_unread
+        self._last = max((int(path.stem) for path in (*self._old, *self._unread)), default=0)
         self._holds: dict[str, int] = {}
         self._busy: defaultdict[int, int] = defaultdict(int)
         self._entered = 0
@@ -116,20 +120,35 @@ class FileJournal:
             yield from _records(path)
         except DamagedSegmentError:
             self._damaged.add(path)
-            _log.critical("%s is damaged; what could be read of it is used, the file is kept", path)
+            _log.critical("%s is damaged; what could be read of it is used", path)
 
     def forget_replayed(self) -> None:
         """Delete the segments of earlier processes: all they say is in the ledger now."""
         for path in self._old:
             if path in self._damaged:
-                path.rename(path.with_suffix(".damaged"))
+                self._unread.append(path.rename(path.with_suffix(".damaged")))
             else:
                 path.unlink(missing_ok=True)
         self._old = []
+        for path in self._unread:
+            _log.critical(
+                "%s could not be read whole: what it does not tell may have been spent. Nothing is sent"
+                " to a provider until it is moved out of that folder",
+                path,
+            )
+
+    def _refusal_for_unread(self) -> str | None:
+        """Why no hold is taken while there are segments that could not be read whole. What an operator
+        has moved away is in nobody's way any more."""
+        self._unread = [path for path in self._unread if path.exists()]
+        if not self._unread:
+            self._refusal = self._behind
+            return self._refusal()
+        raise _damaged([path.name for path in self._unread])
 
     def hold(self, entry: LedgerEntry) -> None:
-        """Write a hold. Raises InternalServerError (503) when it cannot be written, or when the
-        ledger behind cannot."""
+        """Write a hold. Raises InternalServerError (503) when it cannot be written, when the ledger
+        behind cannot, or when what was spent before is not all known."""
         if (reason := self._refusal()) is not None:
             raise _unavailable(reason)
         try:
@@ -278,6 +297,20 @@ def _unavailable(reason: str) -> WindvaneError:
     return error_of(fault)
 
 
+def _damaged(names: list[str]) -> WindvaneError:
+    fault = Fault(
+        kind=FaultKind.INTERNAL,
+        source=Source.GATEWAY,
+        message=(
+            f"a part of the journal could not be read ({', '.join(names)}): what it does not tell may"
+            " have been spent, so nothing is sent until its operator moves it out of the journal's folder"
+        ),
+        status=503,
+        code="ledger_damaged",
+    )
+    return error_of(fault)
+
+
 class DamagedSegmentError(Exception):
     """A record in the midst of a segment is not what was written."""
 
@@ -297,16 +330,30 @@ def _records(path: Path) -> Iterator[bytes]:
     place = 0
     while place + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, place)
-        if length == 0:
+        if length == 0 and checksum == 0:
             return
         place += _HEADER.size
         record = data[place : place + length]
         place += length
-        if length > RECORD_BYTES_MAX or len(record) < length or crc32(record) != checksum:
-            if data[place:].strip(b"\0"):
+        if not 0 < length <= RECORD_BYTES_MAX:
+            # No record has such a length, and none that was torn.
+            raise DamagedSegmentError
+        if len(record) < length or crc32(record) != checksum:
+            if data[place:].strip(b"\0") or _is_overlong(record, checksum):
                 raise DamagedSegmentError
             return
         yield record
+
+
+def _is_overlong(record: bytes, checksum: int) -> bool:
+    """Whether the record that was written is the beginning of this one: its length is wrong then, and
+    it is no torn one, but hides what follows it."""
+    found = 0
+    for sign in record.rstrip(b"\0"):
+        found = crc32(bytes((sign,)), found)
+        if found == checksum:
+            return True
+    return False
 
 
 def _decoded(path: Path, record: bytes, decode: Callable[[bytes], tuple[int, T]]) -> T:

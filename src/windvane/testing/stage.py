@@ -113,6 +113,7 @@ class Stage:
             ledger=self.ledger,
             budgets=self.budgets,
             limits=self.limits,
+            configured=(budgets, rates),
             clock=self.clock,
         )
         self.cache = KeptAnswers(self.clock)

@@ -137,7 +137,7 @@ def read_usage(
         and 0 <= for_an_hour <= written
         and 0 < total <= TOKENS_MAX
         and 0 <= output <= TOKENS_MAX
-        and 0 <= reasoning <= TOKENS_MAX
+        and 0 <= reasoning <= output
     ):
         return None
     tier = said.service_tier

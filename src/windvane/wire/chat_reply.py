@@ -51,6 +51,8 @@ class _Usage(msgspec.Struct, frozen=True, gc=False):
     num_cached_tokens: int | None = None
     completion_tokens_details: _OutputDetails | None = None
     service_tier: str | None = None
+    prompt_token_details: _Details | None = None
+    """As Mistral also spells it."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -135,9 +137,14 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
 def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     details, thought = said.prompt_tokens_details, said.completion_tokens_details
     if details is None:
-        cached, written = said.num_cached_tokens or 0, 0
-    else:
-        cached, written = details.cached_tokens or 0, details.cache_write_tokens or 0
+        details = said.prompt_token_details
+    cached = written = 0
+    if details is not None and details.cached_tokens is not None:
+        cached = details.cached_tokens
+    elif said.num_cached_tokens is not None:
+        cached = said.num_cached_tokens
+    if details is not None and details.cache_write_tokens is not None:
+        written = details.cache_write_tokens
     asked, output = said.prompt_tokens, said.completion_tokens
     if output is None:
         # Half a count is no count, unless the total says the other half.
@@ -149,6 +156,8 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     if cached < 0 or cached + written > asked:
         return None
     reasoning = 0 if thought is None else thought.reasoning_tokens or 0
+    if reasoning > output:
+        return None
     return Usage(asked, output, cached, written, reasoning, said.service_tier or service_tier)
 
 

@@ -14,6 +14,8 @@ from windvane.assembly import snapshot_of
 from windvane.cli.main import windvane
 from windvane.cli.serving import _engine_of
 from windvane.config import ConfigError, load_config
+from windvane.core.budgets import BudgetTerms
+from windvane.core.limits import RateTerms
 
 SECRET = "sk-canary-in-config"
 
@@ -389,6 +391,25 @@ def test_keys_of_the_environment_are_never_lost(tmp_path, section):
     assert snapshot_of(config).keys
 
 
+def test_a_wrong_key_of_the_environment_is_told_by_its_variable(tmp_path):
+    file = "auth: {keys: [{key: sk-in-the-file}]}"
+    found = problems_of(tmp_path, file, ALLOWED_API_KEYS="sk-first-one,short")
+    assert found == {"ALLOWED_API_KEYS, key 2": "a key has at least 8 characters"}
+
+
+@pytest.mark.parametrize(
+    ("usd", "says"),
+    [
+        ("9999999999999", "must be dollars, 9223372036 at most; got 9999999999999"),
+        ("-1", "must be dollars, 0 or more, in whole nano-dollars; got -1"),
+        ("0.0000000001", "must be dollars, 0 or more, in whole nano-dollars; got 1E-10"),
+    ],
+)
+def test_an_amount_that_cannot_be_is_told_with_what_is_wrong_with_it(tmp_path, usd, says):
+    found = problems_of(tmp_path, f"budgets: {{global: {{daily: '{usd}'}}}}")
+    assert found == {"budgets.global.daily": says}
+
+
 def test_keys_that_amount_to_none_are_a_problem(tmp_path):
     assert "no key in it" in problems_of(tmp_path, "", ALLOWED_API_KEYS=" , ")["ALLOWED_API_KEYS"]
 
@@ -434,6 +455,79 @@ def test_a_secret_may_be_a_file_or_a_reference(tmp_path):
 )
 def test_a_wrong_reference_or_variable_is_told_by_its_name(tmp_path, text, environment, place):
     assert place in problems_of(tmp_path, text, **environment)
+
+
+HOUSE = """
+providers:
+  mistral: {api_key: sk-x, models: {my-tuned: {model: "ft:a", card: mistral-small-2603}}}
+  one: {kind: compatible, api_base: "http://127.0.0.1:1/v1", models: {house: {model: llama}, two: }}
+  other: {kind: compatible, api_base: "http://127.0.0.1:2/v1", models: {two: {model: other-two}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("mistral-small-2603", "mistral-small-2603"),
+        ("mistral-small-latest", "mistral-small-2603"),
+        ("mistral/mistral-small-latest", "mistral-small-2603"),
+        ("my-tuned", "mistral-small-2603"),
+        ("mistral/my-tuned", "mistral-small-2603"),
+        ("ft:a", "mistral-small-2603"),
+        ("house", "llama"),
+        ("one/house", "llama"),
+        ("llama", "llama"),
+        ("other/two", "other-two"),
+        ("claude-haiku-5-5", "claude-haiku-5-5"),
+        ("*", "*"),
+    ],
+)
+def test_a_limit_of_a_model_is_of_what_its_attempts_are_counted_by(tmp_path, name, counted):
+    """Whichever of its names is said. What is counted by another name would never be held to it."""
+    limits = (
+        f"budgets: {{'model:{name}': {{daily: 1}}}}\nrates: {{'model:{name}': {{concurrency: 1}}}}"
+    )
+    snapshot = snapshot_of(read(tmp_path, f"{HOUSE}\n{limits}"))
+    assert list(snapshot.budgets) == list(snapshot.rates) == [f"model:{counted}"]
+
+
+def test_what_a_key_does_not_say_of_itself_is_taken_from_the_sections(tmp_path):
+    """Of its rates as of its budget."""
+    snapshot = snapshot_of(
+        read(
+            tmp_path,
+            """
+            auth:
+              keys: [{key: sk-12345678, name: a, budget: {daily: 1}, rates: {concurrency: 1}}]
+            budgets: {key:a: {daily: 5, total: 9}}
+            rates: {key:a: {concurrency: 5, requests_per_minute: 9}}
+            """,
+        )
+    )
+    assert snapshot.budgets == {"key:a": BudgetTerms(daily=10**9, total=9 * 10**9)}
+    assert snapshot.rates == {"key:a": RateTerms(concurrency=1, requests_per_minute=9)}
+
+
+def test_a_limit_of_a_model_that_nothing_has_is_a_problem(tmp_path):
+    limits = (
+        "{'model:mistral-smal-latest': {}, 'model:hous': {}, 'model:two': {}, 'model:qqqq': {}}"
+    )
+    found = problems_of(tmp_path, f"{HOUSE}\nbudgets: {limits}\nrates: {limits}")
+    for section in ("budgets", "rates"):
+        assert "mistral-small-latest" in found[f"{section}.model:mistral-smal-latest"]
+        assert 'did you mean "house"' in found[f"{section}.model:hous"]
+        assert "name one of other-two, two" in found[f"{section}.model:two"]
+        assert found[f"{section}.model:qqqq"] == 'there is no model "qqqq"'
+
+
+@pytest.mark.parametrize("section", ["budgets", "rates"])
+def test_limits_of_two_names_of_one_model_are_a_problem(tmp_path, section):
+    """The second would undo the first, however strict it is."""
+    names = ("mistral-small-latest", "mistral-small-2603", "my-tuned", "house", "*")
+    limits = ", ".join(f"'model:{name}': {{}}" for name in names)
+    found = problems_of(tmp_path, f"{HOUSE}\n{section}: {{{limits}}}")
+    said = 'it is the model of "model:mistral-small-latest"; say it under one name'
+    assert found == {f"{section}.model:{name}": said for name in ("mistral-small-2603", "my-tuned")}
 
 
 def check(tmp_path, *arguments, **environment):

@@ -3,11 +3,16 @@
 import pkgutil
 from importlib import import_module
 
+import msgspec
 import pytest
 
 import windvane.providers
-from windvane.core.faults import Retry
+from windvane.core.analysis import Analysis
+from windvane.core.catalog.prices import PERMILLE
+from windvane.core.deployment import Deployment
+from windvane.core.faults import Retry, WindvaneError
 from windvane.providers import PROVIDERS, Provider
+from windvane.wire.chat_request import chat_request_of
 
 NOT_PROVIDERS = {"provider", "fault_map"}
 
@@ -52,3 +57,47 @@ def test_every_fault_map_covers_the_statuses_that_matter(
     assert 400 <= fault.status < 600
     # Somebody on the way gave up; what the model did, and billed, is not known.
     assert fault.billed is (status in (408, 504, 520))
+
+
+LISTED = {None, "default", "standard_only"}
+"""What the tier of a request at the list price is called, where it is told at all."""
+
+
+@pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda provider: provider.kind)
+@pytest.mark.parametrize(
+    "tier",
+    ["auto", "default", "fast", "flex", "priority", "scale", "standard_only", "batch", "new"],
+)
+def test_a_tier_that_is_not_told_costs_what_is_listed(provider: Provider, tier: str) -> None:
+    """And one that is told does not, unless the provider says so: it may be dearer."""
+    body = {"messages": [{"role": "user", "content": "x"}], "model": "m", "service_tier": tier}
+    sent = msgspec.json.decode(provider.encode_chat(chat_request_of(body), "m"))
+    deployment = Deployment(id="p/m", provider="p", model="m", billing=provider.billing)
+    if sent.get("service_tier") in LISTED or tier in LISTED:
+        assert provider.billing.of_tier(tier) == PERMILLE
+        assert deployment.unpriced_part(Analysis(), body) is None
+    else:
+        assert provider.billing.of_tier(tier) != PERMILLE
+
+
+@pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda provider: provider.kind)
+def test_a_search_that_is_not_asked_for_costs_nothing(provider: Provider) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "x"}],
+        "model": "m",
+        "web_search_options": {"search_context_size": "low"},
+    }
+    try:
+        told = msgspec.json.decode(provider.encode_chat(chat_request_of(body), "m"))
+    except WindvaneError:
+        told = body  # refused, not left out
+    deployment = Deployment(id="p/m", provider="p", model="m", billing=provider.billing)
+    is_free = deployment.unpriced_part(Analysis(), body) is None
+    assert is_free is ("web_search_options" not in told)
+
+
+def test_a_tier_that_an_answer_names_and_nobody_priced_is_not_taken_for_a_listed_one() -> None:
+    """Whatever was asked for: what served it is known."""
+    for provider in PROVIDERS.values():
+        assert provider.billing.as_served("new") is None
+        assert provider.billing.as_served("standard") == PERMILLE

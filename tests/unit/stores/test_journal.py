@@ -522,6 +522,87 @@ def test_a_segment_damaged_in_its_midst_is_kept(open_journal: Open, tmp_path: Pa
     assert path.with_suffix(".damaged").exists()
 
 
+@pytest.mark.parametrize("starts", [1, 3])
+def test_what_cannot_be_read_may_have_been_spent(
+    open_journal: Open, tmp_path: Path, starts: int
+) -> None:
+    """Nothing is sent until an operator has moved the damaged segment away, however often it starts."""
+    journal = open_journal()
+    for number in (1, 2, 3):
+        journal.hold(hold(number))
+    path = tmp_path / "000001.journal"
+    data = bytearray(path.read_bytes())
+    data[len(records(path)) // 2] ^= 1
+    path.write_bytes(data)
+    for _ in range(starts):
+        again = open_journal()
+        list(again.replay())
+        again.forget_replayed()
+    for _ in range(2):
+        with pytest.raises(InternalServerError, match=r"\(000001\.damaged\)") as refused:
+            again.hold(hold(4))
+        assert (refused.value.fault.status, refused.value.fault.code) == (503, "ledger_damaged")
+    again.settle(settlement(5))  # what costs nothing goes on the ledger
+    path.with_suffix(".damaged").rename(tmp_path / "looked-at")
+    again.hold(hold(4))
+    assert segments(tmp_path)[0] > "000001.journal", "the number is not taken again"
+    last = open_journal()
+    assert list(last.replay()) == [settlement(5), hold(4)]
+    last.forget_replayed()
+    last.hold(hold(6))
+
+
+def test_a_torn_last_record_is_in_nobodys_way(open_journal: Open, tmp_path: Path) -> None:
+    """What was being written when the machine died was not sent."""
+    journal = open_journal()
+    journal.hold(hold(1))
+    path = tmp_path / "000001.journal"
+    whole = len(records(path))
+    journal.hold(hold(2))
+    data = bytearray(path.read_bytes())
+    data[whole + 20 :] = bytes(len(data) - whole - 20)
+    path.write_bytes(data)
+    again = open_journal()
+    assert list(again.replay()) == [hold(1)]
+    again.forget_replayed()
+    again.hold(hold(3))
+
+
+def test_no_changed_bit_hides_what_follows_it(open_journal: Open, tmp_path: Path) -> None:
+    """In the length too: a longer one would make all that follows look like one torn record."""
+    journal = open_journal()
+    journal.hold(hold(1))
+    path = tmp_path / "000001.journal"
+    first = len(records(path))
+    journal.hold(hold(2))
+    journal.hold(hold(3))
+    whole, bent = records(path), tmp_path / "bent"
+    for place in range(first):
+        for bit in range(8):
+            data = bytearray(whole) + bytes(64)
+            data[place] ^= 1 << bit
+            bent.write_bytes(data)
+            with pytest.raises(DamagedSegmentError):
+                list(read_segment(bent))
+
+
+@pytest.mark.parametrize("length", [0, 2**20 + 1, 2**32 - 1])
+def test_a_length_that_no_record_has_is_damage(
+    open_journal: Open, tmp_path: Path, length: int
+) -> None:
+    """And not an end: what follows would be lost without a word."""
+    journal = open_journal()
+    journal.hold(hold(1))
+    path = tmp_path / "000001.journal"
+    first = len(records(path))
+    journal.hold(hold(2))
+    data = bytearray(path.read_bytes())
+    data[first : first + 4] = length.to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(DamagedSegmentError):
+        list(read_segment(path))
+
+
 async def test_an_entry_the_table_refuses_does_not_stop_the_ledger(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path)
     ledger.journal.hold(hold(1))

@@ -269,6 +269,7 @@ COUNTS: list[tuple[Any, Usage | None]] = [
     ({**USAGE, "output_tokens": "4"}, None),
     ({**USAGE, "output_tokens": True}, None),
     ({**USAGE, "cache_read_input_tokens": -1}, None),
+    ({**USAGE, "output_tokens_details": {"thinking_tokens": 5}}, None),
     ({**USAGE, "cache_creation_input_tokens": 10**10}, None),
     ({**USAGE, "cache_creation": WRITTEN}, None),
     ([], None),

@@ -56,6 +56,22 @@ def usage_of(**fields: Any) -> Usage | None:
         ),
         ({**USAGE, "prompt_tokens_details": None}, Usage(input_tokens=10, output_tokens=4)),
         (
+            {**USAGE, "prompt_token_details": {"cached_tokens": 8}},
+            Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=8),
+        ),
+        (
+            {**USAGE, "prompt_tokens_details": {}, "num_cached_tokens": 6},
+            Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=6),
+        ),
+        (
+            {**USAGE, "prompt_tokens_details": {"cached_tokens": 0}, "num_cached_tokens": 6},
+            Usage(input_tokens=10, output_tokens=4),
+        ),
+        (
+            {**USAGE, "completion_tokens_details": {"reasoning_tokens": 4}},
+            Usage(input_tokens=10, output_tokens=4, reasoning_output_tokens=4),
+        ),
+        (
             {**USAGE, "num_cached_tokens": 6},
             Usage(input_tokens=10, output_tokens=4, cache_read_input_tokens=6),
         ),
@@ -86,6 +102,9 @@ def usage_of(**fields: Any) -> Usage | None:
         ({**USAGE, "prompt_tokens_details": {"cached_tokens": -1}}, None),
         ({**USAGE, "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 5}}, None),
         ({**USAGE, "completion_tokens_details": {"reasoning_tokens": -2}}, None),
+        ({**USAGE, "completion_tokens_details": {"reasoning_tokens": 5}}, None),
+        ({**USAGE, "prompt_token_details": {"cached_tokens": 11}}, None),
+        ({**USAGE, "prompt_token_details": 5}, None),
     ],
 )
 def test_usage_is_believed_or_is_none(said: dict[str, Any], usage: Usage | None) -> None:

@@ -39,7 +39,9 @@ NAME = re.compile(r"[\w.:/@+-][\w.:/@+ -]{0,127}")
 
 def _name(text: str) -> str:
     if not NAME.fullmatch(text) or text != text.strip():
-        raise ValueError("must be 1 to 128 letters, digits and . : / @ + - _, no comma")
+        raise ValueError(
+            "must be 1 to 128 letters, digits and . : / @ + - _, spaces between them, no comma"
+        )
     return text
 
 

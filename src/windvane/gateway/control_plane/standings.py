@@ -5,15 +5,17 @@ their teams it is opened here, so that what was never used is told of too.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from windvane.core.budgets import Standing, standing_of
+from windvane.core.deployment import counted_as
 from windvane.core.faults import FaultKind, refuse
 from windvane.core.money import usd_text
-from windvane.core.principal import GLOBAL, SCOPE_KINDS, Principal, Scope, scope
+from windvane.core.principal import GLOBAL, MODEL, SCOPE_KINDS, Principal, Scope, scope
 from windvane.engine.engine import Engine
 from windvane.gateway.control_plane import schemas
 from windvane.gateway.control_plane.access import Permission, needs
@@ -23,6 +25,7 @@ from windvane.ports.clock import Clock
 
 KEY = "key"
 TEAM = "team"
+US_PER_S = 1_000_000
 
 
 class BudgetStanding(BaseModel):
@@ -62,7 +65,8 @@ class BudgetQuestion(BaseModel):
     scope: str | None = Field(
         default=None,
         max_length=200,
-        description="one scope (`team:research`, `key:` and an id or a name), or a kind (`key`)",
+        description="one scope (`team:research`, `key:` and an id or a name, `model:` and any name of"
+        " it), or a kind (`key`)",
     )
 
 
@@ -138,7 +142,7 @@ def add_budgets(app: FastAPI, engine: Engine, clock: Clock) -> None:
         responses=schemas.errors(400, 403),
     )
     async def budgets(question: Annotated[BudgetQuestion, Query()]) -> BudgetList:
-        wanted = None if question.scope is None else _wanted(question.scope, book)
+        wanted = None if question.scope is None else _wanted(question.scope, engine, book)
         names = book.names()
         data = [
             shown(each, names)
@@ -148,7 +152,7 @@ def add_budgets(app: FastAPI, engine: Engine, clock: Clock) -> None:
         return BudgetList(data=data)
 
 
-def _wanted(said: str, book: KeyBook) -> str:
+def _wanted(said: str, engine: Engine, book: KeyBook) -> str:
     """The scope or kind that is meant. Raises BadRequestError."""
     if said == GLOBAL or said in SCOPE_KINDS:
         return said
@@ -158,4 +162,11 @@ def _wanted(said: str, book: KeyBook) -> str:
         raise refuse(
             FaultKind.INVALID_REQUEST, f"scope: must be global, or one of {known}", param="scope"
         )
-    return scope(kind, book.id_of(name)) if kind == KEY else said
+    if kind == KEY:
+        return scope(kind, book.id_of(name))
+    if kind == MODEL:
+        serving = engine.snapshot
+        day = datetime.fromtimestamp(book.now_us() // US_PER_S, UTC).date()
+        ids = counted_as(name, serving.deployments, serving.catalog, day)
+        return scope(kind, ids.pop()) if len(ids) == 1 else said
+    return said

@@ -15,7 +15,6 @@ from pydantic import Field
 
 from windvane.core.faults import FaultKind, refuse
 from windvane.core.ledger import LedgerEntry, Totals
-from windvane.core.limits import RateTable, RateTerms
 from windvane.core.money import usd_text
 from windvane.core.principal import Principal, scope
 from windvane.core.usage_report import UsageQuery, UsageRow
@@ -144,7 +143,7 @@ def _add_own(app: FastAPI, engine: Engine, book: KeyBook) -> None:
             this_month=_of_days(by_day, None),
             budgets=[shown(each, names) for each in own],
             team_budgets=_shares(engine, principal, now_us),
-            rates=shown_rates(_rates_of(engine, book, principal)),
+            rates=shown_rates(engine.desk.rates_of(principal.key_id)),
             **sums(add_up(by_model)),
         )
 
@@ -158,16 +157,6 @@ def _shares(engine: Engine, principal: Principal, now_us: int) -> list[ShareUsed
     if principal.team is None:
         return []
     return [share(each) for each in standings_of(engine, scope(TEAM, principal.team), now_us)]
-
-
-def _rates_of(engine: Engine, book: KeyBook, principal: Principal) -> RateTerms:
-    """The rates that hold for a key: its own, and for the rest those of all keys."""
-    name = scope(KEY, principal.key_id)
-    table = RateTable(engine.snapshot.rates)
-    own = next((key.terms.rates for key in book.made if key.id == principal.key_id), None)
-    if own is not None and not own.is_empty:
-        table = table.replaced({name: own})
-    return table.of(name) or RateTerms()
 
 
 def _add_requests(app: FastAPI, engine: Engine) -> None:
