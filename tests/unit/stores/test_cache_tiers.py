@@ -45,10 +45,17 @@ class Scripted:
         return found.data if found else None
 
     async def put(
-        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
     ) -> None:
         await self.may_put.wait()
-        self.held[key] = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth)
+        self.held[key] = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth, fence=fence)
 
     async def remove(self, key: bytes) -> int:
         return int(self.held.pop(key, None) is not None)
