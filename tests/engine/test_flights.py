@@ -823,6 +823,131 @@ def test_a_lease_is_given_back_by_who_fails_or_leaves() -> None:
     with_others(script)
 
 
+# several gateways, on one lease store
+
+FOUR = 4
+
+
+def among_four(script: Callable[[list[Scene], OtherProcess], Any], **slow: Any) -> list[Scene]:
+    """Play a script in four gateways whose leases are the same."""
+
+    async def main() -> list[Scene]:
+        leases = OtherProcess(**slow)
+        scenes = [Scene(leases=leases, seed=number) for number in range(FOUR)]
+        await script(scenes, leases)
+        for scene in scenes:
+            await scene.close()
+        assert not leases.ours
+        return scenes
+
+    return run_virtual(main())
+
+
+def calls_of(scenes: list[Scene]) -> list[int]:
+    return [len(scene.calls) for scene in scenes]
+
+
+NOT_KEPT: dict[str, Callable[[Call], Script]] = {
+    "cut": lambda call: echo(call, finish="length"),
+    "empty": says(content=""),
+    "uncounted": lambda call: echo(call, usage=None),
+    "refused": fails(400),
+}
+
+
+@pytest.mark.parametrize("what", NOT_KEPT)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_answer_that_is_not_kept_is_waited_for_once(what: str, stream: bool) -> None:
+    """Then all who waited ask at once, each gateway for itself and once, and not one after another."""
+
+    async def script(scenes: list[Scene], _: OtherProcess) -> None:
+        for scene in scenes:
+            scene.scripts = [NOT_KEPT[what]] * 9
+        begun_s = scenes[0].now_s()
+        waits = what == "empty" or not stream
+        once_s = HEAD_S if waits else WHOLE_S
+        tasks = [
+            scene.start("why", "small", stream=stream and what != "empty")
+            for scene in scenes
+            for _ in range(5)
+        ]
+        got = await all_of(*tasks)
+        assert max(each.at_s for each in got) - begun_s <= 2 * once_s + 0.2
+
+    assert calls_of(among_four(script)) == [1] * FOUR
+
+
+def test_a_leader_who_goes_hands_over_to_one_of_the_others() -> None:
+    """That is no answer that was not kept: they go on taking turns."""
+
+    async def script(scenes: list[Scene], leases: OtherProcess) -> None:
+        leader = scenes[0].start("why", "small")
+        await scenes[0].rest(0.3)
+        tasks = [scene.start("why", "small") for scene in scenes[1:]]
+        await scenes[0].rest(0.3)
+        leader.cancel()
+        await scenes[0].rest(0.3)
+        assert sum(calls_of(scenes)) == 2
+        assert leases.granted == 2
+        for task in tasks:
+            task.cancel()
+        await scenes[0].rest(0.3)
+
+    among_four(script)
+
+
+@pytest.mark.parametrize("away_s", [0.0, 0.008, 0.012, 0.019])
+def test_gateways_agree_however_far_their_store_is_and_wait_for_one_round_trip(
+    away_s: float,
+) -> None:
+    """A look-up and a claim, each as long as a command may take, cost less than 25 ms together."""
+
+    async def script(scenes: list[Scene], leases: OtherProcess) -> None:
+        for scene in scenes:
+            scene.stage.cache.look_s = away_s
+            scene.stage.cache.kept = scenes[0].stage.cache.kept
+        got = await all_of(*(scene.start("why", "small") for scene in scenes))
+        first = min(got, key=lambda each: each.at_s)
+        assert first.at_s - HEAD_S <= 0.025
+        assert {(each.how, each.text) for each in got if each is not first} == {("hit", "why #1")}
+        assert sorted(calls_of(scenes)) == [0, 0, 0, 1]
+
+    among_four(script, claim_s=away_s)
+
+
+@pytest.mark.parametrize(("away_s", "claims"), [(0.001, 0), (0.012, 1)])
+def test_a_hit_of_a_store_nearby_claims_nothing_and_of_one_far_away_gives_it_back(
+    away_s: float, claims: int
+) -> None:
+    key, data = entry_of("why")
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        scene.stage.cache.look_s = away_s
+        scene.stage.cache.behind[key] = data, (), 1e9
+        got = await scene.ask("why", "small")
+        assert (got.how, got.at_s) == ("hit", away_s)
+        await scene.rest(0.1)
+        assert others.claims == claims
+
+    with_others(script, claim_s=away_s)
+
+
+@pytest.mark.parametrize("away_s", [0.0, 0.008, 0.02])
+def test_who_goes_while_the_lease_is_claimed_keeps_nobody_waiting(away_s: float) -> None:
+    async def script(scenes: list[Scene], leases: OtherProcess) -> None:
+        for scene in scenes:
+            scene.stage.cache.look_s = away_s
+        for number in range(40):
+            task = scenes[0].start(f"why {number}", "small")
+            await scenes[0].rest(number * 0.001)
+            task.cancel()
+            begun_s = scenes[1].now_s()
+            got = await scenes[1].ask(f"why {number}", "small")
+            assert got.at_s - begun_s - HEAD_S <= 0.2
+
+    among_four(script, claim_s=away_s)
+
+
 # leaving at every wait there is
 
 CASES: dict[str, tuple[bool, bool, list[Callable[[Call], Script]]]] = {

@@ -30,7 +30,7 @@ class KeptAnswers:
 
     async def get(self, key: bytes) -> bytes | None:
         await self._look()
-        return self.get_now(key)
+        return self.get_now(key) or self._take(key, lambda _: True)
 
     async def _look(self) -> None:
         if self.look_s:
@@ -38,6 +38,9 @@ class KeptAnswers:
 
     async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
         await self._look()
+        return self._take(key, is_wanted)
+
+    def _take(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
         found = self.behind.get(key)
         if found is None or self._clock.monotonic_s() >= found[2] or not is_wanted(found[0]):
             return None
@@ -102,8 +105,8 @@ class OtherProcess:
 
     A scenario says which keys it `holds`; what is claimed meanwhile is refused. `is_lost` makes every
     lease that we have somebody else's; while `is_down`, everybody is granted one of no number.
-    `granted` and `released` count, `renewals` too. To claim takes `claim_s`: the same time always, or
-    one that is asked for each time.
+    `claims`, `granted` and `released` count, `renewals` too. To claim takes `claim_s`: the same time
+    always, or one that is asked for each time.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class OtherProcess:
         self.holds_all = False
         self.is_lost = False
         self.is_down = False
+        self.claims = 0
         self.granted = 0
         self.released = 0
         self.renewals = 0
@@ -124,6 +128,7 @@ class OtherProcess:
         self.release_s = release_s
 
     async def claim(self, key: bytes) -> "Lease | None":
+        self.claims += 1
         if seconds := self.claim_s() if callable(self.claim_s) else self.claim_s:
             await asyncio.sleep(seconds)
         if self.is_down or key in self.everyones:
