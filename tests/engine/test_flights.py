@@ -795,6 +795,19 @@ def test_a_lease_is_given_back_when_its_holder_may_not_ask() -> None:
     with_others(script, settings={"rates": {"key:*": RateConfig(tokens_per_minute=1)}})
 
 
+def test_what_is_kept_bears_the_number_of_the_lease_it_was_asked_for_with() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        await scene.ask("a")
+        await scene.ask("b")
+        scene.scripts = [fails(401), echo]
+        await scene.ask("another model's answer, whose lease nobody had")
+        others.is_down = True
+        await scene.ask("c")
+        assert list(scene.stage.cache.fences.values()) == [1, 2, 0, 0]
+
+    with_others(script)
+
+
 def test_nobody_waits_for_a_lease_to_be_given_back() -> None:
     async def script(scene: Scene, others: OtherProcess) -> None:
         scene.scripts = [fails(400), echo]
