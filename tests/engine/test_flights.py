@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 from itertools import count
+from random import Random
 from typing import Any
 
 import pytest
@@ -324,15 +325,62 @@ SHORT = Timeouts(total_s=10.0)
 
 
 @plays(settings={"timeouts": SHORT})
-async def test_a_joiners_deadline_begins_with_its_own_coming(scene: Scene) -> None:
-    """The leader's ends the flight for all; one who came with its own is not kept any longer."""
-    scene.scripts = [never]
+async def test_when_the_leaders_time_is_over_who_has_time_left_goes_on(scene: Scene) -> None:
+    """One of them leads, and all are answered that have the time; nobody's is begun anew."""
+    scene.scripts = [never, never]
     first = scene.start("why", "small")
     await asyncio.sleep(4)
     second = scene.start("why", "small")
-    got = await all_of(first, second)
+    await asyncio.sleep(4)
+    third = [scene.start("why", "small"), scene.start("why", "small", stream=True)]
+    got = await all_of(first, second, *third)
     assert {each.fault.kind for each in got} == {"timeout"}
-    assert all(10 <= each.at_s <= 10.1 for each in got)
+    assert [each.at_s for each in got] == [
+        pytest.approx(at_s, abs=0.1) for at_s in (10, 14, 18, 18)
+    ]
+    # The last to come has most time left, and so leads for the rest.
+    assert len(scene.calls) == 2
+    assert scene.calls[1].attempt_id.startswith((got[2].exchange.id, got[3].exchange.id))
+
+
+@plays(settings={"timeouts": SHORT})
+async def test_who_goes_on_is_answered(scene: Scene) -> None:
+    for stream in (False, True):
+        scene.scripts = [never]
+        begun_s = scene.now_s()
+        first = scene.start(f"why {stream}", "small", stream=stream)
+        await asyncio.sleep(9.8)
+        others = [scene.start(f"why {stream}", "small", stream=stream) for _ in range(5)]
+        got = await all_of(first, *others)
+        assert got[0].fault is not None and got[0].fault.kind == "timeout"
+        assert got[0].at_s - begun_s == pytest.approx(10, abs=0.1)
+        assert sorted(each.how for each in got[1:]) == ["joined"] * 4 + ["miss"]
+        assert {each.text for each in got[1:]} == {f"why {stream} #{len(scene.calls)}"}
+    assert len(scene.calls) == 4
+
+
+@plays(settings={"timeouts": SHORT})
+async def test_who_came_with_the_leader_has_no_time_either(scene: Scene) -> None:
+    scene.scripts = [never]
+    got = await all_of(*(scene.start("why", "small") for _ in range(5)))
+    assert {each.fault.kind for each in got} == {"timeout"}
+    assert len(scene.calls) == 1
+
+
+@plays(settings={"timeouts": SHORT})
+async def test_a_stream_that_was_too_long_for_its_leader_is_begun_again_by_who_heard_nothing(
+    scene: Scene,
+) -> None:
+    scene.scripts = [long(12_000), echo]
+    first = scene.start("why", "small", stream=True)
+    await asyncio.sleep(4)
+    whole, live = await all_of(
+        scene.start("why", "small"), scene.start("why", "small", stream=True)
+    )
+    assert (await first).fault is not None
+    assert (whole.text, whole.fault) == ("why #2", None)
+    assert live.text and live.fault is not None and live.fault.kind == "timeout"
+    assert live.at_s == pytest.approx(10, abs=0.1)
 
 
 class Hung:
@@ -355,7 +403,7 @@ class Hung:
 async def test_a_joiner_waits_no_longer_than_its_own_deadline_whatever_ails_the_flight(
     scene: Scene,
 ) -> None:
-    async def hang(exchange: Any, _: object) -> Any:
+    async def hang(exchange: Any, *_: object) -> Any:
         if exchange.request.stream:
             return Hung(exchange, scene.engine._end)
         return await asyncio.sleep(3_600)
@@ -699,6 +747,43 @@ def test_who_claims_at_once_in_one_process_flies_together() -> None:
     with_others(script, claim_s=0.01)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_when_the_leases_fail_one_of_us_asks_for_all_the_rest(seed: int) -> None:
+    """Each hears of it at another moment, and looks once more for the answer, which takes a while too."""
+    dice = Random(seed)
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.holds_all = True
+        scene.stage.cache.look_s = 0.02
+        tasks = []
+        for _ in range(60):
+            tasks.append(scene.start("why", stream=dice.random() < 0.5))
+            await scene.rest(0.002)
+        await scene.rest(1.5)
+        others.is_down = True
+        got = await all_of(*tasks)
+        assert {each.text for each in got} == {"why #1"}
+        assert sorted(each.how for each in got) == ["joined"] * 59 + ["miss"]
+
+    scene, _ = with_others(script, claim_s=lambda: dice.choice((0.0, 0.02, dice.random() / 50)))
+    assert len(scene.calls) == 1
+
+
+def test_who_was_granted_a_lease_flies_beside_nobody_that_took_off_meanwhile() -> None:
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        others.holds_all = True
+        first, second = scene.start("why"), scene.start("why")
+        while others.refused < 2:
+            await scene.rest()
+        scene.stage.cache.look_s = 0.02
+        others.is_down = True
+        got = await all_of(first, second)
+        assert sorted(each.how for each in got) == ["joined", "miss"]
+
+    with_others(script)
+
+
 def test_a_lease_is_given_back_when_its_holder_may_not_ask() -> None:
     async def script(scene: Scene, others: OtherProcess) -> None:
         await scene.ask("a rate may be overdrawn once")
@@ -708,6 +793,19 @@ def test_a_lease_is_given_back_when_its_holder_may_not_ask() -> None:
         assert (others.granted, others.released) == (2, 2)
 
     with_others(script, settings={"rates": {"key:*": RateConfig(tokens_per_minute=1)}})
+
+
+def test_what_is_kept_bears_the_number_of_the_lease_it_was_asked_for_with() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        await scene.ask("a")
+        await scene.ask("b")
+        scene.scripts = [fails(401), echo]
+        await scene.ask("another model's answer, whose lease nobody had")
+        others.is_down = True
+        await scene.ask("c")
+        assert list(scene.stage.cache.fences.values()) == [1, 2, 0, 0]
+
+    with_others(script)
 
 
 def test_nobody_waits_for_a_lease_to_be_given_back() -> None:
@@ -729,13 +827,138 @@ def test_a_lease_is_given_back_by_who_fails_or_leaves() -> None:
     async def script(scene: Scene, others: OtherProcess) -> None:
         scene.scripts = [fails(400)]
         await scene.ask("why")
-        task = scene.start("why")
+        task = scene.start("how")
         await scene.rest(0.5)
         task.cancel()
         await scene.rest(0.05)
         assert (others.granted, others.released) == (2, 2)
 
     with_others(script)
+
+
+# several gateways, on one lease store
+
+FOUR = 4
+
+
+def among_four(script: Callable[[list[Scene], OtherProcess], Any], **slow: Any) -> list[Scene]:
+    """Play a script in four gateways whose leases are the same."""
+
+    async def main() -> list[Scene]:
+        leases = OtherProcess(**slow)
+        scenes = [Scene(leases=leases, seed=number) for number in range(FOUR)]
+        await script(scenes, leases)
+        for scene in scenes:
+            await scene.close()
+        assert not leases.ours
+        return scenes
+
+    return run_virtual(main())
+
+
+def calls_of(scenes: list[Scene]) -> list[int]:
+    return [len(scene.calls) for scene in scenes]
+
+
+NOT_KEPT: dict[str, Callable[[Call], Script]] = {
+    "cut": lambda call: echo(call, finish="length"),
+    "empty": says(content=""),
+    "uncounted": lambda call: echo(call, usage=None),
+    "refused": fails(400),
+}
+
+
+@pytest.mark.parametrize("what", NOT_KEPT)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_answer_that_is_not_kept_is_waited_for_once(what: str, stream: bool) -> None:
+    """Then all who waited ask at once, each gateway for itself and once, and not one after another."""
+
+    async def script(scenes: list[Scene], _: OtherProcess) -> None:
+        for scene in scenes:
+            scene.scripts = [NOT_KEPT[what]] * 9
+        begun_s = scenes[0].now_s()
+        waits = what == "empty" or not stream
+        once_s = HEAD_S if waits else WHOLE_S
+        tasks = [
+            scene.start("why", "small", stream=stream and what != "empty")
+            for scene in scenes
+            for _ in range(5)
+        ]
+        got = await all_of(*tasks)
+        assert max(each.at_s for each in got) - begun_s <= 2 * once_s + 0.2
+
+    assert calls_of(among_four(script)) == [1] * FOUR
+
+
+def test_a_leader_who_goes_hands_over_to_one_of_the_others() -> None:
+    """That is no answer that was not kept: they go on taking turns."""
+
+    async def script(scenes: list[Scene], leases: OtherProcess) -> None:
+        leader = scenes[0].start("why", "small")
+        await scenes[0].rest(0.3)
+        tasks = [scene.start("why", "small") for scene in scenes[1:]]
+        await scenes[0].rest(0.3)
+        leader.cancel()
+        await scenes[0].rest(0.3)
+        assert sum(calls_of(scenes)) == 2
+        assert leases.granted == 2
+        for task in tasks:
+            task.cancel()
+        await scenes[0].rest(0.3)
+
+    among_four(script)
+
+
+@pytest.mark.parametrize("away_s", [0.0, 0.008, 0.012, 0.019])
+def test_gateways_agree_however_far_their_store_is_and_wait_for_one_round_trip(
+    away_s: float,
+) -> None:
+    """A look-up and a claim, each as long as a command may take, cost less than 25 ms together."""
+
+    async def script(scenes: list[Scene], leases: OtherProcess) -> None:
+        for scene in scenes:
+            scene.stage.cache.look_s = away_s
+            scene.stage.cache.kept = scenes[0].stage.cache.kept
+        got = await all_of(*(scene.start("why", "small") for scene in scenes))
+        first = min(got, key=lambda each: each.at_s)
+        assert first.at_s - HEAD_S <= 0.025
+        assert {(each.how, each.text) for each in got if each is not first} == {("hit", "why #1")}
+        assert sorted(calls_of(scenes)) == [0, 0, 0, 1]
+
+    among_four(script, claim_s=away_s)
+
+
+@pytest.mark.parametrize(("away_s", "claims"), [(0.001, 0), (0.012, 1)])
+def test_a_hit_of_a_store_nearby_claims_nothing_and_of_one_far_away_gives_it_back(
+    away_s: float, claims: int
+) -> None:
+    key, data = entry_of("why")
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        scene.stage.cache.look_s = away_s
+        scene.stage.cache.behind[key] = data, (), 1e9
+        got = await scene.ask("why", "small")
+        assert (got.how, got.at_s) == ("hit", away_s)
+        await scene.rest(0.1)
+        assert others.claims == claims
+
+    with_others(script, claim_s=away_s)
+
+
+@pytest.mark.parametrize("away_s", [0.0, 0.008, 0.02])
+def test_who_goes_while_the_lease_is_claimed_keeps_nobody_waiting(away_s: float) -> None:
+    async def script(scenes: list[Scene], leases: OtherProcess) -> None:
+        for scene in scenes:
+            scene.stage.cache.look_s = away_s
+        for number in range(40):
+            task = scenes[0].start(f"why {number}", "small")
+            await scenes[0].rest(number * 0.001)
+            task.cancel()
+            begun_s = scenes[1].now_s()
+            got = await scenes[1].ask(f"why {number}", "small")
+            assert got.at_s - begun_s - HEAD_S <= 0.2
+
+    among_four(script, claim_s=away_s)
 
 
 # leaving at every wait there is

@@ -571,6 +571,8 @@ async def test_a_cluster_is_used_by_its_url_and_its_loss_of_a_node_is_misses() -
             assert min(sizes) > 0, "keys are spread"
             assert await stores.cache.remove_tagged("even") == 30
             assert (await stores.leases.claim(KEY)).number == 1
+            await stores.cache.put(KEY, KEY, **KEEP, fence=1)
+            assert await stores.cache.get(KEY) == KEY, "an entry and its lease are in one slot"
             assert (await stores.invalidations.invalidate("t")).version >= 1
             servers[1].kill()
             found = [await stores.cache.get(key) for key in keys]
@@ -760,12 +762,14 @@ async def test_one_lease_at_a_time_each_with_a_higher_number(server: RedisServer
         leases = await asyncio.gather(*(stores.leases.claim(KEY) for _ in range(20)))
         (lease,) = [each for each in leases if each is not None]
         assert await lease.renew()
-        await lease.release()
+        lease.release()
+        await stores.leases.given_back()
         assert not await lease.renew()
         successor = await stores.leases.claim(KEY)
         assert successor is not None
         assert successor.number > lease.number
-        await lease.release()
+        lease.release()
+        await stores.leases.given_back()
         assert await successor.renew(), "a late release takes nothing from a successor"
 
 
@@ -793,6 +797,139 @@ async def test_without_redis_everybody_gets_a_lease_and_keeps_what_time_it_had(
         assert await stores.leases.claim(KEY) is not None
         held._until_s = time.monotonic() - 1
         assert not await held.renew()
+
+
+async def test_a_caller_who_goes_while_it_claims_leaves_no_lease(server: RedisServer) -> None:
+    async with through_proxy(server, deadline_s=5.0) as (stores, proxy):
+        stores.leases.lease_s = 600.0
+        proxy.delay_s = 0.008
+        for number in range(16):
+            key = bytes([200, number]) * 16
+            claiming = asyncio.ensure_future(stores.leases.claim(key))
+            await asyncio.sleep(number * 0.001)
+            claiming.cancel()
+            await asyncio.wait([claiming])
+            await stores.leases.given_back()
+            lease = claiming.result() if not claiming.cancelled() else None
+            if lease is None:
+                assert await stores.leases.claim(key) is not None
+
+
+async def release_when_heard(stores: RedisStores, server: RedisServer, spoil: Callable) -> None:
+    """Claim on a way that is spoilt: the server hears it, and the caller hears nothing in time."""
+    stores.leases.lease_s = 600.0
+    await comes_back(stores)
+    await spoil()
+    lease = await stores.leases.claim(KEY)
+    assert lease is not None and lease.number == 0, "as if there were no Redis"
+
+
+async def test_a_claim_that_was_answered_too_late_leaves_no_lease(server: RedisServer) -> None:
+    async with through_proxy(server) as (stores, proxy), opened(server.url) as other:
+        other.link.prefix = stores.link.prefix
+        await release_when_heard(stores, server, lambda: slow_30_ms(proxy))
+        async with asyncio.timeout(PATIENCE_S):
+            while (lease := await other.leases.claim(KEY)) is None:
+                await asyncio.sleep(0.02)
+        assert lease.number > 1, "the first was granted"
+
+
+async def test_a_claim_that_waits_in_a_server_that_hangs_leaves_no_lease() -> None:
+    with redis_server() as server:
+        async with opened(server.url, deadline_s=DEADLINE_S) as stores, opened(server.url) as other:
+            other.link.prefix = stores.link.prefix
+
+            async def hang() -> None:
+                server.pause()
+
+            try:
+                await release_when_heard(stores, server, hang)
+            finally:
+                server.go_on()
+            await stores.leases.given_back()
+            async with asyncio.timeout(PATIENCE_S):
+                while await other.leases.claim(KEY) is None:
+                    await asyncio.sleep(0.02)
+
+
+async def test_while_redis_is_known_to_be_away_nothing_is_claimed_or_taken_back(
+    server: RedisServer,
+) -> None:
+    async with through_proxy(server) as (stores, proxy):
+        await half_open(proxy)
+        while stores.link.is_up:
+            await stores.cache.get(KEY)
+        for _ in range(200):
+            assert (await stores.leases.claim(KEY)).number == 0
+        await asyncio.sleep(0)
+        assert not stores.leases._under_way
+
+
+async def test_a_lease_that_is_dismissed_is_everyones_for_a_while(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windvane.stores.redis.leases.DISMISSED_S", 3_600.0)
+    async with opened(server.url) as stores:
+        lease = await stores.leases.claim(KEY)
+        assert await stores.leases.claim(KEY) is None
+        lease.dismiss()
+        await stores.leases.given_back()
+        for _ in range(3):
+            assert (await stores.leases.claim(KEY)).number == 0
+        with server.client() as other:
+            assert 0 < other.pttl(lease._held) <= 3_600_000
+            other.delete(lease._held)
+        successor = await stores.leases.claim(KEY)
+        assert successor.number == lease.number + 1
+        lease.dismiss()
+        await stores.leases.given_back()
+        assert await successor.renew(), "nobody dismisses another's"
+
+
+async def fenced(stores: RedisStores, server: RedisServer) -> None:
+    """A holder that slept beyond its lease, its successor, and one that had no lease at all."""
+    late = await stores.leases.claim(KEY)
+    with server.client() as other:
+        other.delete(late._held)
+    successor = await stores.leases.claim(KEY)
+    put, get = stores.cache.put, stores.cache.get
+    await put(KEY, b"early", **KEEP, fence=late.number)
+    assert await get(KEY) == b"early", "nothing newer is there"
+    await put(KEY, b"new", **KEEP, fence=successor.number)
+    await put(KEY, b"old", **KEEP, fence=late.number)
+    assert await get(KEY) == b"new"
+    await put(KEY, b"over", **(KEEP | {"keep_s": 0.0}), fence=late.number)
+    assert await get(KEY) == b"new", "nor is it taken away"
+    await put(KEY, b"again", **KEEP, fence=successor.number)
+    assert await get(KEY) == b"again"
+    assert (await stores.cache.stats()).stored == 3
+    await put(KEY, b"free", **KEEP)
+    assert await get(KEY) == b"free", "without a lease it is stored as it comes"
+    assert await stores.cache.remove(KEY) == 1
+    assert (await stores.cache.stats()).faults == 0
+
+
+async def test_who_lost_its_lease_does_not_replace_what_its_successor_stored(
+    server: RedisServer,
+) -> None:
+    async with opened(server.url) as stores:
+        await fenced(stores, server)
+
+
+async def test_numbers_that_are_lost_are_lost_together(server: RedisServer) -> None:
+    """What was stored under a high number can still be replaced by a lease of the new count."""
+    async with opened(server.url) as stores:
+        for _ in range(5):
+            lease = await stores.leases.claim(KEY)
+            await stores.cache.put(KEY, b"old", **KEEP, fence=lease.number)
+            lease.release()
+            await stores.leases.given_back()
+        with server.client() as other:
+            other.delete(stores.link.key(KEY.hex(), "n"))
+        lease = await stores.leases.claim(KEY)
+        assert lease.number == 1
+        await stores.cache.put(KEY, b"new", **KEEP, fence=lease.number)
+        assert await stores.cache.get(KEY) == b"new"
 
 
 async def test_a_slow_server_is_left_alone_and_still_tells_of_invalidations(

@@ -13,6 +13,7 @@ import pytest
 from tests.engine.scene import Got, Scene, ScriptOf, echo, fails, question_of
 
 from windvane.config.schema import AuthConfig, KeyConfig
+from windvane.core.cache.freshness import SPARE
 from windvane.core.ledger import FREE
 from windvane.engine import lookup as lookup_module
 from windvane.engine import sharing as sharing_module
@@ -70,7 +71,10 @@ class Storm:
 
     def __init__(self, seed: int) -> None:
         self.rng = rng = Random(seed)
-        self.others = OtherProcess(claim_s=rng.choice((0.0, 0.01)))
+        self.others = OtherProcess(
+            claim_s=rng.choice((0.0, 0.01, lambda: rng.choice((0.0, rng.random() * 0.02)))),
+            release_s=rng.choice((0.0, 0.0, 0.02)),
+        )
         self.scope = rng.choice(("key", "team", "shared"))
         self.scene = Scene(
             seed=seed,
@@ -83,9 +87,25 @@ class Storm:
             settings={"auth": KEYS},
         )
         self.scene.scripts = _Endless(self)  # type: ignore[assignment]
+        self.scene.stage.cache.look_s = rng.choice((0.0, 0.02))
+        self._see_each_take_off()
         self.played: dict[int, ScriptOf] = {}
         self.got: list[Got] = []
+        self.beside: list[str] = []
         self.counts: Counter[str] = Counter()
+
+    def _see_each_take_off(self) -> None:
+        """Nobody flies beside a flight that it may join, whatever it has waited for before."""
+        sharing = self.scene.engine._sharing
+        take_off = sharing._take_off
+
+        def seen(flight: Flight, snapshot: Any, ask: Any, *more: Any, **others: Any) -> None:
+            beside = sharing._joinable(ask) if ask.wish.may_read else None
+            if beside is not None and beside.leader.clamped_to is None:
+                self.beside.append(flight.leader.id)
+            take_off(flight, snapshot, ask, *more, **others)
+
+        sharing._take_off = seen  # type: ignore[method-assign]
 
     def script(self) -> ScriptOf:
         chosen = self.rng.choice(BAD) if self.rng.random() < 0.35 else echo
@@ -111,8 +131,10 @@ class Storm:
                     await self.scene.stage.invalidations.invalidate("all")
                 case 1:
                     self.scene.stage.clock.jump(self.rng.choice((-5.0, 5.0, -0.1)))
-                case _:
+                case _ if self.rng.random() < 0.5:
                     self.others.holds_all = not self.others.holds_all
+                case _:
+                    self.others.is_down = not self.others.is_down
 
     async def _caller(self) -> None:
         rng = self.rng
@@ -156,6 +178,7 @@ class Storm:
             if event.cache_status == "hit":
                 assert event.status in (200, CLIENT_CLOSED)
         assert not self.others.ours, "a lease is left"
+        assert not self.beside, f"{self.beside} flew beside another"
 
     def _check_answer(self, got: Got) -> None:
         asked, event = got.asked, self.scene.ended(got.exchange)
@@ -272,7 +295,14 @@ class Possessive(Flight):
         return forsaken
 
 
+async def shortsighted(self: Any, ask: Any) -> Any:
+    """Looks for an answer, and not who has taken off meanwhile."""
+    found = await self._lookup.find(ask)
+    return found if found is not None and found.standing is not SPARE else None
+
+
 WORSE = {
+    "takes off beside another": (sharing_module.Sharing, "_there", shortsighted),
     "joins the dying": (sharing_module, "Flights", Careless),
     "shares with strangers": (sharing_module, "Flights", Promiscuous),
     "dies with its leader": (sharing_module, "Flight", Possessive),

@@ -120,8 +120,11 @@ class Dispatch:
         self._on_waited = on_waited
         self._watch = Watch()
 
-    async def run(self, exchange: Exchange, snapshot: Snapshot) -> Answer:
-        """The answer. Raises the WindvaneError of the last attempt when none gave one.
+    async def run(
+        self, exchange: Exchange, snapshot: Snapshot, within_s: float | None = None
+    ) -> Answer:
+        """The answer, within so many seconds, or all that are configured. Raises the WindvaneError of
+        the last attempt when none gave one.
 
         A poor answer is kept while a stronger model is asked, once; should that fail, it stands.
         """
@@ -129,7 +132,9 @@ class Dispatch:
         assert decision is not None
         plan = _Plan(decision.candidates, snapshot.upstreams, tokens_expected(exchange))
         answer: Completion | OpenStream
-        watchdog = self._watch.start(plan.upstream.timeouts.total_s)
+        watchdog = self._watch.start(
+            plan.upstream.timeouts.total_s if within_s is None else within_s
+        )
         kept: Answer | None = None
         try:
             while True:

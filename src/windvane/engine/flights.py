@@ -13,6 +13,7 @@ Laws:
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
 
 from windvane.core.chat import Chunk, Completion
@@ -50,6 +51,14 @@ class Flight:
         """Whether its leader waits for it, too: it may have left, or never have been there."""
         self.members = 0
         self.is_background = False
+        self.ends_s = math.inf
+        """When its leader's time is over, by the clock of the loop."""
+        self.is_late = False
+        """Whether it has failed because of that: who has time left begins again."""
+        self.fence = 0
+        """The number of the lease that it has, where processes share the cache."""
+        self.is_in_vain = False
+        """Whether what it has come to is of no use to other processes, and will not be for another."""
         self.task: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._furthest = 0
@@ -91,8 +100,11 @@ class Flight:
         self._end()
 
     def crash(self, error: WindvaneError) -> None:
-        """It has ended badly; everyone is told."""
+        """It has ended badly; everyone is told. When it was for lack of time, who came last is first: it
+        has most of that left to lead another, for all the rest."""
         self.error = error
+        if self.is_late:
+            self._waiting.reverse()
         self._end()
 
     def _end(self) -> None:

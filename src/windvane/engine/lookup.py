@@ -7,6 +7,7 @@ brings home is kept, if it is whole and good.
 Whatever ails a store, it is a miss.
 """
 
+from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
@@ -164,17 +165,27 @@ class Lookup:
             exchange.reading.asked = _Asked(principal, decision, rules, ask)
         return ask
 
-    async def find(self, ask: Ask, reading: Reading | None = None) -> Found | None:
-        """The entry for `ask`, if there is one that is good for anything."""
+    async def find(
+        self,
+        ask: Ask,
+        reading: Reading | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> Found | None:
+        """The entry for `ask`, if there is one that is good for anything. `on_wait` is called before it
+        is looked for where that may take a while."""
         assert self._cache is not None
         if not ask.wish.may_read:
             return None
         data = self._cache.get_now(ask.key)
         if data is None:
+            if on_wait is not None:
+                on_wait()
             data = await self._cache.get(ask.key)
             return None if data is None else self._found(ask, data)
         found = self._found(ask, data, reading)
         if found is None or found.standing is SPARE:
+            if on_wait is not None:
+                on_wait()
             found = await self.find_newer(ask, found) or found
         return found
 
@@ -232,16 +243,18 @@ class Lookup:
         if len(data) > ask.policy.entry_bytes_max:
             return False
         deployment = _answering(flight.leader)
-        key = ask.key
+        key, fence = ask.key, flight.fence
         if deployment is not ask.candidate.deployment:
             # Another model has answered: it is kept as that model's answer, and never as this one's.
-            key = _key_of(ask.scope, deployment, ask.canonical)
+            # The lease was for this one's.
+            key, fence = _key_of(ask.scope, deployment, ask.canonical), 0
         await self._cache.put(
             key,
             data,
             tags=entry.tags,
             keep_s=ttl_s + ask.policy.stale_s,
             worth=float(entry.cost_nano_usd or 0),
+            fence=fence,
         )
         return True
 

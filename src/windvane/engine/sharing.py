@@ -5,8 +5,8 @@ the flight, whoever is still there to see it; all others are ended here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+import math
+from collections.abc import Coroutine
 from dataclasses import replace
 from random import Random
 
@@ -25,6 +25,7 @@ from windvane.engine.lookup import Ask, Found, Lookup, wish_said
 from windvane.engine.relay import CLIENT_CLOSED, ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
 from windvane.engine.snapshot import Snapshot
+from windvane.engine.turns import POLL_S, Turn, holding
 from windvane.engine.watchdog import Watch, Watchdog
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.stores import FlightLease, FlightLeases
@@ -33,11 +34,10 @@ from windvane.wire.keeping import raw_of
 AnswerStream = ChunkStream | FollowStream | ReplayStream
 Answer = Completion | AnswerStream
 
-POLL_S = 0.05
-"""How often an answer that another process is fetching is looked for."""
-SLOW_STORE_S = 0.01
-"""A look-up that took longer than this was no healthy store's."""
-RENEW_S = 1.5
+BEGIN_AGAIN_S_MIN = 0.1
+"""Who has less time left than this, when the time of who leads is over, is told so, and asks no more."""
+LATE_S = 0.001
+"""Timers ring so much too early, at the most."""
 
 FAILED = Fault(
     kind=FaultKind.INTERNAL, source=Source.GATEWAY, message="the engine failed", status=500
@@ -96,55 +96,88 @@ class Sharing:
     async def _find(self, exchange: Exchange, snapshot: Snapshot, ask: Ask) -> Answer:
         """The answer from an entry; else from a flight, joined or led."""
         exchange.cache_status = "miss"
-        began_s = self._clock.monotonic_s()
-        found = await self._lookup.find(ask, exchange.reading)
-        if found is not None and found.standing is not SPARE:
-            if found.standing is not FRESH and not ask.wish.only_if_cached:
-                self._refresh(exchange, snapshot, ask, found)
-            return self._hit(exchange, ask, found, found.at_us)
-        if ask.wish.only_if_cached:
-            raise _not_cached()
-        # A store that takes its time is not asked a second time: the caller has waited enough.
-        is_quick = self._clock.monotonic_s() - began_s < SLOW_STORE_S
+        turn: Turn | None = None
+        if self._leases is not None and ask.wish.may_read and not ask.wish.only_if_cached:
+            turn = Turn(self._leases, ask.key, lambda: self._joinable(ask) is None)
         try:
-            return await self._fly(
-                exchange, snapshot, ask, has_spare=found is not None, asks_others=is_quick
-            )
-        except WindvaneError as error:
-            if found is not None and may_be_spared(error.fault):
-                return self._hit(exchange, ask, found, self._clock.wall_us())
-            raise
+            on_wait = None if turn is None else turn.claim_soon
+            found = await self._lookup.find(ask, exchange.reading, on_wait)
+            if found is not None and found.standing is not SPARE:
+                if found.standing is not FRESH and not ask.wish.only_if_cached:
+                    self._refresh(exchange, snapshot, ask, found)
+                return self._hit(exchange, ask, found, found.at_us)
+            if ask.wish.only_if_cached:
+                raise _not_cached()
+            try:
+                return await self._fly(exchange, snapshot, ask, turn, has_spare=found is not None)
+            except WindvaneError as error:
+                if found is not None and may_be_spared(error.fault):
+                    return self._hit(exchange, ask, found, self._clock.wall_us())
+                raise
+        finally:
+            if turn is not None:
+                turn.close()
 
     async def _fly(
         self,
         exchange: Exchange,
         snapshot: Snapshot,
         ask: Ask,
+        turn: Turn | None,
         *,
         has_spare: bool,
-        asks_others: bool,
     ) -> Answer:
-        """Join the flight of an equal request, or lead one; once more, when what another led turns
-        out to be of use to nobody else."""
-        may_join, has_flown = ask.wish.may_read, False
+        """Join the flight of an equal request, or lead one; again, when what another led turns out to
+        be of use to nobody else.
+
+        Nothing is awaited between the last look for a flight to join and taking off: no two for one
+        answer are under way in a process, whatever is heard of the lease.
+        """
+        may_join, before, ends_s = ask.wish.may_read, None, math.inf
         while True:
             ahead: FlightLease | Flight | Found | None = None
             if may_join:
-                ahead = self._joinable(ask) or (await self._there(ask) if has_flown else None)
-            if ahead is None and may_join and asks_others and self._leases is not None:
-                assert snapshot.cache is not None
-                ahead = await self._wait_for_others(self._leases, ask, snapshot.cache.wait_s)
+                ahead = await self._ahead(ask, turn, snapshot, before, ends_s)
             if isinstance(ahead, Found):
                 return self._hit(exchange, ask, ahead, ahead.at_us)
+            now_s = asyncio.get_running_loop().time()
+            if before is None:
+                ends_s = now_s + _total_s(ask, snapshot)
             if isinstance(ahead, Flight):
                 flight = ahead
                 exchange.cache_status = "joined"
+            elif before is not None and before.is_late and now_s >= ends_s:
+                if ahead is not None:
+                    ahead.release()
+                before.raise_error()
             else:
-                flight = await self._lead(exchange, snapshot, ask, ahead, has_spare=has_spare)
-            answer = await self._aboard(exchange, snapshot, ask, flight)
+                flight = self._lead(exchange, snapshot, ask, ahead, ends_s, has_spare=has_spare)
+            if turn is not None:
+                turn.close()
+            answer = await self._aboard(exchange, flight, ends_s)
             if answer is not None:
                 return answer
-            may_join, has_flown = may_join and flight.error is not None, True
+            may_join, before = may_join and flight.error is not None, flight
+
+    async def _ahead(
+        self,
+        ask: Ask,
+        turn: Turn | None,
+        snapshot: Snapshot,
+        before: Flight | None,
+        ends_s: float,
+    ) -> FlightLease | Flight | Found | None:
+        """What spares us the call: a flight of this process, or an entry, which somebody may have kept
+        since the flight `before`, or in another process. Else the lease for making it; None, when
+        there are no others, or they take too long."""
+        ahead: Flight | Found | None = self._joinable(ask)
+        if ahead is None and before is not None:
+            ahead = await self._there(ask)
+        if ahead is not None or turn is None:
+            return ahead
+        assert snapshot.cache is not None
+        left_s = ends_s - asyncio.get_running_loop().time()
+        return await self._wait_for_others(turn, ask, min(snapshot.cache.wait_s, left_s))
 
     def _joinable(self, ask: Ask) -> Flight | None:
         """The flight that will bring what is asked for, if there is one."""
@@ -153,12 +186,13 @@ class Sharing:
             return None
         return flight
 
-    async def _lead(
+    def _lead(
         self,
         exchange: Exchange,
         snapshot: Snapshot,
         ask: Ask,
         lease: FlightLease | None,
+        ends_s: float,
         *,
         has_spare: bool,
     ) -> Flight:
@@ -167,21 +201,21 @@ class Sharing:
             self._admission.take_tokens(exchange)
         except WindvaneError:
             if lease is not None:
-                await lease.release()
+                lease.release()
             raise
-        return self._take_off(exchange, snapshot, ask, lease, has_spare=has_spare)
+        flight = Flight(ask.flight, exchange, ask.tags, ask.version)
+        flight.ends_s = ends_s
+        self._take_off(flight, snapshot, ask, lease, has_spare=has_spare)
+        return flight
 
-    async def _aboard(
-        self, exchange: Exchange, snapshot: Snapshot, ask: Ask, flight: Flight
-    ) -> Answer | None:
+    async def _aboard(self, exchange: Exchange, flight: Flight, ends_s: float) -> Answer | None:
         """What the flight brings; None when that is its leader's alone."""
         flight.join(exchange)
-        timeouts = snapshot.upstreams[ask.candidate.deployment.provider].timeouts
-        watchdog = self._watch.start(timeouts.total_s)
+        watchdog = self._watch.start(ends_s - asyncio.get_running_loop().time())
         answer: Answer | None = None
         try:
             await self._await(exchange, flight, watchdog)
-            if not _is_leaders_alone(flight, exchange):
+            if not _is_leaders_alone(flight, exchange, watchdog.remaining_s):
                 answer = self._share(exchange, flight, watchdog)
         finally:
             if not isinstance(answer, FollowStream):
@@ -289,37 +323,39 @@ class Sharing:
 
     def _take_off(
         self,
-        exchange: Exchange,
+        flight: Flight,
         snapshot: Snapshot,
         ask: Ask,
         lease: FlightLease | None,
         *,
         has_spare: bool,
-    ) -> Flight:
-        """Begin a flight that `exchange` leads, and that ends it."""
-        flight = Flight(ask.flight, exchange, ask.tags, ask.version)
-        exchange.leads = True
+    ) -> None:
+        """Begin a flight that its leader's exchange ends with."""
+        flight.leader.leads = True
 
         async def run(flight: Flight) -> None:
-            if lease is None:
-                await self._fly_home(flight, snapshot, ask, has_spare)
-                return
-            async with _holding(lease):
+            async with holding(flight, lease):
                 await self._fly_home(flight, snapshot, ask, has_spare)
 
         self.flights.start(flight, run, self._gone)
-        return flight
 
     async def _fly_home(
         self, flight: Flight, snapshot: Snapshot, ask: Ask, has_spare: bool
     ) -> None:
         """Bring home what is asked for, and keep it."""
+        leader = flight.leader
         try:
             await self._bring_home(flight, snapshot, has_spare)
         except WindvaneError as error:
+            now_s = asyncio.get_running_loop().time()
+            flight.is_late = now_s >= flight.ends_s - LATE_S
+            flight.is_in_vain = not _is_about_the_leader(flight, error.fault)
             flight.crash(error)  # before the lease is given back, which may take a while
         else:
-            flight.leader.is_stored = await self._lookup.keep(ask, flight)
+            leader.is_stored = await self._lookup.keep(ask, flight)
+            attempt = leader.final_attempt
+            is_found = attempt is not None and attempt.deployment is ask.candidate.deployment
+            flight.is_in_vain = not (leader.is_stored and is_found) and leader.clamped_to is None
 
     def _gone(self, flight: Flight) -> None:
         """A flight is over, whatever became of it; one that was called off may never have begun."""
@@ -330,7 +366,8 @@ class Sharing:
         """Ask the provider on behalf of all who are aboard."""
         exchange = flight.leader
         try:
-            answer = await self._dispatch.run(exchange, snapshot)
+            within_s = flight.ends_s - asyncio.get_running_loop().time()
+            answer = await self._dispatch.run(exchange, snapshot, within_s)
         except WindvaneError as error:
             if has_spare and flight.has_leader and may_be_spared(error.fault):
                 exchange.leads = False  # it is answered from the spare entry, and ended there
@@ -386,6 +423,7 @@ class Sharing:
         )
         flight = Flight(ask.flight, fresh, ask.tags, ask.version)
         flight.is_background = True
+        flight.ends_s = asyncio.get_running_loop().time() + _total_s(ask, snapshot)
 
         async def run(flight: Flight) -> None:
             lease: FlightLease | None = None
@@ -393,7 +431,7 @@ class Sharing:
                 lease = await self._leases.claim(ask.key)
                 if lease is None:
                     raise error_of(NOT_NEEDED)
-            async with _holding(lease):
+            async with holding(flight, lease):
                 if lease is not None and await self._lookup.find_newer(ask, old) is not None:
                     raise error_of(NOT_NEEDED)
                 self._admission.take_tokens_unasked(fresh)
@@ -403,23 +441,24 @@ class Sharing:
         self.flights.start(flight, run, self._gone)
 
     async def _wait_for_others(
-        self, leases: FlightLeases, ask: Ask, wait_s: float
+        self, turn: Turn, ask: Ask, wait_s: float
     ) -> FlightLease | Flight | Found | None:
         """The lease for this answer; or a flight of this process, or the answer another process has
         fetched meanwhile; None, when that took too long."""
         until_s = self._clock.monotonic_s() + wait_s
         has_waited = False
         while True:
-            lease = await leases.claim(ask.key)
+            lease, is_needed = await turn.claim(), False
+            ahead: Flight | Found | None = None
             try:
-                # Who had it may have brought the answer home since this was looked for.
-                ahead = self._joinable(ask) or (await self._there(ask) if has_waited else None)
-            except BaseException:
-                if lease is not None:
-                    await lease.release()
-                raise
-            if lease is not None and ahead is not None:
-                await lease.release()
+                ahead = self._joinable(ask)
+                if ahead is None and has_waited:
+                    # Who had it may have brought the answer home since this was looked for.
+                    ahead = await self._there(ask)
+                is_needed = ahead is None
+            finally:
+                if lease is not None and not is_needed:
+                    lease.release()
             if ahead is not None or lease is not None:
                 return ahead or lease
             if has_waited and self._clock.monotonic_s() >= until_s:
@@ -427,34 +466,13 @@ class Sharing:
             await asyncio.sleep(POLL_S * (0.5 + self._rng.random()))
             has_waited = True
 
-    async def _there(self, ask: Ask) -> Found | None:
+    async def _there(self, ask: Ask) -> Found | Flight | None:
+        """What is there by now: an entry, or a flight that took off while one was looked for."""
         found = await self._lookup.find(ask)
-        return found if found is not None and found.standing is not SPARE else None
+        return found if found is not None and found.standing is not SPARE else self._joinable(ask)
 
     async def aclose(self) -> None:
         await self.flights.aclose()
-
-
-@asynccontextmanager
-async def _holding(lease: FlightLease | None) -> AsyncIterator[None]:
-    """Keep the lease, if there is one, for as long as this lasts, and give it back whatever happens."""
-    if lease is None:
-        yield
-        return
-    keeping = asyncio.get_running_loop().create_task(_keep_lease(lease))
-    try:
-        yield
-    finally:
-        keeping.cancel()
-        try:
-            await asyncio.wait([keeping])
-        finally:
-            await lease.release()
-
-
-async def _keep_lease(lease: FlightLease) -> None:
-    while await lease.renew():
-        await asyncio.sleep(RENEW_S)
 
 
 def may_be_spared(fault: Fault) -> bool:
@@ -467,18 +485,31 @@ _ABOUT_THE_LEADER = frozenset(
 )
 
 
-def _is_leaders_alone(flight: Flight, exchange: Exchange) -> bool:
-    """Whether what the flight brings is due to who leads it: a refusal that is about its key, an answer
-    that was cut to what its budget has left, or a refresh that came to nothing. Others ask for
-    themselves, on their own account."""
+def _total_s(ask: Ask, snapshot: Snapshot) -> float:
+    """How long an exchange may take once it flies, whoever leads."""
+    return snapshot.upstreams[ask.candidate.deployment.provider].timeouts.total_s
+
+
+def _is_about_the_leader(flight: Flight, fault: Fault) -> bool:
+    """Whether a failure is that of who leads: a refusal that is about its key, its time that is over, or a
+    refresh that came to nothing: it asks one model alone, and does not wait."""
+    is_refused = fault.source is Source.CLIENT and fault.kind in _ABOUT_THE_LEADER
+    return is_refused or flight.is_late or flight.is_background
+
+
+def _is_leaders_alone(flight: Flight, exchange: Exchange, left_s: float) -> bool:
+    """Whether what the flight brings is due to who leads it: a failure of its own, or an answer that was
+    cut to what its budget has left. Others ask for themselves, on their own account, in the time they
+    have left; but for those who have been told the beginning."""
     leader = flight.leader
     if leader is exchange:
         return False
-    if flight.error is not None and flight.fold is None:
-        fault = flight.error.fault
-        if flight.is_background:
-            return True  # it asks one model alone, and does not wait
-        return fault.source is Source.CLIENT and fault.kind in _ABOUT_THE_LEADER
+    if flight.error is not None:
+        if flight.is_late:
+            is_told = flight.fold is not None and exchange.request.stream
+            return left_s >= BEGIN_AGAIN_S_MIN and not is_told
+        if flight.fold is None:
+            return _is_about_the_leader(flight, flight.error.fault)
     assert leader.principal is not None and exchange.principal is not None
     is_own = leader.principal.key_id == exchange.principal.key_id
     return leader.clamped_to is not None and not is_own

@@ -216,12 +216,14 @@ class CacheTier(Protocol):
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tier knows of an entry: enough to put it into a faster tier for the rest of its time."""
+    """What a tier knows of an entry: enough to put it into a faster tier for the rest of its time, or
+    into a slower one, under the lease that it was asked for with."""
 
     data: bytes
     tags: tuple[str, ...]
     left_s: float
     worth: float
+    fence: int = 0
 
 
 class LowerTier(CacheTier, Protocol):
@@ -229,6 +231,20 @@ class LowerTier(CacheTier, Protocol):
 
     async def find(self, key: bytes) -> Kept | None:
         """As `get`, with what else is known of the entry."""
+        ...
+
+    async def put(
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
+    ) -> None:
+        """`fence` is the number of the lease that the answer was asked for with, or 0. Where processes
+        share the tier, it does not replace what was put under a lease of a higher number."""
         ...
 
 
@@ -257,20 +273,33 @@ class InvalidationStore(Protocol):
 
 
 class FlightLease(Protocol):
-    """The right to ask the provider on behalf of all processes, while others wait."""
+    """The right to ask the provider on behalf of all processes, while others wait.
+
+    `number` is higher than that of any lease of the key before it; 0 for one that everybody has.
+    """
+
+    number: int
 
     async def renew(self) -> bool:
         """Keep it for another while. False when it was lost, and somebody else may have it."""
         ...
 
-    async def release(self) -> None: ...
+    def release(self) -> None:
+        """Let somebody else have it, soon; nobody waits for that."""
+        ...
+
+    def dismiss(self) -> None:
+        """Release it, having brought nothing that can be shared: all who wait for it are granted a
+        lease of no number, and ask for themselves."""
+        ...
 
 
 class FlightLeases(Protocol):
     """Who of several processes asks. Where there is one process, there is no such store."""
 
     async def claim(self, key: bytes) -> FlightLease | None:
-        """The lease; None when another process has it. A store that is down grants it to everyone."""
+        """The lease; None when another process has it. A store that is down grants it to everyone.
+        One that is granted to a caller who has gone is given back."""
         ...
 
 
@@ -290,8 +319,17 @@ class ResponseCache(Protocol):
         ...
 
     async def put(
-        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
-    ) -> None: ...
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
+    ) -> None:
+        """Keep it; where processes share it, under the lease of that number."""
+        ...
 
     async def remove(self, key: bytes) -> int: ...
 

@@ -57,7 +57,8 @@ class TieredCache:
                     key, kept.data, tags=kept.tags, keep_s=kept.left_s, worth=kept.worth
                 )
             return kept.data
-        return None
+        # It may have been made meanwhile; memory has counted the miss.
+        return self._memory.get_now(key) if self._memory.holds(key) else None
 
     async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
         """What a lower tier has, if it is wanted; it takes the place of what memory had then."""
@@ -76,12 +77,19 @@ class TieredCache:
         return None
 
     async def put(
-        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
     ) -> None:
         """Keep it; in memory when this returns, in the lower tiers soon after."""
         self._memory.put_now(key, data, tags=tags, keep_s=keep_s, worth=worth)
         if self._queues:
-            kept = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth)
+            kept = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth, fence=fence)
             for queue in self._queues:
                 queue.put(key, kept)
 
@@ -213,7 +221,9 @@ class _Queue:
 
     async def _write_one(self, key: bytes, found: "_Waiting") -> None:
         kept, left_s = found.kept, found.end_s - self._monotonic_s()
-        await self.tier.put(key, kept.data, tags=kept.tags, keep_s=left_s, worth=kept.worth)
+        await self.tier.put(
+            key, kept.data, tags=kept.tags, keep_s=left_s, worth=kept.worth, fence=kept.fence
+        )
 
 
 class _Waiting(NamedTuple):

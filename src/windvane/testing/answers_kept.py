@@ -8,24 +8,39 @@ from windvane.core.cache.invalidation import ALL, Invalidations, Reach
 from windvane.ports.clock import Clock
 from windvane.ports.stores import CacheStats
 
+DISMISSED_S = 0.5
+"""How long a lease that was dismissed is everyone's."""
+
 
 class KeptAnswers:
-    """Implements `ResponseCache`, without bounds."""
+    """Implements `ResponseCache`, without bounds. `look_s` is how long a look behind the memory takes."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.kept: dict[bytes, tuple[bytes, tuple[str, ...], float]] = {}
         self.behind: dict[bytes, tuple[bytes, tuple[str, ...], float]] = {}
         """What others have kept, where this process would find it."""
+        self.look_s = 0.0
+        self.fences: dict[bytes, int] = {}
+        """Under which lease each was last put."""
 
     def get_now(self, key: bytes) -> bytes | None:
         found = self.kept.get(key)
         return found[0] if found and self._clock.monotonic_s() < found[2] else None
 
     async def get(self, key: bytes) -> bytes | None:
-        return self.get_now(key)
+        await self._look()
+        return self.get_now(key) or self._take(key, lambda _: True)
+
+    async def _look(self) -> None:
+        if self.look_s:
+            await asyncio.sleep(self.look_s)
 
     async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
+        await self._look()
+        return self._take(key, is_wanted)
+
+    def _take(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
         found = self.behind.get(key)
         if found is None or self._clock.monotonic_s() >= found[2] or not is_wanted(found[0]):
             return None
@@ -33,8 +48,16 @@ class KeptAnswers:
         return found[0]
 
     async def put(
-        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
     ) -> None:
+        self.fences[key] = fence
         if keep_s > 0:
             self.kept[key] = data, tuple(tags), self._clock.monotonic_s() + keep_s
 
@@ -91,48 +114,80 @@ class OtherProcess:
     """Implements `FlightLeases`, as another process that shares the cache would let us have them.
 
     A scenario says which keys it `holds`; what is claimed meanwhile is refused. `is_lost` makes every
-    lease that we have somebody else's. `granted` and `released` count, `renewals` too.
+    lease that we have somebody else's; while `is_down`, everybody is granted one of no number.
+    `claims`, `granted` and `released` count, `renewals` too. To claim takes `claim_s`: the same time
+    always, or one that is asked for each time.
     """
 
-    def __init__(self, *, claim_s: float = 0.0, release_s: float = 0.0) -> None:
+    def __init__(
+        self, *, claim_s: float | Callable[[], float] = 0.0, release_s: float = 0.0
+    ) -> None:
         self.holds: set[bytes] = set()
         self.holds_all = False
         self.is_lost = False
+        self.is_down = False
+        self.claims = 0
         self.granted = 0
         self.released = 0
         self.renewals = 0
         self.refused = 0
         self.ours: set[bytes] = set()
-        self._claim_s = claim_s
+        self.everyones: set[bytes] = set()
+        """Those whose lease has been dismissed just now."""
+        self.claim_s = claim_s
         self.release_s = release_s
 
     async def claim(self, key: bytes) -> "Lease | None":
-        if self._claim_s:
-            await asyncio.sleep(self._claim_s)
+        self.claims += 1
+        if seconds := self.claim_s() if callable(self.claim_s) else self.claim_s:
+            await asyncio.sleep(seconds)
+        if self.is_down or key in self.everyones:
+            return Lease(self, key, 0)
         if self.holds_all or key in self.holds or key in self.ours:
             self.refused += 1
             return None
         self.granted += 1
         self.ours.add(key)
-        return Lease(self, key)
+        return Lease(self, key, self.granted)
+
+    def let_go(self, key: bytes, everyones_s: float = 0.0) -> None:
+        """A lease of ours is given back, or dismissed: everyone's for a while."""
+        loop = asyncio.get_running_loop()
+
+        def is_heard() -> None:
+            self.released += 1
+            self.ours.discard(key)
+            if everyones_s:
+                self.everyones.add(key)
+                loop.call_later(everyones_s, self.everyones.discard, key)
+
+        if self.release_s:
+            loop.call_later(self.release_s, is_heard)
+        else:
+            is_heard()
 
 
 class Lease:
     """Implements `FlightLease`."""
 
-    def __init__(self, leases: OtherProcess, key: bytes) -> None:
+    def __init__(self, leases: OtherProcess, key: bytes, number: int) -> None:
+        self.number = number
         self._leases = leases
         self._key = key
         self._is_released = False
 
     async def renew(self) -> bool:
-        self._leases.renewals += 1
+        self._leases.renewals += bool(self.number)
         return not self._leases.is_lost
 
-    async def release(self) -> None:
+    def release(self) -> None:
+        self._end()
+
+    def dismiss(self) -> None:
+        self._end(DISMISSED_S)
+
+    def _end(self, everyones_s: float = 0.0) -> None:
         assert not self._is_released, "a lease is released twice"
-        if self._leases.release_s:
-            await asyncio.sleep(self._leases.release_s)
         self._is_released = True
-        self._leases.released += 1
-        self._leases.ours.discard(self._key)
+        if self.number:
+            self._leases.let_go(self._key, everyones_s)

@@ -45,10 +45,17 @@ class Scripted:
         return found.data if found else None
 
     async def put(
-        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
     ) -> None:
         await self.may_put.wait()
-        self.held[key] = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth)
+        self.held[key] = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth, fence=fence)
 
     async def remove(self, key: bytes) -> int:
         return int(self.held.pop(key, None) is not None)
@@ -290,3 +297,22 @@ async def test_closing_does_not_wait_for_one_that_hangs(monkeypatch: pytest.Monk
     async with asyncio.timeout(30):
         await cache.aclose()
     assert lower.is_closed
+
+
+async def test_a_lower_tier_is_told_the_lease_that_an_answer_was_asked_for_with() -> None:
+    tier = Scripted()
+    cache = opened(tier)
+    await cache.put(b"k", b"data", **OPTIONS, fence=7)
+    await cache.written()
+    assert tier.held[b"k"].fence == 7
+
+
+async def test_what_was_made_while_a_lower_tier_was_asked_is_found() -> None:
+    tier = Scripted()
+    cache = opened(tier)
+    tier.may_find.clear()
+    looking = asyncio.ensure_future(cache.get(b"k"))
+    await rounds()
+    await cache.put(b"k", b"data", **OPTIONS)
+    tier.may_find.set()
+    assert await looking == b"data"

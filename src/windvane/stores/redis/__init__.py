@@ -39,6 +39,7 @@ class RedisStores(NamedTuple):
 
     async def aclose(self) -> None:
         await self.invalidations.aclose()
+        await self.leases.aclose()
         await self.cache.aclose()
 
 

@@ -10,6 +10,11 @@ an invalidated entry is void already, by the number it bears. Taking entries out
 seldom: it goes through the namespace by SCAN, reads the heads, and counts what it unlinks. Nothing here
 empties a database, or lists all keys at once.
 
+An entry that was asked for under a lease (`leases.py`) is stored under that lease's number, and not where
+one of a later lease was: a process that was stopped, and wakes up late, does not put its answer over a
+newer one. The number is kept beside the leases' own, so that both are lost together. An entry without a
+lease is stored as it comes.
+
 Room is the server's own business: `maxmemory` with `allkeys-lfu` or `volatile-lfu`. When it has none, puts
 are refused, and counted as faults.
 """
@@ -22,8 +27,9 @@ from redis.exceptions import ResponseError
 
 from windvane.core.cache.invalidation import ALL
 from windvane.ports.stores import CacheStats, Kept
+from windvane.stores.redis.leases import NUMBERS, NUMBERS_KEPT_S
 from windvane.stores.redis.link import Link
-from windvane.stores.redis.node import Node, Reply, Unavailable
+from windvane.stores.redis.node import Command, Node, Reply, Unavailable
 
 KIND = "c"
 KEEP_S_MAX = 10 * 365 * 86_400.0
@@ -33,6 +39,16 @@ HEAD_BYTES_READ = 2_048
 REMOVE_DEADLINE_S = 1.0
 """For each command of a removal: nobody's request waits for it."""
 REMOVE_S_MAX = 60.0
+
+_PUT_UNDER_LEASE = """
+local stored = redis.call('HGET', KEYS[2], 'stored')
+if stored and tonumber(stored) > tonumber(ARGV[1]) then return 0 end
+if ARGV[2] == '0' then redis.call('UNLINK', KEYS[1])
+else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2]) end
+redis.call('HSET', KEYS[2], 'stored', ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+return 1
+"""
 
 _MAGIC = b"WVr1"
 _LENGTH_BYTES = 4
@@ -87,20 +103,31 @@ class RedisCache:
         return Kept(data=data, tags=head.tags, left_s=left_ms / 1_000, worth=head.worth)
 
     async def put(
-        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
     ) -> None:
-        if keep_s <= 0:
+        if keep_s <= 0 and not fence:
             await self.remove(key)
             return
         name = self._link.key(key.hex(), KIND)
-        left_ms = max(int(min(keep_s, KEEP_S_MAX) * 1_000), 1)
+        left_ms = max(int(min(keep_s, KEEP_S_MAX) * 1_000), 1) if keep_s > 0 else 0
         value = _packed(_Head(key, worth, tuple(tags)), data)
+        command: Command = ("SET", name, value, "PX", left_ms)
+        if fence:
+            names = (name, self._link.key(key.hex(), NUMBERS))
+            command = ("EVAL", _PUT_UNDER_LEASE, 2, *names, fence, left_ms, value, NUMBERS_KEPT_S)
         try:
-            await self._link.ask(name, ("SET", name, value, "PX", left_ms))
+            (is_stored,) = await self._link.ask(name, command)
         except Unavailable:
             self._faults += 1
         else:
-            self._stored += 1
+            self._stored += bool(is_stored) and left_ms > 0
 
     async def remove(self, key: bytes) -> int:
         name = self._link.key(key.hex(), KIND)

@@ -52,6 +52,10 @@ class Unavailable(Exception):
     """There is no reply."""
 
 
+class Unanswered(Unavailable):
+    """The command may have been sent, and may be done yet; its reply will not be read."""
+
+
 class Refused(Unavailable):
     """The server took the command and said no."""
 
@@ -101,7 +105,7 @@ class Node:
         except FAULTS as error:
             if has_begun and counts:
                 self._failed(error)
-            raise Unavailable from error
+            raise (Unanswered if has_begun else Unavailable) from error
         finally:
             self._waiting -= 1
         if counts:

@@ -108,7 +108,14 @@ class SqliteCache:
         return kept
 
     async def put(
-        self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
+        self,
+        key: bytes,
+        data: bytes,
+        *,
+        tags: Sequence[str],
+        keep_s: float,
+        worth: float,
+        fence: int = 0,
     ) -> None:
         if keep_s <= 0:
             await self.remove(key)
