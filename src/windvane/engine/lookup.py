@@ -54,12 +54,12 @@ OWN_WISH_HEADER = b"windvane-cache-control"
 TAG_CHARS_MAX = 128
 PIECES_MAX = 4_096
 
-_GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS))
+_GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.FUNCTION_CALL))
 _NOT_KEPT = ("logprobs", "top_logprobs", "web_search_options", "audio", "modalities", "store")
+"""Fields that ask for more than an entry keeps, or for what is not the same the next time."""
 _SAID_NO = (None, False)
 _OURS = (None, "function")
 """Types of tools that the caller runs."""
-"""Fields that ask for more than an entry keeps, or for what is not the same the next time."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

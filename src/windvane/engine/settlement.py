@@ -164,7 +164,9 @@ class Settlement:
     ) -> None:
         """The attempt ended in `fault`, after `fold` had come."""
         attempt.fault = fault
-        if attempt.state is _SENT and fault.billed:
+        if fault.usage is not None:
+            self._settle(exchange, attempt, fault.usage, _EXACT, fault.kind.value)
+        elif attempt.state is _SENT and fault.billed:
             self._settle_partial(exchange, attempt, fold, fault.kind.value)
         else:
             self._settle(exchange, attempt, NOTHING_USED, _EXACT, fault.kind.value)
@@ -448,7 +450,7 @@ def _texts_of(answer: Completion) -> Iterator[str]:
         yield message.content or ""
         yield message.reasoning or ""
         for call in message.tool_calls:
-            yield str(call.function.arguments)
+            yield call.arguments
 
 
 def _thinks_unseen(attempt: Attempt, fold: Fold) -> bool:

@@ -20,6 +20,7 @@ from windvane.core.chat import (
     ResponseFormat,
     Role,
     Tool,
+    ToolCall,
     ToolName,
 )
 from windvane.core.faults import FaultKind, WindvaneError, refuse
@@ -167,6 +168,8 @@ def _check_messages(messages: list[Message]) -> None:
     for index, message in enumerate(messages):
         role = message.role
         if role is _ASSISTANT:
+            if message.tool_calls:
+                _check_calls(message.tool_calls, index)
             continue
         if role is _TOOL:
             if not message.tool_call_id:
@@ -175,6 +178,13 @@ def _check_messages(messages: list[Message]) -> None:
             _refuse_message(index, "content", f"a {role.value} message needs content")
         elif message.tool_calls:
             _refuse_message(index, "tool_calls", f"a {role.value} message cannot call tools")
+
+
+def _check_calls(calls: list[ToolCall], index: int) -> None:
+    for place, call in enumerate(calls):
+        needed = "custom" if call.type == "custom" else "function"
+        if getattr(call, needed) is None:
+            _refuse_message(index, f"tool_calls[{place}].{needed}", "this field is required")
 
 
 def _refuse_message(index: int, field: str, problem: str) -> None:

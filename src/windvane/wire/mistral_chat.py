@@ -268,15 +268,20 @@ def _assistant(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObje
         return None
     told: JsonObject = {"role": "assistant", "content": content or ""}
     if isinstance(calls, list) and calls:
-        told["tool_calls"] = [_tool_call(call, ids) for call in calls]
+        told["tool_calls"] = [
+            _tool_call(call, f"{place}.tool_calls[{n}]", ids) for n, call in enumerate(calls)
+        ]
     if message.get("prefix"):
         told["prefix"] = True
     return told
 
 
-def _tool_call(call: JsonObject, ids: "_ToolCallIds") -> JsonObject:
-    function = call["function"]
-    assert isinstance(function, dict)
+def _tool_call(call: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject:
+    function = call.get("function")
+    if not isinstance(function, dict) or call.get("type") == "custom":
+        raise _refuse(
+            f"{place}.type", "Mistral's chat takes calls of functions, not of custom tools"
+        )
     return {
         "id": ids.of(str(call.get("id") or "")),
         "type": "function",
