@@ -55,7 +55,15 @@ TAG_CHARS_MAX = 128
 PIECES_MAX = 4_096
 
 _GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.FUNCTION_CALL))
-_NOT_KEPT = ("logprobs", "top_logprobs", "web_search_options", "audio", "modalities", "store")
+_NOT_KEPT = (
+    "logprobs",
+    "top_logprobs",
+    "web_search_options",
+    "audio",
+    "modalities",
+    "guardrails",
+    "store",
+)
 """Fields that ask for more than an entry keeps, or for what is not the same the next time."""
 _SAID_NO = (None, False)
 _OURS = (None, "function")
@@ -227,7 +235,10 @@ class Lookup:
         entry = self._entry_of(ask, flight, ttl_s)
         if entry is None or self.is_void(ask, entry.tags, entry.version):
             return False  # the second was asked for before an invalidation
-        data = pack(entry)
+        try:
+            data = pack(entry)
+        except (OverflowError, RecursionError):
+            return False  # numbers that no machine has, or parts in parts in parts
         if len(data) > ask.policy.entry_bytes_max:
             return False
         deployment = _answering(flight.leader)
