@@ -160,6 +160,15 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+CUSTOM_CALL = {"id": "a", "type": "custom", "custom": {"name": "c", "input": "raw"}}
+MESSAGES.append(
+    (
+        {"role": "assistant", "content": None, "tool_calls": [{**CUSTOM_CALL, "index": 0}]},
+        {"role": "assistant", "content": None, "tool_calls": [CUSTOM_CALL]},
+    )
+)
+
+
 @pytest.mark.parametrize(
     ("said", "expected"), MESSAGES, ids=[str(case[0])[:80] for case in MESSAGES]
 )
