@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windvane.core.chat import (
+    OLD_CALL,
     Choice,
     Completion,
+    CustomCall,
     FinishReason,
     FunctionCall,
     ReplyMessage,
@@ -19,6 +21,7 @@ from windvane.core.chat import (
 from windvane.core.usage import Usage
 from windvane.wire.chat_reply import ChatStreamReader, decode_completion
 from windvane.wire.chat_stream import ChatStreamWriter
+from windvane.wire.content_parts import grown, more_than_text, split_thinking
 from windvane.wire.dialect import Dialect
 from windvane.wire.fold import Fold
 from windvane.wire.openai_chat import encode_completion
@@ -26,11 +29,28 @@ from windvane.wire.replay import PIECE_CHARS, chunks_of
 
 TEXT = st.text(alphabet='aé\U0001f600 \n"\\:{}', max_size=90)
 MAYBE = st.none() | TEXT
-CALL = st.builds(
-    ToolCall,
-    id=st.from_regex("[a-zA-Z0-9]{9}", fullmatch=True),
-    function=st.builds(FunctionCall, name=st.sampled_from(["f", "g"]), arguments=TEXT),
+NAME = st.sampled_from(["f", "g"])
+ID = st.from_regex("[a-zA-Z0-9]{9}", fullmatch=True)
+FUNCTION = st.builds(FunctionCall, name=NAME, arguments=TEXT)
+CALL = st.builds(ToolCall, id=ID, function=FUNCTION) | st.builds(
+    ToolCall, id=ID, type=st.just("custom"), custom=st.builds(CustomCall, name=NAME, input=TEXT)
 )
+OLD = st.builds(ToolCall, type=st.just(OLD_CALL), function=FUNCTION, index=st.just(0))
+TEXT_PART = TEXT.map(lambda text: {"type": "text", "text": text})
+PART = st.one_of(
+    TEXT_PART,
+    st.builds(
+        lambda ids: {"type": "reference", "reference_ids": ids},
+        st.lists(st.integers(0, 9), max_size=2),
+    ),
+    st.builds(
+        lambda said, more: {"type": "thinking", "thinking": said, **more},
+        st.lists(TEXT_PART, max_size=2),
+        st.sampled_from([{}, {"signature": "s"}, {"closed": True}]),
+    ),
+)
+PARTS = st.lists(PART, min_size=1, max_size=5).filter(lambda parts: more_than_text(grown(parts)))
+AUDIO = st.fixed_dictionaries({"id": TEXT, "data": TEXT}, optional={"transcript": TEXT})
 USAGE = Usage(input_tokens=9, output_tokens=4, cache_read_input_tokens=3)
 
 
@@ -59,7 +79,13 @@ def completions(draw: st.DrawFn, are_plain: bool = False) -> Completion:
                 msgspec.structs.replace(call, index=place)
                 for place, call in zip(places, calls, strict=True)
             ],
+            audio=draw(st.none() | AUDIO),
         )
+        if draw(st.booleans()):
+            message.parts = draw(PARTS)
+            message.content, message.reasoning = split_thinking(message.parts)
+        if not calls and draw(st.booleans()):
+            message.tool_calls = [draw(OLD)]
         reason = draw(st.none() | st.sampled_from(FinishReason))
         choices.append(Choice(index=index, message=message, finish_reason=reason))
     return Completion(id="c1", model="m", created=7, choices=choices, usage=USAGE)
@@ -75,7 +101,9 @@ def folded(completion: Completion, pieces: tuple[int, ...] = ()) -> Completion:
 def as_told(completion: Completion) -> Completion:
     said = msgspec.msgpack.decode(msgspec.msgpack.encode(completion), type=Completion)
     for choice in said.choices:
-        choice.message.content = choice.message.content or None
+        message = choice.message
+        message.content = message.content or None
+        message.parts = message.parts and grown(message.parts)
     return said
 
 

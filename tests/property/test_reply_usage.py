@@ -54,6 +54,6 @@ def test_a_usage_is_read_within_an_answer_as_alone(raw: bytes) -> None:
 )
 def test_an_unreadable_usage_spoils_no_answer(raw: bytes) -> None:
     answer = decode_completion(WHOLE % raw, 7)
-    assert (answer.id, answer.usage, answer.raw) == ("c1", None, None)
+    assert (answer.id, answer.usage, answer.is_everybodys) == ("c1", None, False)
     chunk = chunk_of(WHOLE % raw)
     assert (chunk.id, chunk.usage, chunk.is_plain) == ("c1", None, False)

@@ -39,7 +39,8 @@ CALL = st.builds(
 MESSAGE = st.builds(
     ReplyMessage, content=MAYBE, reasoning=MAYBE, tool_calls=st.lists(CALL, max_size=3)
 )
-FINISH = st.sampled_from(FinishReason)
+ONE_DIALECTS_OWN = (FinishReason.MODEL_LENGTH, FinishReason.FUNCTION_CALL)
+FINISH = st.sampled_from([reason for reason in FinishReason if reason not in ONE_DIALECTS_OWN])
 USAGE = st.integers(0, 999).flatmap(
     lambda read: st.builds(
         Usage,
@@ -207,7 +208,7 @@ def test_a_completion_that_is_written_is_read_again(
 ) -> None:
     assert completion.usage is not None
     again = decode_completion(encode_completion(completion, completion.usage, dialect, metadata), 0)
-    again.raw = None
+    again.raw, again.is_everybodys = None, False
     for choice in again.choices:
         choice.message.content = choice.message.content or None
     assert again == completion
@@ -263,5 +264,6 @@ def _check_shape(
     thinks_in_parts = any(isinstance(piece["delta"].get("content"), list) for piece in pieces)
     thinks_in_text = any(piece["delta"].get("reasoning_content") for piece in pieces)
     thinks = any(choice.message.reasoning for choice in completion.choices)
-    assert thinks_in_parts is (thinks and dialect is Dialect.MISTRAL)
+    if thinks or dialect is Dialect.OPENAI:  # else there may be a part without a thought in it
+        assert thinks_in_parts is (thinks and dialect is Dialect.MISTRAL)
     assert thinks_in_text is (thinks and dialect is Dialect.OPENAI)

@@ -356,7 +356,7 @@ def _result(exchange: Exchange, answer: Completion) -> ChatResult:
                 {
                     "id": call.id,
                     "type": "function",
-                    "function": {"name": call.function.name, "arguments": call.function.arguments},
+                    "function": {"name": call.name, "arguments": call.arguments},
                 }
                 for call in first.message.tool_calls
             ],

@@ -37,11 +37,16 @@ class Role(StrEnum):
 
 
 class FinishReason(StrEnum):
+    """Why a choice ends. One that fails (Mistral's `error`) is no answer."""
+
     STOP = "stop"
     LENGTH = "length"
+    MODEL_LENGTH = "model_length"
+    """Mistral's: not the caller's limit was reached, but the model's."""
     TOOL_CALLS = "tool_calls"
+    FUNCTION_CALL = "function_call"
+    """OpenAI's old name, for those who ask for `functions`."""
     CONTENT_FILTER = "content_filter"
-    ERROR = "error"
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
@@ -128,11 +133,39 @@ class FunctionCall(msgspec.Struct, frozen=True):
     arguments: str | JsonObject = ""
 
 
+class CustomCall(msgspec.Struct, frozen=True):
+    """`input` is any text: OpenAI's custom tools take no JSON."""
+
+    name: str
+    input: str = ""
+
+
+OLD_CALL = "function_call"
+"""The type, here, of a call under OpenAI's old name: one a message, without an id."""
+
+
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    function: FunctionCall
+    """A call of a function, or of a custom tool: it has one of the two. `type` is as on the wire, or
+    `OLD_CALL`."""
+
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
     id: str | None = None
     type: str | None = "function"
     index: int | None = None
+
+    @property
+    def name(self) -> str:
+        called = self.function or self.custom
+        return "" if called is None else called.name
+
+    @property
+    def arguments(self) -> str:
+        """What is called with, as text."""
+        if self.function is None:
+            return "" if self.custom is None else self.custom.input
+        said = self.function.arguments
+        return said if isinstance(said, str) else msgspec.json.encode(said).decode()
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -213,17 +246,28 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
 
 class ReplyMessage(msgspec.Struct, omit_defaults=True, gc=False):
     """What the model said in one choice. `reasoning` is its thinking, as plain text; `thinking_blocks`
-    the same as its provider signed it, to be said back to it word for word."""
+    the same as its provider signed it, to be said back to it word for word.
+
+    `parts` is Mistral's list of parts, when it is more than thinking and then text: `content` and
+    `reasoning` are what is text in it.
+    """
 
     content: str | None = None
     tool_calls: list[ToolCall] = []
     reasoning: str | None = None
     refusal: str | None = None
     thinking_blocks: list[JsonObject] = []
+    parts: list[JsonObject] | None = None
+    audio: JsonObject | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not self.tool_calls and (not self.content or self.content.isspace())
+        if self.tool_calls or self.audio or (self.content and not self.content.isspace()):
+            return False
+        return self.parts is None or all(part.get("type") in _OF_TEXT for part in self.parts)
+
+
+_OF_TEXT = ("text", "thinking")
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -233,7 +277,8 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Completion(msgspec.Struct, gc=False):
-    """A whole answer. `raw` is the provider's own bytes, when they are an answer by themselves."""
+    """A whole answer. `raw` is the provider's own bytes, when it speaks the callers' dialects;
+    `is_everybodys`, when they are an answer by themselves, to every client of the family."""
 
     id: str
     model: str
@@ -241,6 +286,7 @@ class Completion(msgspec.Struct, gc=False):
     choices: list[Choice]
     usage: Usage | None = None
     raw: bytes | None = None
+    is_everybodys: bool = False
 
 
 class ToolCallDelta(msgspec.Struct, kw_only=True):
@@ -250,11 +296,14 @@ class ToolCallDelta(msgspec.Struct, kw_only=True):
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    type: str = "function"
+    """As `ToolCall.type`."""
 
 
 class ChunkChoice(msgspec.Struct, gc=False):
     """A piece of one choice. `reasoning` is empty when the model thinks and does not show it; signed
-    `thinking_blocks` come with it, be it empty."""
+    `thinking_blocks` come with it, be it empty. `parts` are those that `content` and `reasoning` were
+    read from; pieces of `audio` are put together by `wire.fold`."""
 
     index: int = 0
     content: str | None = None
@@ -264,14 +313,16 @@ class ChunkChoice(msgspec.Struct, gc=False):
     tool_calls: list[ToolCallDelta] | None = None
     finish_reason: FinishReason | None = None
     thinking_blocks: list[JsonObject] | None = None
+    parts: list[JsonObject] | None = None
+    audio: JsonObject | None = None
 
 
 class Chunk(msgspec.Struct, gc=False):
     """A piece of a streamed completion.
 
-    `raw` is the provider's own event, blank line included, when it may be relayed as it is to a
-    caller of the same dialect; `is_plain` when it is a mere piece of text that every dialect of the
-    OpenAI family writes the same way.
+    `raw` is the provider's own event, blank line included, when it speaks the callers' dialects;
+    `is_plain` when it is a mere piece of text that every one of them writes the same way, so that it
+    may be relayed as it is.
     """
 
     id: str

@@ -166,6 +166,11 @@ class Exchange(msgspec.Struct):
     ended_s: float | None = None
 
     @property
+    def answer_id(self) -> str:
+        """The id of its answer, where no provider gives one."""
+        return "chatcmpl-" + self.id.removeprefix("req_")
+
+    @property
     def public_id(self) -> str:
         """The id shown to the caller: its own when it sent one."""
         return self.client_request_id or self.id

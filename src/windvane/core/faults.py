@@ -22,6 +22,8 @@ from enum import StrEnum
 
 import msgspec
 
+from windvane.core.usage import Usage
+
 
 class FaultKind(StrEnum):
     INVALID_REQUEST = "invalid_request"
@@ -79,7 +81,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """A classified failure.
 
     `status` is the HTTP status the caller sees. `billed` is whether the provider may have charged
-    for the attempt all the same, if it was sent: False only when that is certain.
+    for the attempt all the same, if it was sent: False only when that is certain. `usage` is what it
+    says it will charge for, when it says so of an answer that failed.
     """
 
     kind: FaultKind
@@ -94,6 +97,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     upstream_status: int | None = None
     billed: bool = False
     limit: LimitReached | None = None
+    usage: Usage | None = None
 
     def at(self, place: str) -> "Fault":
         """The same fault with the place it arose in front of its message."""

@@ -34,6 +34,8 @@ class OpenStream:
     """
 
     __slots__ = (
+        "_answer_id",
+        "_attempt",
         "_bytes",
         "_is_ended",
         "_reader",
@@ -49,13 +51,16 @@ class OpenStream:
         response: UpstreamResponse,
         upstream: Upstream,
         watchdog: Watchdog,
-        now_s: int,
+        exchange: Exchange,
+        attempt: Attempt,
         fold: Fold,
     ) -> None:
+        self._answer_id = exchange.answer_id
+        self._attempt = attempt
         self._response = response
         self._upstream = upstream
         self._watchdog = watchdog
-        self._reader = upstream.provider.read_stream(now_s)
+        self._reader = upstream.provider.read_stream(exchange.received_at_us // 1_000_000)
         self._is_ended = False
         self._bytes = 0
         self.fold = fold
@@ -80,6 +85,8 @@ class OpenStream:
                     raise error_of(_unreadable(f"it is larger than {REPLY_BYTES_MAX} bytes"))
                 if chunks := self._reader.feed(piece):
                     for chunk in chunks:
+                        if not (chunk.is_plain or (chunk.id and chunk.model)):
+                            _name(chunk, self.fold.id or self._answer_id, self._attempt)
                         self.fold.add(chunk)
                     return chunks
         except CancelledError as cancelled:
@@ -174,7 +181,10 @@ class Asking:
             raise
         finally:
             watchdog.rest()
-        return upstream.provider.decode_chat(body, exchange.received_at_us // 1_000_000)
+        answer = upstream.provider.decode_chat(body, exchange.received_at_us // 1_000_000)
+        if not (answer.is_everybodys or (answer.id and answer.model)):
+            _name(answer, exchange.answer_id, attempt)
+        return answer
 
     async def stream(
         self,
@@ -192,8 +202,7 @@ class Asking:
         within_s = upstream.timeouts.first_token_s
         started_s = self._clock.monotonic_s()
         response = await self._open(request, watchdog, within_s)
-        now_s = exchange.received_at_us // 1_000_000
-        opened = OpenStream(response, upstream, watchdog, now_s, fold)
+        opened = OpenStream(response, upstream, watchdog, exchange, attempt, fold)
         try:
             if not _is_readable(response, attempt, upstream):
                 await self._refuse(response, upstream, watchdog)
@@ -248,6 +257,13 @@ class Asking:
             raise
         finally:
             watchdog.rest()
+
+
+def _name(answer: Completion | Chunk, answer_id: str, attempt: Attempt) -> None:
+    """Give an answer, or a piece of one, what its provider has left out: an id of its own, and the model
+    that was asked."""
+    answer.id = answer.id or answer_id
+    answer.model = answer.model or attempt.deployment.model
 
 
 def _is_readable(response: UpstreamResponse, attempt: Attempt, upstream: Upstream) -> bool:

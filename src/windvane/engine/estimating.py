@@ -21,7 +21,7 @@ import msgspec
 from windvane.core.analysis.tokens import bytes_of
 from windvane.core.catalog.models import Capability
 from windvane.core.catalog.prices import cost, dearest
-from windvane.core.chat import Completion, FunctionCall
+from windvane.core.chat import Completion, ToolCall
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Attempt, Exchange
 from windvane.core.money import NanoUsd
@@ -50,15 +50,14 @@ def tokens_written(answer: Completion) -> int:
         total += CHOICE_TOKENS + sum(
             bytes_of(text) for text in (said.content, said.reasoning, said.refusal) if text
         )
-        total += sum(_tokens_of_call(call.function) for call in said.tool_calls)
+        # What is no text is a token a byte of its JSON at most.
+        total += sum(len(msgspec.json.encode(more)) for more in (said.parts, said.audio) if more)
+        total += sum(map(_tokens_of_call, said.tool_calls))
     return total
 
 
-def _tokens_of_call(function: FunctionCall) -> int:
-    arguments = function.arguments
-    if not isinstance(arguments, str):
-        arguments = msgspec.json.encode(arguments).decode()
-    return CALL_TOKENS + CALL_BYTES_TIMES * (bytes_of(function.name) + bytes_of(arguments))
+def _tokens_of_call(call: ToolCall) -> int:
+    return CALL_TOKENS + CALL_BYTES_TIMES * (bytes_of(call.name) + bytes_of(call.arguments))
 
 
 def tokens_delivered(fold: Fold) -> int:

@@ -56,12 +56,20 @@ OWN_WISH_HEADER = b"windvane-cache-control"
 TAG_CHARS_MAX = 128
 PIECES_MAX = 4_096
 
-_GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS))
-_NOT_KEPT = ("logprobs", "top_logprobs", "web_search_options", "audio", "modalities", "store")
+_GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.FUNCTION_CALL))
+_NOT_KEPT = (
+    "logprobs",
+    "top_logprobs",
+    "web_search_options",
+    "audio",
+    "modalities",
+    "guardrails",
+    "store",
+)
+"""Fields that ask for more than an entry keeps, or for what is not the same the next time."""
 _SAID_NO = (None, False)
 _OURS = (None, "function")
 """Types of tools that the caller runs."""
-"""Fields that ask for more than an entry keeps, or for what is not the same the next time."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,7 +247,10 @@ class Lookup:
         entry = self._entry_of(ask, flight, ttl_s)
         if entry is None or self.is_void(ask, entry.tags, entry.version):
             return False  # the second was asked for before an invalidation
-        data = pack(entry)
+        try:
+            data = pack(entry)
+        except (OverflowError, RecursionError):
+            return False  # numbers that no machine has, or parts in parts in parts
         if len(data) > ask.policy.entry_bytes_max:
             return False
         deployment = _answering(flight.leader)
@@ -346,15 +357,15 @@ def is_json_where_asked(completion: Completion, request: ChatRequest) -> bool:
     at that now and then, and who asks again should not be given the same."""
     form = request.response_format
     wants_json = form is not None and form.is_json
-    said: list[object] = []
+    said: list[str | None] = []
     for choice in completion.choices:
         message = choice.message
-        said += [call.function.arguments for call in message.tool_calls]
+        said += [call.arguments for call in message.tool_calls if call.function is not None]
         if wants_json and not message.tool_calls:
             said.append(message.content)
     try:
         for text in said:
-            if isinstance(text, str) and text:
+            if text:
                 msgspec.json.decode(text)
     except msgspec.DecodeError:
         return False

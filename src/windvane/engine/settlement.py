@@ -160,7 +160,9 @@ class Settlement:
     ) -> None:
         """The attempt ended in `fault`, after `fold` had come."""
         attempt.fault = fault
-        if attempt.state is _SENT and fault.billed:
+        if fault.usage is not None:
+            self._settle_exact(exchange, attempt, fault.usage, fault.kind.value)
+        elif attempt.state is _SENT and fault.billed:
             self._settle_partial(exchange, attempt, fold, fault.kind.value)
         else:
             self._settle(exchange, attempt, NOTHING_USED, _EXACT, ZERO, fault.kind.value)

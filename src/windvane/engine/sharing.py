@@ -306,11 +306,12 @@ class Sharing:
         self._settlement.record_free(
             exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd, now_us
         )
-        fresh_id = "chatcmpl-" + exchange.id.removeprefix("req_")
+        fresh_id = exchange.answer_id
         assert entry.completion is not None
         completion = msgspec.structs.replace(
             entry.completion,
             id=fresh_id,
+            model=entry.completion.model or entry.model,
             usage=entry.usage,
             raw=None if entry.rest is None else raw_of(entry.rest, fresh_id),
         )

@@ -372,9 +372,10 @@ def done() -> Happening:
     return sends(answers.DONE)
 
 
-def sends(data: bytes, *, at: str | None = None) -> Happening:
-    """The provider sends these bytes."""
-    return _playing(f"sends({data[:40]!r})", answers.Piece(data=data), at=at)
+def sends(data: bytes, *, output_tokens: int = 0, at: str | None = None) -> Happening:
+    """The provider sends these bytes, which took it so many tokens."""
+    piece = answers.Piece(data=data, output_tokens=output_tokens)
+    return _playing(f"sends({data[:40]!r})", piece, at=at)
 
 
 def ends(*, at: str | None = None) -> Happening:

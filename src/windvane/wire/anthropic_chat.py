@@ -394,14 +394,17 @@ def _assistant(message: JsonObject, place: str, talk: _Talk) -> list[JsonObject]
     if not calls and isinstance(legacy, dict):
         calls = [{"id": legacy.get("name"), "function": legacy}]
     for number, call in enumerate(calls if isinstance(calls, list) else ()):
-        function = call["function"]
-        where = f"{place}.tool_calls[{number}].function.arguments"
+        function, where = call.get("function"), f"{place}.tool_calls[{number}]"
+        if not isinstance(function, dict) or call.get("type") == "custom":
+            raise _refuse(
+                f"{where}.type", "Anthropic takes calls of functions, not of custom tools"
+            )
         blocks.append(
             {
                 "type": "tool_use",
                 "id": talk.id_of_call(str(call.get("id") or "")),
                 "name": function["name"],
-                "input": _arguments(function.get("arguments"), where),
+                "input": _arguments(function.get("arguments"), f"{where}.function.arguments"),
             }
         )
     return blocks

@@ -3,6 +3,13 @@
 Reading is lenient where a provider's habit differs (Mistral leaves `type` out of tool calls, gives
 thinking as a list of parts, ends some models' streams with a choice-less chunk) and strict where a
 mistake would cost: a usage that is not made of whole, non-negative numbers counts as no usage.
+
+What is read is for us, and for clients of another dialect; beside it goes what was said, of which a
+client is told all that it can read. How an answer ends:
+1. A choice that ends in `error` has failed, and the answer with it.
+2. A reason that nobody has heard of is an end like `stop`.
+3. JSON that is whole is a whole answer, with or without a reason. A stream is whole by its reason alone:
+   without one it may have been cut (see `engine.asking`).
 """
 
 from typing import Annotated
@@ -11,10 +18,12 @@ import msgspec
 from msgspec import Meta
 
 from windvane.core.chat import (
+    OLD_CALL,
     Choice,
     Chunk,
     ChunkChoice,
     Completion,
+    CustomCall,
     FinishReason,
     FunctionCall,
     JsonObject,
@@ -25,6 +34,7 @@ from windvane.core.chat import (
 from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
 from windvane.core.usage import Usage
 from windvane.wire.chunk_reader import ChunkReader
+from windvane.wire.content_parts import more_than_text, split_thinking
 from windvane.wire.errors import read_error
 from windvane.wire.sse import DONE, Event
 
@@ -60,11 +70,17 @@ class _Function(msgspec.Struct, gc=False):
     arguments: str | JsonObject | None = None
 
 
+class _Custom(msgspec.Struct, gc=False):
+    name: str | None = None
+    input: str | None = None
+
+
 class _ToolCall(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     type: str | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -73,6 +89,8 @@ class _Message(msgspec.Struct, gc=False):
     reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+    audio: JsonObject | None = None
 
 
 _SAID_NOTHING = _Message()
@@ -114,15 +132,15 @@ _FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
     None: None,
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
-    "model_length": FinishReason.LENGTH,
+    "model_length": FinishReason.MODEL_LENGTH,
     "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.FUNCTION_CALL,
     "content_filter": FinishReason.CONTENT_FILTER,
-    "error": FinishReason.ERROR,
 }
 _STOP = FinishReason.STOP
-_EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "error"))
+_EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
 """Those that every client of the family knows."""
+_ERROR = "error"
 
 
 def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usage | None:
@@ -177,7 +195,8 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def decode_completion(body: bytes, now_s: int) -> Completion:
     """Read a whole answer.
 
-    Raises APIConnectionError when it is not one: the provider may have billed it all the same.
+    Raises APIConnectionError when it is not one, or one that has failed: the provider may have billed
+    it all the same.
     """
     try:
         reply = _read_reply(body)
@@ -189,15 +208,19 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
     is_everybodys = bool(reply.id and reply.model and reply.created and reply.object and usage)
     choices = []
     for choice in reply.choices:
+        if not _is_everybodys(choice):
+            if choice.finish_reason == _ERROR:
+                raise error_of(_failed(FaultKind.UPSTREAM_ERROR, usage))
+            is_everybodys = False
         choices.append(_choice(choice))
-        is_everybodys = is_everybodys and _is_everybodys(choice)
     return Completion(
         reply.id or "",
         reply.model or "",
         reply.created or now_s,
         choices,
         usage,
-        body if is_everybodys else None,
+        body,
+        is_everybodys,
     )
 
 
@@ -223,55 +246,39 @@ def _is_whole(call: _ToolCall) -> bool:
 
 def _choice(choice: _Choice) -> Choice:
     message = choice.message or _SAID_NOTHING
-    content, reasoning = message.content, message.reasoning_content
+    content, reasoning, parts = message.content, message.reasoning_content, None
     if content is not None and type(content) is not str:
+        assert isinstance(content, list)
+        parts = more_than_text(content)
         content, thinking = split_thinking(content)
         reasoning = thinking or reasoning
     calls = message.tool_calls
     told = [_call(call, order) for order, call in enumerate(calls)] if calls else []
+    if message.function_call is not None and not told:
+        told = [ToolCall(type=OLD_CALL, function=_function(message.function_call), index=0)]
     return Choice(
-        ReplyMessage(content, told, reasoning, message.refusal),
+        ReplyMessage(content, told, reasoning, message.refusal, [], parts, message.audio),
         choice.index,
         _FINISH_REASONS.get(choice.finish_reason, _STOP),
     )
 
 
 def _call(call: _ToolCall, order: int) -> ToolCall:
-    function = call.function or _Function()
-    return ToolCall(
-        id=call.id,
-        index=call.index if call.index is not None else order,
-        function=FunctionCall(
-            name=function.name or "", arguments=_arguments_text(function.arguments)
-        ),
-    )
+    index = call.index if call.index is not None else order
+    if call.custom is not None:
+        custom = CustomCall(call.custom.name or "", call.custom.input or "")
+        return ToolCall(id=call.id, index=index, type="custom", custom=custom)
+    return ToolCall(id=call.id, index=index, function=_function(call.function or _Function()))
+
+
+def _function(said: _Function) -> FunctionCall:
+    return FunctionCall(name=said.name or "", arguments=_arguments_text(said.arguments))
 
 
 def _arguments_text(arguments: str | JsonObject | None) -> str:
     if isinstance(arguments, dict):
         return msgspec.json.encode(arguments).decode()
     return arguments or ""
-
-
-def split_thinking(content: str | list[JsonObject] | None) -> tuple[str | None, str | None]:
-    """The text and the thinking of a message's content, each joined, None when absent."""
-    if not isinstance(content, list):
-        return content, None
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for part in content:
-        if part.get("type") == "thinking":
-            thoughts.append(_thinking_text(part.get("thinking")))
-        elif isinstance(text := part.get("text"), str):
-            texts.append(text)
-    return "".join(texts) if texts else None, "".join(thoughts) or None
-
-
-def _thinking_text(thinking: object) -> str:
-    if isinstance(thinking, str):
-        return thinking
-    parts = thinking if isinstance(thinking, list) else ()
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 
 
 class ChatStreamReader(ChunkReader):
@@ -286,6 +293,9 @@ class ChatStreamReader(ChunkReader):
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
         usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
+        is_plain = _is_plain(reply)
+        if not is_plain and any(choice.finish_reason == _ERROR for choice in reply.choices):
+            raise error_of(_failed(FaultKind.STREAM_BROKEN, usage))
         return Chunk(
             reply.id or "",
             reply.model or "",
@@ -293,7 +303,7 @@ class ChatStreamReader(ChunkReader):
             list(map(_chunk_choice, reply.choices)),
             usage,
             event.raw,
-            event.name is None and _is_plain(reply),
+            is_plain and event.name is None,
         )
 
 
@@ -309,33 +319,71 @@ def _is_plain(reply: _Reply) -> bool:
         and type(delta.content) is str
         and not delta.reasoning_content
         and not delta.tool_calls
+        and not delta.function_call
     )
 
 
 def _chunk_choice(choice: _Choice) -> ChunkChoice:
-    delta = choice.delta or choice.message or _Message()
+    delta = choice.delta or choice.message or _SAID_NOTHING
     content, reasoning, calls = delta.content, delta.reasoning_content, delta.tool_calls
+    parts = None
     if content is not None and type(content) is not str:
+        assert isinstance(content, list)
+        parts = content
         content, thinking = split_thinking(content)
         reasoning = thinking or reasoning
+    told = [_delta(call, order) for order, call in enumerate(calls)] if calls else None
+    if delta.function_call is not None and not told:
+        told = [_old_delta(delta.function_call)]
     return ChunkChoice(
         choice.index,
         content,
         reasoning,
         delta.refusal,
         delta.role,
-        [_delta(call, order) for order, call in enumerate(calls)] if calls else None,
+        told,
         _FINISH_REASONS.get(choice.finish_reason, _STOP),
+        None,
+        parts,
+        delta.audio,
     )
 
 
 def _delta(call: _ToolCall, order: int) -> ToolCallDelta:
+    index = call.index if call.index is not None else order
+    if (custom := call.custom) is not None:
+        return ToolCallDelta(
+            index=index,
+            id=call.id,
+            name=custom.name,
+            arguments=custom.input or "",
+            type="custom",
+        )
     function = call.function or _Function()
     return ToolCallDelta(
-        index=call.index if call.index is not None else order,
+        index=index,
         id=call.id,
         name=function.name,
         arguments=_arguments_text(function.arguments),
+    )
+
+
+def _old_delta(said: _Function) -> ToolCallDelta:
+    arguments = _arguments_text(said.arguments)
+    return ToolCallDelta(name=said.name, arguments=arguments, type=OLD_CALL)
+
+
+def _failed(kind: FaultKind, usage: Usage | None) -> Fault:
+    """The fault of an answer that ends in an error: what it used is billed, if it says so."""
+    return Fault(
+        kind=kind,
+        source=Source.UPSTREAM,
+        message="the provider could not go on with its answer (finish_reason: error)",
+        status=502,
+        retry=Retry.OTHER,
+        upstream_status=200,
+        billed=True,
+        usage=usage,
     )
 
 

@@ -21,6 +21,7 @@ from windvane.core.chat import (
     Role,
     TextPart,
     Tool,
+    ToolCall,
 )
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.wire.dialect import Dialect
@@ -179,6 +180,8 @@ def _check_messages(messages: list[Message]) -> None:
     for index, message in enumerate(messages):
         role = message.role
         if role is _ASSISTANT:
+            if message.tool_calls:
+                _check_calls(message.tool_calls, index)
             continue
         if role is _TOOL:
             if not message.tool_call_id:
@@ -191,6 +194,14 @@ def _check_messages(messages: list[Message]) -> None:
             raise _refuse(
                 f"messages[{index}].tool_calls", f"a {role.value} message cannot call tools"
             )
+
+
+def _check_calls(calls: list[ToolCall], index: int) -> None:
+    for place, call in enumerate(calls):
+        needed = "custom" if call.type == "custom" else "function"
+        if getattr(call, needed) is None:
+            path = f"messages[{index}].tool_calls[{place}].{needed}"
+            raise _refuse(path, "this field is required")
 
 
 def _check_tools(parsed: ChatBody) -> None:

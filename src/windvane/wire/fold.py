@@ -6,12 +6,15 @@ The law, tested by property: `fold(stream(x)) == complete(x)`.
 from collections.abc import Iterator
 from itertools import chain
 
+import msgspec
+
 from windvane.core.analysis.tokens import bytes_of
 from windvane.core.chat import (
     Choice,
     Chunk,
     ChunkChoice,
     Completion,
+    CustomCall,
     FinishReason,
     FunctionCall,
     JsonObject,
@@ -20,27 +23,40 @@ from windvane.core.chat import (
     ToolCallDelta,
 )
 from windvane.core.usage import Usage
+from windvane.wire.content_parts import grown, more_than_text, split_thinking
 
 
 class _CallFold:
     """One tool call as it grows."""
 
-    __slots__ = ("arguments", "id", "index", "name")
+    __slots__ = ("arguments", "id", "index", "name", "type")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, kind: str) -> None:
         self.index = index
+        self.type = kind
         self.id: str | None = None
         self.name: str | None = None
         self.arguments: list[str] = []
 
+    def call(self) -> ToolCall:
+        name, arguments = self.name or "", "".join(self.arguments)
+        if self.type == "custom":
+            custom = CustomCall(name, arguments)
+            return ToolCall(id=self.id, index=self.index, type=self.type, custom=custom)
+        function = FunctionCall(name, arguments)
+        return ToolCall(id=self.id, index=self.index, type=self.type, function=function)
+
 
 class _ChoiceFold:
-    """One choice as it grows. Text is kept in pieces and joined once."""
+    """One choice as it grows. Text is kept in pieces and joined once; parts stand among them, where
+    content comes as a list."""
 
     __slots__ = (
+        "audio",
         "content",
         "current",
         "finish_reason",
+        "has_parts",
         "has_thought",
         "reasoning",
         "refusal",
@@ -49,7 +65,9 @@ class _ChoiceFold:
     )
 
     def __init__(self) -> None:
-        self.content: list[str] = []
+        self.content: list[str | JsonObject] = []
+        self.has_parts = False
+        self.audio: list[JsonObject] = []
         self.reasoning: list[str] = []
         self.has_thought = False
         self.refusal: list[str] = []
@@ -59,8 +77,13 @@ class _ChoiceFold:
         self.finish_reason: FinishReason | None = None
 
     def add(self, piece: ChunkChoice) -> None:
-        if piece.content:
+        if piece.parts is not None:
+            self.content += piece.parts
+            self.has_parts = True
+        elif piece.content:
             self.content.append(piece.content)
+        if piece.audio is not None:
+            self.audio.append(piece.audio)
         if piece.reasoning is not None:
             self._add_thinking(piece.reasoning, piece.thinking_blocks)
         if piece.refusal:
@@ -83,40 +106,58 @@ class _ChoiceFold:
         call = self.current.get(delta.index)
         if call is None or (delta.id and call.id and delta.id != call.id):
             place = delta.index if call is None else len(self.tool_calls)
-            call = self.current[delta.index] = _CallFold(place)
+            call = self.current[delta.index] = _CallFold(place, delta.type)
             self.tool_calls.append(call)
         call.id = call.id or delta.id
         call.name = call.name or delta.name
         call.arguments.append(delta.arguments)
 
     def calls(self) -> list[ToolCall]:
-        return [
-            ToolCall(
-                id=call.id,
-                index=call.index,
-                function=FunctionCall(name=call.name or "", arguments="".join(call.arguments)),
-            )
-            for call in sorted(self.tool_calls, key=lambda call: call.index)
-        ]
+        in_order = sorted(self.tool_calls, key=lambda call: call.index)
+        return [call.call() for call in in_order]
 
     def texts(self) -> Iterator[str]:
-        """All that came, piece by piece."""
+        """All that came, piece by piece; what is no text, as JSON."""
+        said = chain(self.content, self.audio)
         return chain(
-            self.content,
+            (one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in said),
             self.reasoning,
             self.refusal,
             *(call.arguments for call in self.tool_calls),
         )
 
     def choice(self, index: int) -> Choice:
+        content, parts = self._content()
         message = ReplyMessage(
-            content="".join(self.content) if self.content else None,
+            content=content,
             tool_calls=self.calls(),
             reasoning="".join(self.reasoning) or None,
             refusal="".join(self.refusal) or None,
             thinking_blocks=self.thinking_blocks,
+            parts=parts,
+            audio=_audio(self.audio),
         )
         return Choice(index=index, message=message, finish_reason=self.finish_reason)
+
+    def _content(self) -> tuple[str | None, list[JsonObject] | None]:
+        if not self.has_parts:
+            return "".join(self.content) if self.content else None, None  # type: ignore[arg-type]
+        parts = grown(self.content)
+        return split_thinking(parts)[0] or None, more_than_text(parts)
+
+
+_IN_PIECES = ("data", "transcript")
+
+
+def _audio(pieces: list[JsonObject]) -> JsonObject | None:
+    """Spoken words: of an audio's members these come in pieces, the others whole."""
+    if not pieces:
+        return None
+    whole = {name: value for piece in pieces for name, value in piece.items() if value is not None}
+    for name in _IN_PIECES:
+        if name in whole:
+            whole[name] = "".join(str(piece.get(name) or "") for piece in pieces)
+    return whole
 
 
 class Fold:
@@ -147,7 +188,7 @@ class Fold:
             if grown is None:
                 grown = self._choices[piece.index] = _ChoiceFold()
             self.pieces += 1
-            if piece.content or piece.reasoning or piece.refusal or piece.tool_calls:
+            if piece.content or piece.reasoning or piece.refusal or piece.tool_calls or piece.audio:
                 self.chunks += 1
             grown.add(piece)
 

@@ -8,6 +8,8 @@ import msgspec
 from windvane.core.chat import Completion
 from windvane.wire.chat_reply import decode_completion
 
+_SOME_ID = "-"
+"""In the place of an id that is yet to be given: an answer without any would not be one by itself."""
 NOT_THE_PROVIDERS = frozenset(("id", "router_metadata"))
 """Members that each answer is given anew."""
 
@@ -37,5 +39,5 @@ def raw_of(rest: bytes, answer_id: str) -> bytes:
 
 
 def completion_of(rest: bytes) -> Completion:
-    """The answer as it is read, yet without an id. Raises APIConnectionError when it is none."""
-    return decode_completion(raw_of(rest, ""), 0)
+    """The answer as it is read, its id yet to be given. Raises APIConnectionError when it is none."""
+    return decode_completion(raw_of(rest, _SOME_ID), 0)

@@ -277,12 +277,10 @@ def _assistant(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObje
     told: JsonObject = {"role": "assistant", "content": content or ""}
     if isinstance(calls, list) and calls:
         told["tool_calls"] = [
-            _tool_call(call, f"{place}.tool_calls[{n}].function", ids)
-            for n, call in enumerate(calls)
+            _tool_call(call, f"{place}.tool_calls[{n}]", ids) for n, call in enumerate(calls)
         ]
     elif isinstance(legacy, dict):
-        call = {"id": legacy["name"], "function": legacy}
-        told["tool_calls"] = [_tool_call(call, f"{place}.function_call", ids)]
+        told["tool_calls"] = [_written_call(legacy, f"{place}.function_call", legacy["name"], ids)]
     elif not content:
         return None
     if message.get("prefix"):
@@ -291,13 +289,22 @@ def _assistant(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObje
 
 
 def _tool_call(call: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject:
-    function = call["function"]
-    assert isinstance(function, dict)
-    name = function["name"]
+    function = call.get("function")
+    if not isinstance(function, dict) or call.get("type") == "custom":
+        raise _refuse(
+            f"{place}.type", "Mistral's chat takes calls of functions, not of custom tools"
+        )
+    return _written_call(function, f"{place}.function", call.get("id"), ids)
+
+
+def _written_call(
+    function: JsonObject, place: str, call_id: object, ids: "_ToolCallIds"
+) -> JsonObject:
+    name = str(function["name"])
     if not _FUNCTION_NAME.fullmatch(name):
         raise _refuse(f"{place}.name", f"no function can have the name {name[:64]!r}")
     return {
-        "id": ids.of(str(call.get("id") or "")),
+        "id": ids.of(str(call_id or "")),
         "type": "function",
         "function": {"name": name, "arguments": function.get("arguments") or "{}"},
     }

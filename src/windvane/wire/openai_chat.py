@@ -1,25 +1,16 @@
 """Writing for the OpenAI dialect: requests to such a server, answers to such a client.
 
-Answers of the family are written here for Mistral's clients as well: the two differ in how thinking
-is shown, and only there.
+Answers of the family are written here for Mistral's clients as well: `wire.chat_answer` knows where the
+two differ.
 """
 
 import msgspec
 
-from windvane.core.chat import (
-    ChatRequest,
-    Chunk,
-    ChunkChoice,
-    Completion,
-    FinishReason,
-    JsonObject,
-    ReplyMessage,
-    ToolCall,
-)
+from windvane.core.chat import ChatRequest, Completion, JsonObject
 from windvane.core.faults import FaultKind, refuse
 from windvane.core.usage import Usage
+from windvane.wire.chat_answer import as_said, choice_object, envelope, is_foreign
 from windvane.wire.dialect import Dialect
-from windvane.wire.mistral_chat import tool_call_id
 
 _encode = msgspec.json.Encoder().encode
 _OPENAI = Dialect.OPENAI
@@ -152,12 +143,14 @@ def _message(message: JsonObject) -> JsonObject:
 
 def _tool_call(call: JsonObject) -> JsonObject:
     """A call from history: OpenAI wants its type and text for arguments, and no index."""
+    kept = {name: value for name, value in call.items() if name != "index"}
+    if call.get("type") == "custom":
+        return kept
     function = call["function"]
     assert isinstance(function, dict)
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         function = {**function, "arguments": msgspec.json.encode(arguments or {}).decode()}
-    kept = {name: value for name, value in call.items() if name != "index"}
     return {**kept, "type": call.get("type") or "function", "function": function}
 
 
@@ -194,116 +187,35 @@ def encode_completion(
     """A whole answer for a client of `dialect`, with `router_metadata`, which is JSON, unless it is None.
 
     The provider's own bytes are kept, and the metadata put before their last brace, whenever they
-    are an answer by themselves; otherwise the answer is written anew.
+    are an answer by themselves; otherwise they are edited, in the few places that this client could
+    not read; and an answer of another dialect is written anew.
     """
     raw = completion.raw
-    if raw is not None and (dialect is _OPENAI or not _is_foreign(completion)):
-        if metadata is None:
-            return raw
-        return b"".join((raw.rstrip()[:-1], b',"router_metadata":', metadata, b"}"))
+    if (
+        raw is None
+        or not completion.is_everybodys
+        or (dialect is not _OPENAI and is_foreign(completion))
+    ):
+        return _encode(_written(completion, usage, dialect, metadata))
+    if metadata is None:
+        return raw
+    return b"".join((raw.rstrip()[:-1], b',"router_metadata":', metadata, b"}"))
+
+
+def _written(
+    completion: Completion, usage: Usage, dialect: Dialect, metadata: bytes | None
+) -> JsonObject:
+    raw = completion.raw
+    told, choices = (None, None) if raw is None else as_said(raw)
     written: JsonObject = {
-        "id": completion.id or "chatcmpl-windvane",
-        "object": "chat.completion",
-        "created": completion.created,
-        "model": completion.model,
+        **envelope(told, completion.id, "chat.completion", completion.created, completion.model),
         "choices": [
-            {
-                "index": choice.index,
-                "message": message_object(choice.message, dialect),
-                "finish_reason": choice.finish_reason or FinishReason.STOP,
-            }
-            for choice in completion.choices
+            choice_object(choice, dialect, {} if choices is None else choices[place])
+            for place, choice in enumerate(completion.choices)
         ],
-        "usage": usage_object(usage),
     }
+    if told is None or completion.usage is None:
+        written["usage"] = usage_object(usage)
     if metadata is not None:
         written["router_metadata"] = msgspec.Raw(metadata)
-    return _encode(written)
-
-
-def _is_foreign(completion: Completion) -> bool:
-    """Whether Mistral would say some of it otherwise: thinking, and ids of tool calls."""
-    for choice in completion.choices:
-        if choice.message.reasoning:
-            return True
-        for call in choice.message.tool_calls:
-            if call.id is not None and tool_call_id(call.id) != call.id:
-                return True
-    return False
-
-
-def message_object(message: ReplyMessage, dialect: Dialect) -> JsonObject:
-    """An assistant's message as a client of `dialect` reads it."""
-    written: JsonObject = {"role": "assistant", "content": message.content}
-    if message.content is None and dialect is Dialect.MISTRAL:
-        written["content"] = ""
-    if message.reasoning:
-        if dialect is Dialect.MISTRAL:
-            written["content"] = _thinking_parts(message.reasoning, message.content)
-        else:
-            written["reasoning_content"] = message.reasoning
-    if message.thinking_blocks:
-        written["thinking_blocks"] = message.thinking_blocks
-    if message.refusal:
-        written["refusal"] = message.refusal
-    if message.tool_calls:
-        written["tool_calls"] = [tool_call_object(call, dialect) for call in message.tool_calls]
     return written
-
-
-def _thinking_parts(reasoning: str | None, content: str | None) -> list[JsonObject]:
-    parts: list[JsonObject] = []
-    if reasoning:
-        thinking: list[JsonObject] = [{"type": "text", "text": reasoning}]
-        parts.append({"type": "thinking", "thinking": thinking})
-    if content:
-        parts.append({"type": "text", "text": content})
-    return parts
-
-
-def tool_call_object(call: ToolCall, dialect: Dialect) -> JsonObject:
-    """A tool call, whole: the only form that no client of either SDK trips over. Mistral's clients check
-    that its id is nine letters or digits."""
-    call_id = call.id
-    if call_id is not None and dialect is Dialect.MISTRAL:
-        call_id = tool_call_id(call_id)
-    return {
-        "id": call_id,
-        "type": "function",
-        "index": call.index or 0,
-        "function": {"name": call.function.name, "arguments": call.function.arguments},
-    }
-
-
-def chunk_object(chunk: Chunk, choices: list[JsonObject]) -> JsonObject:
-    """The envelope of a chunk around written choices."""
-    return {
-        "id": chunk.id or "chatcmpl-windvane",
-        "object": "chat.completion.chunk",
-        "created": chunk.created,
-        "model": chunk.model,
-        "choices": choices,
-    }
-
-
-def chunk_choice_object(piece: ChunkChoice, dialect: Dialect, calls: list[ToolCall]) -> JsonObject:
-    """One choice of a chunk; `finish_reason` is always there, as Mistral's SDK demands."""
-    delta: JsonObject = {}
-    if piece.role is not None:
-        delta["role"] = piece.role
-    if piece.reasoning and dialect is Dialect.MISTRAL:
-        delta["content"] = _thinking_parts(piece.reasoning, piece.content)
-    else:
-        if piece.reasoning:
-            delta["reasoning_content"] = piece.reasoning
-        if piece.content is not None:
-            delta["content"] = piece.content
-    if piece.thinking_blocks:
-        delta["thinking_blocks"] = piece.thinking_blocks
-    if piece.refusal:
-        delta["refusal"] = piece.refusal
-    if calls:
-        delta["tool_calls"] = [tool_call_object(call, dialect) for call in calls]
-    if not delta:
-        delta["content"] = ""
-    return {"index": piece.index, "delta": delta, "finish_reason": piece.finish_reason}

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import msgspec
-
 from windvane.core.chat import Chunk, ChunkChoice, Completion, ReplyMessage, ToolCallDelta
 from windvane.core.usage import Usage
 
@@ -44,7 +42,16 @@ def chunks_of(completion: Completion, usage: Usage, pieces: Sequence[int] = ()) 
 
 def _pieces(message: ReplyMessage, index: int, lengths: Sequence[int]) -> list[ChunkChoice]:
     said = []
-    if message.reasoning or message.thinking_blocks:
+    if message.parts is not None:
+        said.append(
+            ChunkChoice(
+                index=index,
+                content=message.content,
+                reasoning=message.reasoning,
+                parts=message.parts,
+            )
+        )
+    elif message.reasoning or message.thinking_blocks:
         said.append(
             ChunkChoice(
                 index=index,
@@ -52,17 +59,22 @@ def _pieces(message: ReplyMessage, index: int, lengths: Sequence[int]) -> list[C
                 thinking_blocks=message.thinking_blocks or None,
             )
         )
-    if message.content is not None:
+    if message.content is not None and message.parts is None:
         cut = _cut(message.content, lengths)
         said += [ChunkChoice(index=index, content=text) for text in cut]
     if message.refusal:
         said.append(ChunkChoice(index=index, refusal=message.refusal))
+    if message.audio is not None:
+        said.append(ChunkChoice(index=index, audio=message.audio))
     places = _places([call.index for call in message.tool_calls])
     for place, call in zip(places, message.tool_calls, strict=True):
-        arguments = call.function.arguments
-        if not isinstance(arguments, str):
-            arguments = msgspec.json.encode(arguments).decode()
-        delta = ToolCallDelta(index=place, id=call.id, name=call.function.name, arguments=arguments)
+        delta = ToolCallDelta(
+            index=place,
+            id=call.id,
+            name=call.name,
+            arguments=call.arguments,
+            type=call.type or "function",
+        )
         said.append(ChunkChoice(index=index, tool_calls=[delta]))
     return said
 

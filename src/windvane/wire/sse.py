@@ -109,6 +109,12 @@ def _parse(frame: bytes) -> Event | None:
     return Event(b"\n".join(lines), frame.strip(b"\n") + b"\n\n", name)
 
 
+def data_of(event: bytes) -> bytes:
+    """The data of one event's own bytes."""
+    read = _parse(event.rstrip(b"\n"))
+    return b"" if read is None else read.data
+
+
 def data_event(data: bytes) -> bytes:
     """Write one event that has only data; `data` must hold no line break."""
     return b"data: " + data + b"\n\n"

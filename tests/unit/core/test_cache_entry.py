@@ -130,15 +130,15 @@ def test_any_truncation_and_anything_behind_is_a_miss(sample: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=64), st.sampled_from([b"", b"WV2p", b"WV2z"]))
+@given(st.binary(max_size=64), st.sampled_from([b"", b"WV3p", b"WV3z"]))
 def test_noise_is_a_miss(noise: bytes, head: bytes) -> None:
     assert unpack(head + noise) is None
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=64), st.sampled_from([b"WV2p", b"WV2z"]))
+@given(st.binary(max_size=64), st.sampled_from([b"WV3p", b"WV3z"]))
 def test_noise_with_a_good_checksum_is_a_miss(noise: bytes, head: bytes) -> None:
-    body = zlib.compress(noise) if head == b"WV2z" else noise
+    body = zlib.compress(noise) if head == b"WV3z" else noise
     assert unpack(head + module._checksum(body) + body) is None
 
 
@@ -149,22 +149,22 @@ def signed(head: bytes, body: bytes) -> bytes:
 def test_another_version_is_a_miss() -> None:
     data = pack(entry())
     body = data[module._BODY_AT :]
-    assert unpack(signed(b"WV2p", body)) == entry()
-    for head in (b"WV0p", b"WV1p", b"WV1z", b"WV3p", b"XX2p", b"WV2q"):
+    assert unpack(signed(b"WV3p", body)) == entry()
+    for head in (b"WV0p", b"WV1p", b"WV1z", b"WV2p", b"WV2z", b"XX3p", b"WV3q"):
         assert unpack(signed(head, body)) is None
 
 
 def test_fields_to_come_do_not_disturb_readers_of_today() -> None:
     """Fields are only appended; a rolling upgrade must not empty the cache."""
     body = msgspec.msgpack.encode([*msgspec.msgpack.decode(pack(entry())[module._BODY_AT :]), 1])
-    assert unpack(signed(b"WV2p", body)) == entry()
+    assert unpack(signed(b"WV3p", body)) == entry()
 
 
 def test_a_bomb_is_a_miss_and_takes_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "UNPACKED_BYTES_MAX", 100_000)
     bomb = zlib.compress(b"\0" * 50_000_000)
     assert len(bomb) < 100_000
-    assert unpack(signed(b"WV2z", bomb)) is None
+    assert unpack(signed(b"WV3z", bomb)) is None
     long = entry("x" * 99_000)
     assert unpack(pack(long)) == long
     assert unpack(pack(entry("x" * 101_000))) is None
@@ -172,7 +172,7 @@ def test_a_bomb_is_a_miss_and_takes_no_more_than_its_bound(monkeypatch: pytest.M
 
 def test_depth_is_a_miss() -> None:
     deep = b"\x91" * 200_000 + b"\xc0"
-    assert unpack(signed(b"WV2p", deep)) is None
+    assert unpack(signed(b"WV3p", deep)) is None
     call = ToolCall(function=FunctionCall(name="f", arguments={}))
     choice = Choice(message=ReplyMessage(tool_calls=[call]))
     body = msgspec.msgpack.encode(
@@ -181,7 +181,7 @@ def test_depth_is_a_miss() -> None:
     empty = b"\xa9arguments\x80"
     assert body.count(empty) == 1
     nested = body.replace(empty, b"\xa9arguments" + b"\x81\xa1a" * 100_000 + b"\x80")
-    assert unpack(signed(b"WV2p", nested)) is None
+    assert unpack(signed(b"WV3p", nested)) is None
 
 
 def test_age_is_in_whole_seconds_and_never_below_zero() -> None:

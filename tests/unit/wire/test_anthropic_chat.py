@@ -475,6 +475,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "rain"}}},
         "tool_choice",
     ),
+    (
+        {
+            "messages": [
+                HELLO,
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {"id": "a", "type": "custom", "custom": {"name": "c", "input": "raw"}}
+                    ],
+                },
+            ]
+        },
+        "messages[1].tool_calls[0].type",
+    ),
     ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
     ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
     ({"messages": [HELLO, {"role": "assistant", "content": "So", "prefix": True}]}, "messages"),

@@ -19,8 +19,8 @@ from windvane.wire.chat_reply import (
     ChatStreamReader,
     decode_completion,
     read_usage,
-    split_thinking,
 )
+from windvane.wire.content_parts import split_thinking
 
 NOW_S = 1_790_000_000
 USAGE = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
@@ -150,11 +150,10 @@ CALL = {"id": "abcdefghi", "function": {"name": "f", "arguments": '{"a":1}'}}
     [
         ("stop", FinishReason.STOP),
         ("length", FinishReason.LENGTH),
-        ("model_length", FinishReason.LENGTH),
+        ("model_length", FinishReason.MODEL_LENGTH),
         ("tool_calls", FinishReason.TOOL_CALLS),
-        ("function_call", FinishReason.TOOL_CALLS),
+        ("function_call", FinishReason.FUNCTION_CALL),
         ("content_filter", FinishReason.CONTENT_FILTER),
-        ("error", FinishReason.ERROR),
         ("eos", FinishReason.STOP),
         (None, None),
     ],
@@ -268,9 +267,12 @@ RELAYED: list[tuple[bytes, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "is_kept"), RELAYED)
-def test_bytes_are_kept_only_when_every_client_accepts_them(body: bytes, is_kept: bool) -> None:
-    assert decode_completion(body, NOW_S).raw == (body if is_kept else None)
+@pytest.mark.parametrize(("body", "is_everybodys"), RELAYED)
+def test_bytes_are_everybodys_only_when_every_client_accepts_them(
+    body: bytes, is_everybodys: bool
+) -> None:
+    read = decode_completion(body, NOW_S)
+    assert (read.raw, read.is_everybodys) == (body, is_everybodys)
 
 
 @pytest.mark.parametrize(

@@ -231,3 +231,30 @@ def test_whose_answers_the_caller_expects(
     fields: dict[str, object], agent: str, dialect: Dialect
 ) -> None:
     assert dialect_of(fields, agent) is dialect
+
+
+@pytest.mark.parametrize(
+    ("call", "needed"),
+    [
+        ({"id": "a"}, "function"),
+        ({"id": "a", "type": None}, "function"),
+        ({"id": "a", "type": "function", "custom": {"name": "c"}}, "function"),
+        ({"id": "a", "type": "custom"}, "custom"),
+        ({"id": "a", "type": "custom", "function": {"name": "f"}}, "custom"),
+        ({"id": "a", "type": "custom", "custom": {"input": "raw"}}, "custom.name"),
+    ],
+)
+def test_a_call_in_a_conversation_needs_what_it_calls(call: dict[str, Any], needed: str) -> None:
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+    param = f"messages[1].tool_calls[0].{needed}"
+    with pytest.raises(BadRequestError, match=r": this field is required$") as caught:
+        decode_chat_request(msgspec.json.encode({"model": "m", "messages": said}))
+    assert caught.value.fault.param == param
+
+
+def test_a_custom_tools_call_in_a_conversation_is_taken() -> None:
+    call = {"id": "a", "type": "custom", "custom": {"name": "c", "input": "raw"}}
+    said = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+    request = decode_chat_request(msgspec.json.encode({"model": "m", "messages": said}))
+    (read,) = request.messages[1].tool_calls or ()
+    assert (read.name, read.arguments) == ("c", "raw")

@@ -149,8 +149,8 @@ def test_each_choice_has_its_finish_and_the_last_has_the_usage() -> None:
 
 
 def test_an_envelope_has_all_that_the_stricter_client_demands() -> None:
-    (body,) = Told().write(chunk(ChunkChoice(content="x"), id=""))
-    assert body["id"]
+    (body,) = Told().write(chunk(ChunkChoice(content="x")))
+    assert body["id"] == "c1"
     assert (body["object"], body["created"], body["model"]) == ("chat.completion.chunk", 7, "m")
 
 

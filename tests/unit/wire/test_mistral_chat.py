@@ -376,6 +376,12 @@ def test_a_message_is_told_as_mistrals_schema_has_it(
     assert written == [HELLO, *([expected] if expected else []), HELLO]
 
 
+def test_a_custom_tools_call_is_refused() -> None:
+    call = {"id": "a", "type": "custom", "custom": {"name": "c", "input": "raw"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert refusal(HELLO, said) == "messages[1].tool_calls[0].type"
+
+
 def test_a_file_without_an_id_or_data_is_refused() -> None:
     said = {
         "role": "user",

@@ -160,6 +160,15 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+CUSTOM_CALL = {"id": "a", "type": "custom", "custom": {"name": "c", "input": "raw"}}
+MESSAGES.append(
+    (
+        {"role": "assistant", "content": None, "tool_calls": [{**CUSTOM_CALL, "index": 0}]},
+        {"role": "assistant", "content": None, "tool_calls": [CUSTOM_CALL]},
+    )
+)
+
+
 @pytest.mark.parametrize(
     ("said", "expected"), MESSAGES, ids=[str(case[0])[:80] for case in MESSAGES]
 )
@@ -242,7 +251,7 @@ def test_a_compatible_server_is_told_no_tier_by_us() -> None:
 
 def completion(raw: bytes | None = None, **said: Any) -> Completion:
     choice = Choice(message=ReplyMessage(**said), finish_reason=FinishReason.STOP)
-    return Completion(id="c1", model="m", created=7, choices=[choice], usage=USAGE, raw=raw)
+    return Completion("c1", "m", 7, [choice], USAGE, raw, raw is not None)
 
 
 def answered(
@@ -326,23 +335,25 @@ def test_a_message_is_written_as_its_client_reads_it(
     assert choice["message"] == {"role": "assistant", **message}
 
 
-def test_an_answer_without_id_or_finish_reason_is_given_them() -> None:
-    one = Completion(
-        id="", model="m", created=7, choices=[Choice(message=ReplyMessage(content="x"))]
-    )
-    body = answered(one, Dialect.MISTRAL)
-    assert body["id"]
-    assert body["choices"][0]["finish_reason"] == "stop"
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_an_answer_without_a_finish_reason_is_given_one(dialect: Dialect) -> None:
+    said = {"stop": ReplyMessage(content="x"), "tool_calls": ReplyMessage(tool_calls=[CALL_VALUE])}
+    for reason, message in said.items():
+        one = Completion("c1", "m", 7, [Choice(message=message)])
+        assert answered(one, dialect)["choices"][0]["finish_reason"] == reason
 
 
-RAW = b'{"id":"c1",  "kept":1}\n'
+RAW = b'{"id":"c1",  "choices":[{"message":{"content":"hi"}}]}\n'
 
 
 def test_the_providers_own_bytes_are_kept_and_metadata_put_at_their_end() -> None:
     one = completion(RAW, content="hi")
     assert encode_completion(one, USAGE, Dialect.OPENAI, None) == RAW
     with_metadata = encode_completion(one, USAGE, Dialect.OPENAI, b'{"model":"x"}')
-    assert with_metadata == b'{"id":"c1",  "kept":1,"router_metadata":{"model":"x"}}'
+    assert (
+        with_metadata
+        == b'{"id":"c1",  "choices":[{"message":{"content":"hi"}}],"router_metadata":{"model":"x"}}'
+    )
 
 
 def test_mistrals_clients_get_thinking_as_parts_even_when_the_bytes_could_be_kept() -> None:
@@ -369,14 +380,14 @@ def test_guardrails_are_not_dropped_in_silence():
     ("said", "shown"),
     [("call_123", nine_characters("call_123")), ("a1B2c3D4e", "a1B2c3D4e"), (None, None)],
 )
-@pytest.mark.parametrize("raw", [None, b'{"id":"a-1"}'])
+@pytest.mark.parametrize("raw", [None, b'{"id":"a-1","choices":[{}]}'])
 def test_mistrals_clients_get_ids_of_calls_as_mistral_makes_them(
     said: str | None, shown: str | None, raw: bytes | None
 ) -> None:
     call = ToolCall(id=said, function=FunctionCall(name="f", arguments="{}"))
     message = ReplyMessage(tool_calls=[call])
     choice = Choice(index=0, message=message, finish_reason=FinishReason.TOOL_CALLS)
-    answer = Completion(id="a-1", model="m", created=7, choices=[choice], raw=raw)
+    answer = Completion("a-1", "m", 7, [choice], None, raw, raw is not None)
     mistral = encode_completion(answer, USAGE, Dialect.MISTRAL, None)
     if raw is not None and said == shown:
         assert mistral == raw

@@ -183,10 +183,7 @@ def _text_of(message: Message | None) -> str:
 def _tool_call_tokens(message: Message) -> float:
     total = 0.0
     for call in message.tool_calls or ():
-        arguments = call.function.arguments
-        if not isinstance(arguments, str):
-            arguments = msgspec.json.encode(arguments).decode()
-        total += estimate_tokens(call.function.name) + estimate_tokens(arguments) + 8
+        total += estimate_tokens(call.name) + estimate_tokens(call.arguments) + 8
     return total
 
 

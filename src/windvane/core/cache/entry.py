@@ -10,8 +10,8 @@ from windvane.core.usage import Usage
 
 COMPRESS_ABOVE_BYTES = 2_048
 _LEVEL = 1
-_PLAIN = b"WV2p"
-_PACKED = b"WV2z"
+_PLAIN = b"WV3p"
+_PACKED = b"WV3z"
 _HEAD_BYTES = 4
 _BODY_AT = 8
 """Behind the head, and four bytes of CRC-32: it finds every damage of up to 32 bits in a row."""

@@ -1,0 +1,303 @@
+"""Answers that are more than text, or less than an answer: nothing of one is lost on its way, and nothing
+is told that was not said."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from tests.engine.scene import COST, HEAD_S, Got, Scene, ScriptOf, plays
+
+from windvane.core.usage import Usage
+from windvane.testing import Call, run_virtual
+from windvane.testing.answers import (
+    DONE,
+    Ends,
+    Piece,
+    Script,
+    chunk,
+    completion,
+    event_head,
+    json_head,
+)
+from windvane.testing.playbook import (
+    Failed,
+    Finished,
+    HungUp,
+    Playbook,
+    Said,
+    Sent,
+    Settled,
+    ask,
+    done,
+    ends,
+    finishes,
+    head,
+    opens,
+    says,
+    sends,
+)
+from windvane.wire.chat_stream import ChatStreamWriter
+from windvane.wire.dialect import Dialect
+from windvane.wire.fold import Fold
+from windvane.wire.openai_chat import encode_completion
+
+OLD_CALL = {"function_call": {"name": "f", "arguments": '{"a":1}'}}
+CUSTOM_CALL = {
+    "tool_calls": [{"id": "a1B2c3D4e", "type": "custom", "custom": {"name": "c", "input": "raw"}}]
+}
+AUDIO = {"audio": {"id": "audio_1", "data": "QUFB", "transcript": "Hi", "expires_at": 1}}
+PARTS = {
+    "content": [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "a"}], "signature": "s"},
+        {"type": "text", "text": "See "},
+        {"type": "reference", "reference_ids": [1, 2]},
+        {"type": "text", "text": "."},
+    ]
+}
+MORE_THAN_TEXT: dict[str, tuple[dict[str, Any], str]] = {
+    "an old call": (OLD_CALL, "function_call"),
+    "an old call, forced": (OLD_CALL, "stop"),
+    "a custom tool's call": (CUSTOM_CALL, "tool_calls"),
+    "audio": (AUDIO, "stop"),
+    "parts": (PARTS, "stop"),
+    "a reference alone": ({"content": PARTS["content"][2:3]}, "stop"),
+}
+
+
+def script(message: dict[str, Any], finish: str) -> ScriptOf:
+    """A provider that says `message`, whole or in one piece."""
+
+    def play(call: Call) -> Script:
+        call.input_tokens = 9
+        if call.is_stream:
+            deltas = [{"role": "assistant"}, message]
+            events = b"".join(chunk(**delta) for delta in deltas)
+            events += chunk(finish=finish, usage=(9, 2)) + DONE
+            return [(HEAD_S, event_head()), (0, Piece(data=events, output_tokens=2)), (0, Ends())]
+        body = msgspec.json.decode(completion(None, (9, 2), finish=finish))
+        body["choices"][0]["message"].update(message)
+        data = msgspec.json.encode(body)
+        return [(HEAD_S, json_head()), (0, Piece(data=data, output_tokens=2)), (0, Ends())]
+
+    return play
+
+
+def told(got: Got, dialect: Dialect) -> dict[str, Any]:
+    """The message that a client of `dialect` gets, put together of its deltas if it came in pieces."""
+    if got.completion is not None:
+        usage = got.completion.usage or Usage()
+        body = msgspec.json.decode(encode_completion(got.completion, usage, dialect, None))
+        (choice,) = body["choices"]
+        message = choice["message"]
+    else:
+        fold = Fold()
+        for one in got.chunks:
+            fold.add(one)
+        writer = ChatStreamWriter(dialect, fold, include_usage=False)
+        data = writer.write(got.chunks) + writer.end(got.usage, None)
+        choices = [
+            choice
+            for event in data.split(b"\n\n")[:-2]
+            for choice in msgspec.json.decode(event.removeprefix(b"data: "))["choices"]
+        ]
+        message = {}
+        for choice in choices:
+            message |= {name: value for name, value in choice["delta"].items() if value}
+    known = ("content", "tool_calls", "function_call", "audio")
+    said = {name: message[name] for name in known if message.get(name)}
+    for call in said.get("tool_calls", ()):
+        call.pop("index", None)
+    return {**said, "finish": choice["finish_reason"]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("case", MORE_THAN_TEXT)
+def test_an_answer_that_is_no_text_is_not_empty_and_nobody_else_is_asked(
+    case: str, stream: bool
+) -> None:
+    async def main() -> None:
+        message, finish = MORE_THAN_TEXT[case]
+        dialect = Dialect.MISTRAL if "content" in message else Dialect.OPENAI
+        scene = Scene()
+        scene.scripts = [script(message, finish)]
+        got = await scene.ask("why", stream=stream)
+        assert [(call.deployment, call.is_stream) for call in scene.calls] == [
+            ("one/small", stream)
+        ]
+        assert told(got, dialect) == {**message, "finish": finish}
+        assert [entry.outcome for entry in scene.entries] == ["ok"]
+        await scene.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("case", ["an old call", "parts"])
+def test_a_hit_is_all_of_it_in_both_forms_from_both_forms(
+    case: str, first: bool, second: bool
+) -> None:
+    async def main() -> None:
+        message, finish = MORE_THAN_TEXT[case]
+        dialect = Dialect.MISTRAL if "content" in message else Dialect.OPENAI
+        scene = Scene()
+        scene.scripts = [script(message, finish)]
+        await scene.ask("why", stream=first)
+        got = await scene.ask("why", stream=second)
+        assert (got.how, len(scene.calls)) == ("hit", 1)
+        assert told(got, dialect) == {**message, "finish": finish}
+        await scene.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("case", ["an old call", "parts"])
+def test_who_joins_gets_all_of_it(case: str, first: bool, second: bool) -> None:
+    async def main() -> None:
+        message, finish = MORE_THAN_TEXT[case]
+        dialect = Dialect.MISTRAL if "content" in message else Dialect.OPENAI
+        scene = Scene()
+        scene.scripts = [script(message, finish)]
+        leader, joiner = scene.start("why", stream=first), scene.start("why", stream=second)
+        for got in (await leader, await joiner):
+            assert told(got, dialect) == {**message, "finish": finish}
+        assert joiner.result().how == "joined"
+        await scene.close()
+
+    run_virtual(main())
+
+
+@plays()
+async def test_what_an_entry_cannot_hold_is_not_kept_and_told_all_the_same(scene: Scene) -> None:
+    message = {"content": [{"type": "reference", "reference_ids": [10**30]}]}
+    scene.scripts = [script(message, "stop")] * 2
+    for _ in range(2):
+        got = await scene.ask("why", stream=True)
+        assert (got.how, got.fault, scene.kept) == ("miss", None, 0)
+        assert told(got, Dialect.MISTRAL) == {**message, "finish": "stop"}
+
+
+@plays()
+async def test_custom_tools_and_audio_are_not_kept(scene: Scene) -> None:
+    asked: list[dict[str, Any]] = [
+        {"tools": [{"type": "custom", "custom": {"name": "c"}}]},
+        {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
+    ]
+    for fields in asked:
+        for _ in range(2):
+            assert (await scene.ask("why", **fields)).how == "bypass"
+    assert scene.kept == 0
+
+
+# Answers that failed.
+
+
+def test_a_generation_that_fails_is_paid_for_by_its_count_and_another_is_asked() -> None:
+    (
+        Playbook()
+        >> ask("auto")
+        << Sent("one/small")
+        >> head()
+        >> sends(completion("Hal", (9, 3), finish="error"), output_tokens=3)
+        >> ends()
+        << Settled("exact", "upstream_error", cost=9 * 150 + 3 * 600)
+        << Sent("two/large")
+        >> head()
+        >> sends(completion("Half, and the rest", (9, 5)), output_tokens=5)
+        >> ends()
+        << Settled("exact", "ok")
+        << Said("Half, and the rest")
+    ).run()
+
+
+@pytest.mark.parametrize(("usage", "certainty"), [((9, 3), "exact"), (None, "assumed")])
+def test_a_generation_that_fails_with_nobody_else_is_an_error(
+    usage: tuple[int, int] | None, certainty: str
+) -> None:
+    (
+        Playbook()
+        >> ask("small")
+        << Sent("one/small")
+        >> head()
+        >> sends(completion("Hal", usage, finish="error"), output_tokens=3)
+        >> ends()
+        << Settled(certainty, "upstream_error")
+        << Failed("upstream_error", 502)
+    ).run()
+
+
+@pytest.mark.parametrize(("tokens", "certainty"), [(1, "exact"), (None, "estimated")])
+def test_a_stream_that_fails_ends_badly_and_is_paid_for_by_its_count(
+    tokens: int | None, certainty: str
+) -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("Hal")
+        << Said("Hal")
+        >> finishes("error", output_tokens=tokens)
+        << HungUp("one/small")
+        << Settled(certainty, "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_a_stream_that_fails_before_a_word_is_asked_of_another() -> None:
+    (
+        Playbook()
+        >> ask("auto", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says("")
+        >> finishes("error", output_tokens=1)
+        << HungUp("one/small")
+        << Settled("exact", "stream_broken", cost=9 * 150 + 1 * 600)
+        << Sent("two/large")
+        >> opens()
+        >> says("hello")
+        << Said("hello")
+        >> finishes(output_tokens=1)
+        >> done()
+        << Settled("exact", "ok")
+        << Finished()
+    ).run()
+
+
+# Answers without a name.
+
+
+def nameless(call: Call) -> Script:
+    """What the smallest of servers says."""
+    call.input_tokens = 9
+    usage = {"prompt_tokens": 9, "completion_tokens": 2}
+    if not call.is_stream:
+        body = {"choices": [{"message": {"content": "Hi"}}], "usage": usage}
+        data = msgspec.json.encode(body)
+        return [(HEAD_S, json_head()), (0, Piece(data=data, output_tokens=2)), (0, Ends())]
+    events: list[dict[str, Any]] = [
+        {"choices": [{"delta": {"content": "Hi"}}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage},
+    ]
+    data = b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events) + DONE
+    return [(HEAD_S, event_head()), (0, Piece(data=data, output_tokens=2)), (0, Ends())]
+
+
+@plays()
+async def test_an_answer_without_a_name_has_an_id_of_its_own_and_the_model_that_was_asked(
+    scene: Scene,
+) -> None:
+    scene.scripts = [nameless] * 4
+    asked = [("a", False), ("b", False), ("c", True), ("d", True), ("c", False), ("c", True)]
+    answers = [await scene.ask(text, stream=stream) for text, stream in asked]
+    assert [got.how for got in answers] == ["miss"] * 4 + ["hit"] * 2
+    assert len({got.id for got in answers}) == len(answers)
+    for got in answers:
+        assert got.id.startswith("chatcmpl-") and len(got.id) > len("chatcmpl-windvane")
+        said = [got.completion] if got.completion is not None else got.chunks
+        assert {(one.id, one.model) for one in said} == {(got.id, "small")}
+        assert got.text == "Hi"
+    assert [entry.cost_nano_usd for entry in scene.entries[:4]] == [COST] * 4

@@ -1,0 +1,129 @@
+"""What a provider said, to clients of its own dialect: all of it, whole and in pieces."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windvane.core.chat import Completion
+from windvane.core.usage import Usage
+from windvane.wire.chat_reply import ChatStreamReader, decode_completion
+from windvane.wire.chat_stream import ChatStreamWriter
+from windvane.wire.dialect import Dialect
+from windvane.wire.fold import Fold
+from windvane.wire.openai_chat import encode_completion
+
+NOW_S = 1_790_000_000
+USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11, "seconds": 0.5}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+UNKNOWN = st.dictionaries(st.text(max_size=4).map("x-".__add__), JSON, max_size=3)
+"""Members that nobody here has heard of."""
+OLD_CALL = {"function_call": {"name": "f", "arguments": "{}"}}
+CUSTOM = {"tool_calls": [{"id": "a", "type": "custom", "custom": {"name": "c", "input": "x"}}]}
+REFERENCE = {"content": [{"type": "reference", "reference_ids": [1]}]}
+SPOKEN = [
+    (Dialect.OPENAI, {"content": "Hi", "reasoning_content": "hm"}),
+    (Dialect.OPENAI, {"content": None, "refusal": "no"}),
+    (Dialect.OPENAI, {"content": None, **OLD_CALL}),
+    (Dialect.OPENAI, {"content": None, **CUSTOM}),
+    (Dialect.OPENAI, {"content": None, "audio": {"id": "a", "data": "QQ=="}}),
+    (Dialect.MISTRAL, {"content": "Hi"}),
+    (Dialect.MISTRAL, REFERENCE),
+]
+
+
+def answer(choice: dict[str, Any], kind: str, **more: Any) -> dict[str, Any]:
+    head = {"id": "c1", "object": kind, "created": 7, "model": "m"}
+    return {**head, "choices": [choice], "usage": USAGE, **more}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SPOKEN), UNKNOWN, UNKNOWN, UNKNOWN)
+def test_a_whole_answer_has_all_its_members(
+    spoken: tuple[Dialect, dict[str, Any]],
+    on_answer: dict[str, Any],
+    on_choice: dict[str, Any],
+    on_message: dict[str, Any],
+) -> None:
+    dialect, words = spoken
+    message = {"role": "assistant", **words, **on_message}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", **on_choice}
+    said = answer(choice, "chat.completion", **on_answer)
+    read = decode_completion(msgspec.json.encode(said), NOW_S)
+    assert msgspec.json.decode(encode_completion(read, Usage(), dialect, None)) == said
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SPOKEN), UNKNOWN, UNKNOWN, UNKNOWN)
+def test_the_last_piece_of_a_stream_has_all_its_members(
+    spoken: tuple[Dialect, dict[str, Any]],
+    on_answer: dict[str, Any],
+    on_choice: dict[str, Any],
+    on_delta: dict[str, Any],
+) -> None:
+    dialect, words = spoken
+    delta = {"role": "assistant", **words, **on_delta}
+    choice = {"index": 0, "delta": delta, "finish_reason": "stop", **on_choice}
+    said = answer(choice, "chat.completion.chunk", **on_answer)
+    bodies = written(said, dialect)
+    told: dict[str, Any] = {}
+    for body in bodies:
+        words = body["choices"][0]["delta"]
+        told |= {name: value for name, value in words.items() if value or name not in told}
+        assert {name: body[name] for name in on_answer} == on_answer
+    assert bodies[-1]["usage"] == USAGE
+    assert bodies[-1]["choices"][0]["finish_reason"] == "stop"
+    first = bodies[0]["choices"][0]
+    assert {name: first[name] for name in on_choice} == on_choice
+    for call in told.get("tool_calls", ()):
+        del call["index"]  # streams have them
+    assert told == delta
+
+
+def written(said: dict[str, Any], dialect: Dialect) -> list[dict[str, Any]]:
+    fold = Fold()
+    writer = ChatStreamWriter(dialect, fold, include_usage=False)
+    data = b"data: " + msgspec.json.encode(said) + b"\n\n"
+    (chunk,) = ChatStreamReader(NOW_S).feed(data)
+    fold.add(chunk)
+    assert fold.usage is not None
+    events = (writer.write([chunk]) + writer.end(fold.usage, None)).split(b"\n\n")
+    assert events[-2:] == [b"data: [DONE]", b""]
+    return [msgspec.json.decode(event.removeprefix(b"data: ")) for event in events[:-2]]
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(("reason", "told"), [("eos", "stop"), (None, "stop"), ("stop", "stop")])
+def test_an_end_without_a_known_word_is_told_as_a_stop(
+    dialect: Dialect, reason: str | None, told: str
+) -> None:
+    choice = {"index": 0, "message": {"content": "x"}, "finish_reason": reason, "more": 1}
+    read = decode_completion(msgspec.json.encode(answer(choice, "chat.completion")), NOW_S)
+    body = msgspec.json.decode(encode_completion(read, Usage(), dialect, None))
+    assert (body["choices"][0]["finish_reason"], body["choices"][0]["more"]) == (told, 1)
+
+
+def test_what_cannot_be_taken_apart_is_told_as_it_was_understood() -> None:
+    """A member that nobody needs may be a number that is none."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": None}
+    said = msgspec.json.encode(answer({**choice, "more": "?"}, "chat.completion"))
+    read = decode_completion(said.replace(b'"?"', b"1e400"), NOW_S)
+    assert read.choices[0].message.content == "x"
+    body = msgspec.json.decode(encode_completion(read, Usage(1, 2), Dialect.OPENAI, None))
+    assert (body["choices"][0]["message"]["content"], body["id"]) == ("x", "c1")
+    assert body["usage"]["completion_tokens"] == 2
+
+
+def test_a_usage_that_cannot_be_believed_is_not_told() -> None:
+    choice = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
+    said = answer(choice, "chat.completion")
+    said["usage"] = {"prompt_tokens": -1}
+    read: Completion = decode_completion(msgspec.json.encode(said), NOW_S)
+    body = msgspec.json.decode(encode_completion(read, Usage(5, 6), Dialect.OPENAI, None))
+    assert body["usage"]["prompt_tokens"] == 5
