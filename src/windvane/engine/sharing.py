@@ -482,7 +482,12 @@ def may_be_spared(fault: Fault) -> bool:
 
 
 _ABOUT_THE_LEADER = frozenset(
-    (FaultKind.BUDGET_EXCEEDED, FaultKind.RATE_LIMITED, FaultKind.FORBIDDEN)
+    (
+        FaultKind.BUDGET_EXCEEDED,
+        FaultKind.RATE_LIMITED,
+        FaultKind.FORBIDDEN,
+        FaultKind.UNAUTHENTICATED,
+    )
 )
 
 
