@@ -331,6 +331,9 @@ def _records(path: Path) -> Iterator[bytes]:
     while place + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, place)
         if length == 0 and checksum == 0:
+            if data[place:].strip(b"\0"):
+                # A page that never came to the disk, or was lost there: more was written behind it.
+                raise DamagedSegmentError
             return
         place += _HEADER.size
         record = data[place : place + length]

@@ -603,6 +603,23 @@ def test_a_length_that_no_record_has_is_damage(
         list(read_segment(path))
 
 
+def test_a_hole_of_zeros_is_damage(open_journal: Open, tmp_path: Path) -> None:
+    """And not the end: what was written behind it would be lost without a word."""
+    journal = open_journal()
+    path, ends = tmp_path / "000001.journal", []
+    for number in (1, 2, 3):
+        journal.hold(hold(number))
+        ends.append(len(records(path)))
+    data = bytearray(path.read_bytes())
+    data[ends[0] : ends[1]] = bytes(ends[1] - ends[0])
+    path.write_bytes(data)
+    again = open_journal()
+    assert list(again.replay()) == [hold(1)]
+    again.forget_replayed()
+    with pytest.raises(InternalServerError, match=r"\(000001\.damaged\)"):
+        again.hold(hold(4))
+
+
 async def test_an_entry_the_table_refuses_does_not_stop_the_ledger(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path)
     ledger.journal.hold(hold(1))
