@@ -111,8 +111,8 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def read_usage(
     raw: bytes | msgspec.Raw, said_before: bytes | msgspec.Raw = _ABSENT, *, is_so_far: bool = False
 ) -> Usage | None:
-    """A usage object, with what an earlier one said that it does not; None when there is none that can
-    be believed."""
+    """A usage object, with what an earlier one said that it does not, but for the output, which has grown
+    since; None when there is none that can be believed."""
     try:
         said = _usage_decoder.decode(raw)
         before = None if said_before is _ABSENT else _usage_decoder.decode(said_before)
@@ -121,6 +121,9 @@ def read_usage(
     if said is None:
         return None
     if before is not None:
+        if said.output_tokens is None:
+            # What had been written at the beginning is no count of the whole.
+            return None
         said = _filled(said, before)
     fresh, output = said.input_tokens, said.output_tokens
     if fresh is None or output is None:

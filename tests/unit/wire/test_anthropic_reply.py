@@ -311,3 +311,13 @@ def test_a_stream_that_does_not_say_what_it_used_has_no_final_usage() -> None:
     assert fold.usage is not None and fold.usage.is_so_far
     _, _, fold = read(start(input_tokens=None) + grown(TEXT) + end())
     assert fold.usage is None
+
+
+@pytest.mark.parametrize("last", [{"input_tokens": 10}, {"output_tokens": None}, {"new": 1}])
+def test_what_had_been_written_at_the_beginning_is_no_count_of_the_whole(
+    last: dict[str, Any],
+) -> None:
+    _, reader, fold = read(start() + grown(TEXT) + end(usage=last))
+    assert reader.is_done
+    assert fold.final_usage is None
+    assert fold.usage is not None and fold.usage.is_so_far
