@@ -80,6 +80,8 @@ def keeps_for_an_hour(body: JsonObject) -> bool:
 TOO_LONG = "the request is too long"
 PRICED_APART = frozenset(("service_tier", "web_search_options", "audio", "tools"))
 """Fields that may ask for what the price of tokens does not cover."""
+_CALLERS_TOOLS = (None, "function", "custom")
+"""Tools that the caller runs: their calls are tokens, and nothing besides."""
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +145,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         tools = body.get("tools")
         for tool in tools if isinstance(tools, list) else ():
             kind = tool.get("type") if isinstance(tool, dict) else None
-            if kind not in (None, "function"):
+            if kind not in _CALLERS_TOOLS:
                 return f"the tool {str(kind)[:40]!r}"
         return None
 

@@ -110,3 +110,11 @@ def test_a_cheaper_tier_that_was_only_asked_for_may_not_have_been_given() -> Non
     assert there.factor_served("flex") == 550
     assert there.factor_asked("priority") == there.factor_served("priority") == 1925
     assert there.factor_asked("gold") is there.factor_served("gold") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_priced"), [("function", True), ("custom", True), ("web_search", False)]
+)
+def test_tools_that_the_caller_runs_cost_tokens_alone(kind: str, is_priced: bool) -> None:
+    body: dict[str, object] = {"tools": [{"type": kind, kind: {"name": "wind"}}]}
+    assert (of(ALL).unpriced_part(Analysis(tools=1), body) is None) is is_priced
