@@ -91,6 +91,8 @@ class _Message(msgspec.Struct, gc=False):
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
     audio: JsonObject | None = None
+    reasoning: object = None
+    """As vLLM, Ollama and others name `reasoning_content`. It is any text that they show."""
 
 
 _SAID_NOTHING = _Message()
@@ -246,7 +248,7 @@ def _is_whole(call: _ToolCall) -> bool:
 
 def _choice(choice: _Choice) -> Choice:
     message = choice.message or _SAID_NOTHING
-    content, reasoning, parts = message.content, message.reasoning_content, None
+    content, reasoning, parts = message.content, _reasoning(message), None
     if content is not None and type(content) is not str:
         assert isinstance(content, list)
         parts = more_than_text(content)
@@ -261,6 +263,13 @@ def _choice(choice: _Choice) -> Choice:
         choice.index,
         _FINISH_REASONS.get(choice.finish_reason, _STOP),
     )
+
+
+def _reasoning(said: _Message) -> str | None:
+    """The thinking that is shown, by either of its names."""
+    if said.reasoning_content is None and isinstance(said.reasoning, str):
+        return said.reasoning
+    return said.reasoning_content
 
 
 def _call(call: _ToolCall, order: int) -> ToolCall:
@@ -318,6 +327,7 @@ def _is_plain(reply: _Reply) -> bool:
         and choice.finish_reason is None
         and type(delta.content) is str
         and not delta.reasoning_content
+        and not delta.reasoning
         and not delta.tool_calls
         and not delta.function_call
     )
@@ -325,7 +335,7 @@ def _is_plain(reply: _Reply) -> bool:
 
 def _chunk_choice(choice: _Choice) -> ChunkChoice:
     delta = choice.delta or choice.message or _SAID_NOTHING
-    content, reasoning, calls = delta.content, delta.reasoning_content, delta.tool_calls
+    content, reasoning, calls = delta.content, _reasoning(delta), delta.tool_calls
     parts = None
     if content is not None and type(content) is not str:
         assert isinstance(content, list)

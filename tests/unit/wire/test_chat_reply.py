@@ -169,6 +169,9 @@ def test_each_finish_reason(finish: str | None, reason: FinishReason | None) -> 
         ({"content": None}, None, None),
         ({"content": ""}, "", None),
         ({"content": "x", "reasoning_content": "hm"}, "x", "hm"),
+        ({"content": "x", "reasoning": "hm"}, "x", "hm"),
+        ({"content": "x", "reasoning": "hm", "reasoning_content": "hm"}, "x", "hm"),
+        ({"content": "x", "reasoning": [{"text": "hm"}]}, "x", None),
         (
             {
                 "content": [
@@ -327,6 +330,7 @@ PLAIN: list[tuple[bytes, bool]] = [
     (event(delta(content="x"), usage=None), True),
     (event(delta(content="x", reasoning_content=None)), True),
     (event(delta(content="", reasoning_content="hm")), False),
+    (event(delta(content="", reasoning="hm")), False),
     (event(delta("stop", content="")), False),
     (event(delta(content="x"), usage=USAGE), False),
     (event(delta(content=None)), False),
@@ -354,7 +358,11 @@ def test_a_thinking_delta_is_read_in_both_families_manners() -> None:
         {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
         {"type": "text", "text": "x"},
     ]
-    for body in (event(delta(content=parts)), event(delta(content="x", reasoning_content="hm"))):
+    for body in (
+        event(delta(content=parts)),
+        event(delta(content="x", reasoning_content="hm")),
+        event(delta(content="x", reasoning="hm")),
+    ):
         (piece,) = chunk_of(body).choices
         assert (piece.reasoning, piece.content) == ("hm", "x")
 
