@@ -41,15 +41,16 @@ MESSAGE = st.builds(
 )
 ONE_DIALECTS_OWN = (FinishReason.MODEL_LENGTH, FinishReason.FUNCTION_CALL)
 FINISH = st.sampled_from([reason for reason in FinishReason if reason not in ONE_DIALECTS_OWN])
-USAGE = st.integers(0, 999).flatmap(
-    lambda read: st.builds(
+USAGE = st.tuples(st.integers(0, 999), st.integers(0, 99)).flatmap(
+    lambda part: st.builds(
         Usage,
-        input_tokens=st.integers(max(read, 1), 9_999),
-        output_tokens=st.integers(0, 9_999),
-        cache_read_input_tokens=st.just(read),
-        reasoning_output_tokens=st.integers(0, 99),
+        input_tokens=st.integers(max(part[0], 1), 9_999),
+        output_tokens=st.integers(part[1], 9_999),
+        cache_read_input_tokens=st.just(part[0]),
+        reasoning_output_tokens=st.just(part[1]),
     )
 )
+"""With more thinking than output, it would not be believed."""
 
 
 @st.composite
