@@ -339,6 +339,18 @@ def test_the_price_of_a_model_that_hears_is_that_of_text() -> None:
     ).run()
 
 
+def test_a_spoken_answer_has_not_the_price_of_text() -> None:
+    spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    (
+        Playbook(two_providers(providers=HEARS, routes={}))
+        >> ask("hears", **spoken)
+        << Sent("three/hears")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=None)
+        << Said("hello")
+    ).run()
+
+
 def test_a_model_that_hears_can_be_asked_in_text_under_a_budget() -> None:
     play = (
         Playbook(under({"global": budget(total=10**9)}, providers=HEARS, routes={}))

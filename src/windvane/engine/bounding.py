@@ -175,8 +175,8 @@ class Bounder:
         room = None if budgets.table.is_empty else budgets.room(scopes, now_us)
         if room is None:
             amount = None
-            if analysis.audio:
-                price = None  # billed apart, and no usage tells of it
+            if analysis.audio or request.body.get("audio") is not None:
+                price = None  # billed apart, heard or spoken, and no usage tells of it
             if price is not None:
                 longest = tariff.output_max if sent is None else sent
                 amount = _worst_case(exchange, analysis, tariff).of(longest)
