@@ -416,6 +416,22 @@ def test_a_caller_who_leaves_before_the_first_word() -> None:
     ).run()
 
 
+def test_one_choice_of_two_that_is_counted_is_not_all_of_the_answer() -> None:
+    """The other may be under way, without a word yet: its tokens are in no count that came."""
+    (
+        Playbook()
+        >> ask("small", stream=True, n=2)
+        << Sent("one/small")
+        >> opens()
+        >> says("one ")
+        << Said("one ")
+        >> finishes(output_tokens=1)
+        >> leaves()
+        << Settled("estimated", "cancelled")
+        << Left()
+    ).run()
+
+
 def test_a_caller_who_leaves_midway_pays_for_what_came() -> None:
     (
         Playbook()

@@ -183,7 +183,7 @@ class Settlement:
         assumed. Usage before the finish is a count so far, and what comes after it is not known."""
         if fold is None:
             self._assume(exchange, attempt, outcome)
-        elif (usage := fold.final_usage) is not None and fold.is_finished:
+        elif (usage := fold.final_usage) is not None and fold.has_all(exchange.request.n):
             self._settle_exact(exchange, attempt, usage, outcome)
         elif (
             not fold.chunks

@@ -226,6 +226,10 @@ class Fold:
             choice.finish_reason is not None for choice in self._choices.values()
         )
 
+    def has_all(self, choices: int) -> bool:
+        """Whether so many choices have come, and each to its end."""
+        return len(self._choices) >= choices and self.is_finished
+
     def completion(self) -> Completion:
         """The completion the chunks so far amount to."""
         return Completion(
