@@ -373,16 +373,23 @@ def test_a_fault_before_the_first_byte_is_never_a_stream(ask):
     [
         ("Hi !error 429 retry-after=7", 429, "7", "7000"),
         ("Hi !error 503 retry-after=2.5", 503, "3", "2500"),
-        ("Hi !error 429 shape=month", 429, "1", "1000"),
     ],
 )
 def test_429_and_503_say_when_to_come_again(ask, model, text, status, seconds, milliseconds):
-    if model == GPT and "shape" in text:
-        text = text.replace("shape=month", "shape=quota")
     answer = ask(text, model=model)
     assert answer.status == status
     assert answer.header("retry-after") == seconds
     assert answer.header("retry-after-ms") == milliseconds
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "seconds"),
+    [("ministral-14b-latest", "month", "3600"), (GPT, "quota", "600")],
+)
+def test_a_final_429_says_at_once_for_how_long_nobody_is_asked(ask, model, shape, seconds):
+    answer = ask(f"Hi !error 429 shape={shape}", model=model)
+    assert (answer.status, answer.header("retry-after")) == (429, seconds)
+    assert answer.header("x-should-retry") == "false"
 
 
 @EVERY_MODEL

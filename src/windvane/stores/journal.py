@@ -81,7 +81,7 @@ class FileJournal:
         self._unread = sorted(folder.glob("*.damaged"))
         """Segments that could not be read whole, for as long as they lie here."""
         self._refusal = self._refusal_for_unread
-        self._last = max((int(path.stem) for path in (*self._old, *self._unread)), default=0)
+        self._last = max(map(_number_of, (*self._old, *self._unread)), default=0)
         self._holds: dict[str, int] = {}
         self._busy: defaultdict[int, int] = defaultdict(int)
         self._entered = 0
@@ -283,6 +283,11 @@ class FileJournal:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.journal"
+
+
+def _number_of(path: Path) -> int:
+    """A segment's number; 0 of one that somebody has given another name."""
+    return int(path.stem) if path.stem.isdigit() else 0
 
 
 def _unavailable(reason: str) -> WindvaneError:
