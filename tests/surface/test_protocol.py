@@ -190,6 +190,21 @@ def test_a_head_that_is_wrong_is_refused_and_the_connection_closed(served, case)
     assert len(served.sim.tape) == before
 
 
+@pytest.mark.parametrize(
+    "case", ["101 headers", "garbage", "another protocol", "bytes in the path"]
+)
+def test_a_wrong_head_behind_a_request_is_not_answered_in_its_place(served, case):
+    """The first answer on the wire is that of the first request: a refusal of the second is none of it."""
+    body = json.dumps(chat(f"Wind. !hang {case}")).encode()
+    before, others = len(served.sim.tape), len(served.seen.others)
+    with served.open() as connection:
+        connection.sendall(raw_request(body))
+        served.until(lambda: len(served.sim.tape) > before, "the first request")
+        connection.sendall(HEADS[case][0])
+        assert read_all(connection) == b""
+    assert len(served.seen.others) == others
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
 def test_a_probe_may_ask_for_the_head_alone(served, path):
     head = f"HEAD {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"

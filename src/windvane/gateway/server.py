@@ -574,8 +574,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle = self.cycle
-        is_midway = cycle is not None and cycle.response_started and not cycle.response_complete
-        if self._waiting or is_midway:
+        is_owed = cycle is not None and not cycle.response_complete
+        if is_owed and (self._waiting or cycle.response_started or not self._is_reading_body):
             self.transport.close()
             return
         fault = Fault(
