@@ -932,6 +932,26 @@ async def test_numbers_that_are_lost_are_lost_together(server: RedisServer) -> N
         assert await stores.cache.get(KEY) == b"new"
 
 
+async def test_a_number_that_was_lost_while_it_was_held_refuses_nothing(
+    server: RedisServer,
+) -> None:
+    """A server was flushed while somebody asked: the count begins anew, below the number it has."""
+    async with opened(server.url) as stores:
+        for _ in range(5):
+            late = await stores.leases.claim(KEY)
+            late.release()
+            await stores.leases.given_back()
+        with server.client() as other:
+            other.flushall()
+        await stores.cache.put(KEY, b"late", **KEEP, fence=late.number)
+        assert await stores.cache.get(KEY) == b"late", "nothing newer is there"
+        successor = await stores.leases.claim(KEY)
+        await stores.cache.put(KEY, b"new", **KEEP, fence=successor.number)
+        assert await stores.cache.get(KEY) == b"new"
+        await stores.cache.put(KEY, b"late", **KEEP, fence=late.number)
+        assert await stores.cache.get(KEY) == b"new", "the count before is over"
+
+
 async def test_a_slow_server_is_left_alone_and_still_tells_of_invalidations(
     server: RedisServer,
 ) -> None:

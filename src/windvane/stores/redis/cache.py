@@ -41,14 +41,19 @@ REMOVE_DEADLINE_S = 1.0
 REMOVE_S_MAX = 60.0
 
 _PUT_UNDER_LEASE = """
+local granted = tonumber(redis.call('HGET', KEYS[2], 'granted') or '0')
 local stored = redis.call('HGET', KEYS[2], 'stored')
-if stored and tonumber(stored) > tonumber(ARGV[1]) then return 0 end
+local is_of_lost = tonumber(ARGV[1]) > granted
+if stored and (is_of_lost or tonumber(stored) > tonumber(ARGV[1])) then return 0 end
 if ARGV[2] == '0' then redis.call('UNLINK', KEYS[1])
 else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2]) end
+if is_of_lost then return 1 end
 redis.call('HSET', KEYS[2], 'stored', ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 return 1
 """
+"""A number that was not granted is of a count that was lost meanwhile. It is not kept: each lease of the
+new count has a lower one, and none could replace the entry."""
 
 _MAGIC = b"WVr1"
 _LENGTH_BYTES = 4
