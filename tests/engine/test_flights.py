@@ -645,6 +645,23 @@ def test_who_asks_for_all_has_the_lease_until_the_answer_is_kept() -> None:
     with_others(script)
 
 
+def test_the_lease_is_kept_until_others_would_find_the_answer() -> None:
+    """Who had it next would ask, and pay, once more; who has asked does not wait for it."""
+    key, _ = entry_of("why")
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        scene.stage.cache.write_s = 0.5
+        got = await all_of(scene.start("why"), scene.start("why"))
+        assert {each.at_s for each in got} == {HEAD_S}
+        assert others.ours == {key}
+        await scene.rest(0.4)
+        assert others.ours == {key}
+        await scene.rest(0.2)
+        assert not others.ours
+
+    with_others(script)
+
+
 def test_what_another_process_is_asking_is_waited_for() -> None:
     key, data = entry_of("why")
 

@@ -269,6 +269,11 @@ class Lookup:
         )
         return True
 
+    async def written(self, key: bytes) -> None:
+        """Wait until other processes find what was kept, or never will."""
+        assert self._cache is not None
+        await self._cache.written(key)
+
     def _entry_of(self, ask: Ask, flight: Flight, ttl_s: int) -> CacheEntry | None:
         exchange = flight.leader
         attempt = exchange.final_attempt

@@ -357,6 +357,9 @@ class Sharing:
             attempt = leader.final_attempt
             is_found = attempt is not None and attempt.deployment is ask.candidate.deployment
             flight.is_in_vain = not (leader.is_stored and is_found) and leader.clamped_to is None
+            if flight.fence and leader.is_stored and is_found:
+                # Who has the lease next must find the answer. Nobody waits for this: the flight is over.
+                await self._lookup.written(ask.key)
 
     def _gone(self, flight: Flight) -> None:
         """A flight is over, whatever became of it; one that was called off may never have begun."""

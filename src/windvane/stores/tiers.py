@@ -135,10 +135,10 @@ class TieredCache:
             found.append(msgspec.structs.replace(stats, faults=stats.faults + queue.dropped))
         return found
 
-    async def written(self) -> None:
-        """Wait until the lower tiers have all that was put."""
+    async def written(self, key: bytes | None = None) -> None:
+        """Wait until the lower tiers have what was put under a key, or all that was; or have refused it."""
         for queue in self._queues:
-            await queue.written()
+            await queue.written(key)
 
     async def aclose(self) -> None:
         for queue in self._queues:
@@ -194,8 +194,10 @@ class _Queue:
         while any(is_dropped(key, found.kept) for key, found in self._under_way.items()):
             await asyncio.sleep(0.001)
 
-    async def written(self) -> None:
-        while self._task is not None and not self._task.done():
+    async def written(self, key: bytes | None) -> None:
+        while key is not None and self.holds(key):
+            await asyncio.sleep(0.001)
+        while key is None and self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
     async def aclose(self) -> None:

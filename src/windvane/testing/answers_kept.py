@@ -21,6 +21,8 @@ class KeptAnswers:
         self.behind: dict[bytes, tuple[bytes, tuple[str, ...], float]] = {}
         """What others have kept, where this process would find it."""
         self.look_s = 0.0
+        self.write_s = 0.0
+        """How long it takes until others would find what was put."""
         self.fences: dict[bytes, int] = {}
         """Under which lease each was last put."""
 
@@ -60,6 +62,10 @@ class KeptAnswers:
         self.fences[key] = fence
         if keep_s > 0:
             self.kept[key] = data, tuple(tags), self._clock.monotonic_s() + keep_s
+
+    async def written(self, key: bytes) -> None:
+        if self.write_s:
+            await asyncio.sleep(self.write_s)
 
     async def remove(self, key: bytes) -> int:
         return int(self.kept.pop(key, None) is not None)

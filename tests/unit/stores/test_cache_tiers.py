@@ -316,3 +316,18 @@ async def test_what_was_made_while_a_lower_tier_was_asked_is_found() -> None:
     await cache.put(b"k", b"data", **OPTIONS)
     tier.may_find.set()
     assert await looking == b"data"
+
+
+async def test_what_was_put_under_one_key_can_be_waited_for() -> None:
+    time, tier = Time(), Scripted()
+    cache = TieredCache(MemoryCache(1_000_000, monotonic_s=time, rng=Random(1)), (tier,))
+    tier.may_put.clear()
+    await cache.put(b"k", b"data", tags=(), keep_s=60, worth=1)
+    waiting = asyncio.create_task(cache.written(b"k"))
+    await cache.written(b"other")
+    await asyncio.sleep(0.005)
+    assert not waiting.done()
+    tier.may_put.set()
+    await waiting
+    assert b"k" in tier.held
+    await cache.aclose()
