@@ -29,6 +29,9 @@ from tests.redis_server import (
     redis_server,
 )
 
+from windvane.assembly import IN_MEMORY, open_engine
+from windvane.config import Config
+from windvane.config.schema import CacheConfig, ProviderConfig
 from windvane.core.cache.invalidation import ALL, Reach
 from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.redis import RedisStores, invalidations, open_redis
@@ -930,6 +933,21 @@ async def test_numbers_that_are_lost_are_lost_together(server: RedisServer) -> N
         assert lease.number == 1
         await stores.cache.put(KEY, b"new", **KEEP, fence=lease.number)
         assert await stores.cache.get(KEY) == b"new"
+
+
+async def test_what_was_kept_last_is_written_before_an_engine_closes(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windvane.stores.redis.node.DEADLINE_S", 5.0)
+    cache = CacheConfig(scope="shared", redis=server.url)
+    providers = {"mistral": ProviderConfig(api_key="k", api_base="http://127.0.0.1:9")}
+    engine = await open_engine(Config(data_dir=IN_MEMORY, cache=cache, providers=providers))
+    keys = [random.randbytes(32) for _ in range(50)]
+    async with opened(server.url, namespace="windvane") as others:
+        for key in keys:
+            await engine.cache.put(key, key, **KEEP)
+        await engine.aclose()
+        assert [await others.cache.get(key) for key in keys] == keys
 
 
 async def test_a_number_that_was_lost_while_it_was_held_refuses_nothing(

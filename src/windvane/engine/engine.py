@@ -15,6 +15,7 @@ It holds the clock, asks the core, does what the core says, and tells the observ
 """
 
 import asyncio
+import contextlib
 from random import Random
 from typing import Protocol
 
@@ -63,6 +64,8 @@ from windvane.ports.transport import Transport
 
 CHAT = "chat"
 """The endpoint, as keys name it in what they may use."""
+WRITING_S = 2.0
+"""How long closing waits for answers that are not yet where others find them."""
 ECONOMY = "budget nearly used up: the cheapest that can"
 
 
@@ -437,6 +440,10 @@ class Engine:
             task.cancel()  # the stores tell others what they have not heard when they are closed
         if self._clearing:
             await asyncio.wait(self._clearing)
+        if self.cache is not None:
+            with contextlib.suppress(TimeoutError):  # before the way to where it goes is closed
+                async with asyncio.timeout(WRITING_S):
+                    await self.cache.written()
         for each in self._beside:
             await each.aclose()
         await self._transport.aclose()

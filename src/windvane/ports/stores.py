@@ -331,8 +331,9 @@ class ResponseCache(Protocol):
         """Keep it; where processes share it, under the lease of that number."""
         ...
 
-    async def written(self, key: bytes) -> None:
-        """Wait until what was put is where other processes find it, or was refused there."""
+    async def written(self, key: bytes | None = None) -> None:
+        """Wait until what was put, under this key or at all, is where other processes find it, or was
+        refused there."""
         ...
 
     async def remove(self, key: bytes) -> int: ...

@@ -63,7 +63,7 @@ class KeptAnswers:
         if keep_s > 0:
             self.kept[key] = data, tuple(tags), self._clock.monotonic_s() + keep_s
 
-    async def written(self, key: bytes) -> None:
+    async def written(self, key: bytes | None = None) -> None:
         if self.write_s:
             await asyncio.sleep(self.write_s)
 
