@@ -1,6 +1,7 @@
 """Redis that fails in every way there is: callers see misses, briefly, and never somebody else's answer."""
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -933,6 +934,37 @@ async def test_numbers_that_are_lost_are_lost_together(server: RedisServer) -> N
         assert lease.number == 1
         await stores.cache.put(KEY, b"new", **KEEP, fence=lease.number)
         assert await stores.cache.get(KEY) == b"new"
+
+
+async def test_an_outage_s_invalidations_are_told_in_few_commands(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Each command reads all tags that there are, and keeps the server from everybody's requests."""
+    tags = [f"tag:{number}" for number in range(3_000)]
+    note = tmp_path / "owed"
+    note.write_text(json.dumps(tags))
+    with server.client() as client:
+        client.config_resetstat()
+        async with opened(server.url, owed_file=note) as stores:
+            await stores.start()
+            assert stores.invalidations.untold == 0
+            assert stores.invalidations.known.by_tag.keys() == set(tags)
+            assert not note.exists()
+        assert client.info("commandstats")["cmdstat_eval"]["calls"] < 20
+
+
+async def test_what_is_known_while_the_server_is_away_is_bounded(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("windvane.stores.owed.TAGS_MAX", 50)
+    async with opened(server.url) as stores:
+        known = stores.invalidations
+        for number in range(50):
+            known.invalidate_now(f"tag:{number}")
+        before = known.known.version
+        assert known.invalidate_now("tag:more").by_tag == {ALL: before + 1}
+        assert known.known.voids(("tag:other",), before)
+        assert known.invalidate_now("tag:next").by_tag == {ALL: before + 1, "tag:next": before + 2}
 
 
 async def test_what_was_kept_last_is_written_before_an_engine_closes(

@@ -13,33 +13,38 @@ loss brought back cannot be told.
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from itertools import islice
 from random import Random
 
 from windvane.core.cache.invalidation import ALL, TAGS_MAX, Invalidations, Reach
 from windvane.stores.owed import Owed
 from windvane.stores.redis.link import Link
-from windvane.stores.redis.node import Refused, Reply, Unavailable
+from windvane.stores.redis.node import Command, Refused, Reply, Unavailable
 
 POLL_S = 1.0
 DEADLINE_S = 0.25
 """Nobody's request waits for it."""
+TOLD_AT_ONCE = 500
+"""Tags that the server is told of in one command. Each reads all that it has: to tell of many after an
+outage, one by one, would keep it from everybody's requests."""
 
 _INVALIDATE = f"""
 redis.call('HDEL', KEYS[1], '')
 local known = tonumber(redis.call('HGET', KEYS[1], '#v') or '0')
-local version = math.max(known, tonumber(ARGV[2])) + 1
-local tag = ARGV[1]
+local version = math.max(known, tonumber(ARGV[1])) + 1
 if redis.call('HLEN', KEYS[1]) > {TAGS_MAX} then
   redis.call('DEL', KEYS[1])
-  tag = '{ALL}'
+  redis.call('HSET', KEYS[1], 't:{ALL}', version)
 end
 local said = redis.call('HGETALL', KEYS[1])
 for at = 1, #said, 2 do
-  if string.sub(said[at], 1, 2) == 't:' and tonumber(said[at + 1]) > tonumber(ARGV[4]) then
+  if string.sub(said[at], 1, 2) == 't:' and tonumber(said[at + 1]) > tonumber(ARGV[3]) then
     redis.call('HSET', KEYS[1], said[at], version)
   end
 end
-redis.call('HSET', KEYS[1], '#v', version, '#n', ARGV[3], 't:' .. tag, version)
+for at = 4, #ARGV do redis.call('HSET', KEYS[1], 't:' .. ARGV[at], version) end
+redis.call('HSET', KEYS[1], '#v', version, '#n', ARGV[2])
 return version
 """
 
@@ -47,7 +52,7 @@ return version
 some, and lets a script go on that has written before: so it takes invalidations when it is full, be it
 Redis 6, Redis 7 or Valkey.
 
-The last loop: until the server has heard of it, our own invalidation has a number that others may have
+The first loop: until the server has heard of it, our own invalidation has a number that others may have
 given to theirs. An entry made meanwhile bears that number, and would survive those it had not heard of; so
 all that were made since we last read are made once more."""
 
@@ -89,8 +94,11 @@ class RedisInvalidations:
 
     async def start(self) -> None:
         """Learn what there is, and go on learning."""
-        for tag in self._owed.left():
-            self.invalidate_now(tag)
+        left = self._owed.left()
+        for tag in left:
+            self._owed.add(tag)
+        if left:
+            self._known = _with(self._known, self._owed.tags, self._known.version + 1)
         self.has_heard = False
         await self._link.mapped()
         await self._learn()
@@ -98,7 +106,8 @@ class RedisInvalidations:
 
     def invalidate_now(self, tag: str) -> Invalidations:
         self._owed.add(tag)
-        self._known = _with(self._known, tag, self._known.version + 1)
+        owed = tag if tag in self._owed.tags else ALL  # there were too many to remember each
+        self._known = _with(self._known, (owed,), self._known.version + 1)
         return self._known
 
     async def spread(self) -> None:
@@ -144,18 +153,19 @@ class RedisInvalidations:
 
     async def _tell(self) -> None:
         while self._owed.tags:
-            tag, number = next(iter(self._owed.tags.items()))
-            await self._tell_of(tag)
-            self._owed.paid({tag: number})
+            tags = dict(islice(self._owed.tags.items(), TOLD_AT_ONCE))
+            await self._tell_of(*tags)
+            self._owed.paid(tags)
 
-    async def _tell_of(self, tag: str) -> None:
-        version = await self._raise(tag)
-        self._told = _with(self._told, tag, version)
-        self._known = _with(self._known, tag, version)
+    async def _tell_of(self, *tags: str) -> None:
+        version = await self._raise(*tags)
+        self._told = _with(self._told, tags, version)
+        self._known = _with(self._known, tags, version)
 
-    async def _raise(self, tag: str) -> int:
+    async def _raise(self, *tags: str) -> int:
         nonce = f"{self._rng.getrandbits(64):016x}"
-        command = ("EVAL", _INVALIDATE, 1, self._key, tag, self._told.version, nonce, self._heard)
+        numbers = self._told.version, nonce, self._heard
+        command: Command = ("EVAL", _INVALIDATE, 1, self._key, *numbers, *tags)
         (version,) = await self._link.ask(self._key, command, deadline_s=DEADLINE_S)
         return int(version)
 
@@ -174,18 +184,19 @@ class RedisInvalidations:
             self._nonce = None  # read once more, to see what others made of it
             return
         self._told, self._heard, self._nonce = theirs, theirs.version, nonce
-        known = theirs
+        known, by_number = theirs, dict[int, list[str]]()
         for tag in self._owed.tags:  # made while we asked: above all that anybody has a number for
             ours = max(theirs.version + 1, self._known.by_tag.get(tag, 0))
-            known = _with(known, tag, ours)
+            by_number.setdefault(ours, []).append(tag)
+        for number in sorted(by_number):
+            known = _with(known, by_number[number], number)
         self._known = known
 
 
-def _with(known: Invalidations, tag: str, version: int) -> Invalidations:
-    """What is known after one more invalidation, of `tag`, that has a number already."""
-    by_tag = {**known.by_tag, tag: max(version, known.by_tag.get(tag, 0))}
-    if tag == ALL:
-        by_tag = {ALL: by_tag[ALL]}  # no other tag has a higher number
+def _with(known: Invalidations, tags: Iterable[str], version: int) -> Invalidations:
+    """What is known after one more invalidation, of `tags`, that has a number already."""
+    said = {tag: max(version, known.by_tag.get(tag, 0)) for tag in tags}
+    by_tag = said if ALL in said else {**known.by_tag, **said}  # no other tag has a higher number
     return Invalidations(version=max(version, known.version), by_tag=by_tag)
 
 
