@@ -183,6 +183,12 @@ def taken_back(served: Served, query: str) -> Reply:
     )
 
 
+def test_two_tags_in_one_are_refused(served):
+    """As callers write them; an answer has either, and none has both as one."""
+    refused = taken_back(served, "tag=v1,other")
+    assert (refused.status, refused.json["error"]["param"]) == (400, "tag")
+
+
 def test_one_answer_is_taken_back_by_the_key_that_its_hits_show(served):
     for text in ("one of two", "two of two"):
         ask(served, text)

@@ -91,6 +91,8 @@ def _tag_of_key(said: str, snapshot: Snapshot, book: KeyBook, request: Request) 
 
 
 def _of_tag(said: str, _: Snapshot) -> Meant:
+    if "," in said:
+        raise _refused("tag", "a comma is in no tag, but between two; one at a time")
     return Meant((caller_tag(said.strip()),))
 
 
