@@ -33,6 +33,7 @@ from windvane.testing.clock import MICROSECONDS, START
 from windvane.testing.playbook import (
     Breached,
     Failed,
+    Finished,
     Happening,
     HungUp,
     Left,
@@ -46,6 +47,8 @@ from windvane.testing.playbook import (
     answer,
     ask,
     breaks,
+    done,
+    finishes,
     jumps,
     leaves,
     opens,
@@ -498,11 +501,9 @@ def test_a_stream_that_is_left_early_is_paid_by_what_came() -> None:
     assert after.held_nano_usd == 0
 
 
-@pytest.mark.parametrize(("tier", "permille"), [(None, 1000), ("priority", 1750), ("flex", 1000)])
-def test_an_estimate_is_at_the_price_of_the_tier_that_was_asked_for(
-    tier: str | None, permille: int
-) -> None:
-    config = msgspec.structs.replace(
+def mistral_alone() -> Config:
+    """A provider with service tiers of several prices, under a budget."""
+    return msgspec.structs.replace(
         under({"global": budget(total=10**9)}),
         providers={
             "one": ProviderConfig(
@@ -513,9 +514,15 @@ def test_an_estimate_is_at_the_price_of_the_tier_that_was_asked_for(
         },
         routes={},
     )
+
+
+@pytest.mark.parametrize(("tier", "permille"), [(None, 1000), ("priority", 1750), ("flex", 1000)])
+def test_an_estimate_is_at_the_price_of_the_tier_that_was_asked_for(
+    tier: str | None, permille: int
+) -> None:
     fields = {} if tier is None else {"service_tier": tier}
     play = (
-        Playbook(config)
+        Playbook(mistral_alone())
         >> ask("small", max_tokens=900, stream=True, **fields)
         << Sent("one/small")
         >> opens()
@@ -529,6 +536,36 @@ def test_an_estimate_is_at_the_price_of_the_tier_that_was_asked_for(
     (entry,) = play.stage.ledger.entries
     listed = entry.input_tokens * INPUT + entry.output_tokens * OUTPUT
     assert entry.cost_nano_usd == -(-listed * permille // 1000)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("tier", "permille", "certainty"),
+    [
+        (None, 1000, "exact"),
+        ("priority", 1750, "estimated"),
+        ("auto", 1750, "estimated"),
+        ("standard_only", 1000, "exact"),
+        ("flex", 1000, "exact"),
+    ],
+)
+def test_an_answer_that_names_no_tier_is_paid_at_the_dearest_that_was_asked_for(
+    tier: str | None, permille: int, certainty: str, stream: bool
+) -> None:
+    fields = {} if tier is None else {"service_tier": tier}
+    asked = (
+        Playbook(mistral_alone())
+        >> ask("small", max_tokens=900, stream=stream, **fields)
+        << Sent("one/small")
+    )
+    settled = Settled(certainty, "ok", cost=-(-SPENT * permille // 1000))
+    if stream:
+        said = asked >> opens() >> says("hello") << Said("hello") >> finishes(output_tokens=1)
+        play = said >> done() << settled << Finished()
+    else:
+        play = asked >> answer("hello") << settled << Said("hello")
+    (entry,) = play.run().stage.ledger.entries
+    assert (entry.input_tokens, entry.output_tokens) == (9, 1)
 
 
 def test_an_attempt_that_is_left_before_a_word_is_paid_whole() -> None:

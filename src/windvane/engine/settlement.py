@@ -14,7 +14,7 @@ How an amount is known:
 
 from collections.abc import Sequence
 
-from windvane.core.catalog.prices import cost
+from windvane.core.catalog.prices import PERMILLE, cost
 from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
 from windvane.core.events import AttemptSettled, HoldExceeded
@@ -28,6 +28,7 @@ from windvane.core.usage import NOTHING_USED, Certainty, Usage
 from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.bounding import Bound, Bounder, amount_expected
 from windvane.engine.estimating import (
+    amount_at_most,
     may_have_thought,
     may_think,
     tokens_delivered,
@@ -213,7 +214,14 @@ class Settlement:
     def _settle_exact(
         self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str
     ) -> None:
-        """The provider said what was used."""
+        """The provider said what was used. Not said in which service tier, that is the dearest in which
+        the request may have been served."""
+        if usage.service_tier is None and "service_tier" in exchange.request.body:
+            tier = exchange.request.body["service_tier"]
+            if attempt.deployment.billing.of_tier(tier) != PERMILLE:
+                amount = amount_at_most(exchange, attempt, usage, is_input_said=True)
+                self._settle(exchange, attempt, usage, _ESTIMATED, amount, outcome)
+                return
         amount = amount_of(attempt, usage)
         self._settle(exchange, attempt, usage, _EXACT, amount, outcome)
 
