@@ -17,6 +17,7 @@ from windvane.wire.dialect import Dialect
 DETAIL_MAX = 20
 MESSAGE_CHARS_MAX = 2_000
 """An upstream's error text is passed on no longer than this."""
+PARAM_CHARS_MAX = 200
 
 _STEP = re.compile(r"[^.\[\]]+")
 
@@ -134,34 +135,53 @@ def read_error(body: bytes) -> UpstreamError:
         return UpstreamError("the provider's answer is not a JSON object")
     nested = value.get("error")
     inner = nested if isinstance(nested, dict) else value
-    message = _first_text(value.get("message"), inner.get("message"), value.get("detail"), nested)
+    sayings = (value.get("message"), inner.get("message"), value.get("detail"), nested)
+    message = next((said for each in sayings if (said := _said(each))), None)
     return UpstreamError(
         (message or "the provider gave no reason")[:MESSAGE_CHARS_MAX],
         _text(inner.get("type")),
         _text(inner.get("code")),
-        _text(inner.get("param")),
+        _text(inner.get("param")) or next((at for each in sayings if (at := _param(each))), None),
     )
 
 
-def _first_text(*candidates: object) -> str | None:
-    """The first string among the candidates; lists of details are joined."""
-    for candidate in candidates:
-        if isinstance(candidate, str) and candidate:
-            return candidate
-        details = candidate.get("detail") if isinstance(candidate, dict) else candidate
-        if isinstance(details, list):
-            texts = [_detail_text(item) for item in details[:DETAIL_MAX]]
-            if said := "; ".join(text for text in texts if text):
-                return said
-    return None
+def _said(value: object) -> str:
+    """A string, or the texts of a list of details in one; empty for anything else."""
+    if isinstance(value, str):
+        return value
+    texts = [_detail_text(item) for item in _details(value)[:DETAIL_MAX]]
+    return "; ".join(text for text in texts if text)
+
+
+def _param(value: object) -> str:
+    """The field that the first of a list of details is about, as `messages[0].content`; empty when it
+    is about none."""
+    details = _details(value)
+    param = ""
+    for step in _place(details[0]) if details else ():
+        if isinstance(step, int):
+            param += f"[{step}]"
+        else:
+            param += f".{step}" if param else str(step)
+    return param[:PARAM_CHARS_MAX]
+
+
+def _details(value: object) -> list[object]:
+    details = value.get("detail") if isinstance(value, dict) else value
+    return details if isinstance(details, list) else []
+
+
+def _place(detail: object) -> list[object]:
+    """Where in the body, step by step."""
+    steps = detail.get("loc") if isinstance(detail, dict) else None
+    return [step for step in steps if step != "body"] if isinstance(steps, list) else []
 
 
 def _detail_text(item: object) -> str:
     if not isinstance(item, dict):
         return str(item)
     said = str(item.get("msg") or "")
-    steps = item.get("loc")
-    place = ".".join(str(step) for step in steps if step != "body") if type(steps) is list else ""
+    place = ".".join(map(str, _place(item)))
     return f"{place}: {said}" if place else said
 
 

@@ -142,7 +142,7 @@ SHAPES: list[tuple[Any, tuple[str, str | None, str | None, str | None]]] = [
     ),
     (
         detail({"loc": ["body", "messages"], "msg": "Field required", "type": "missing"}),
-        ("messages: Field required", None, None, None),
+        ("messages: Field required", None, None, "messages"),
     ),
     (
         {
@@ -152,7 +152,7 @@ SHAPES: list[tuple[Any, tuple[str, str | None, str | None, str | None]]] = [
             "param": None,
             "code": None,
         },
-        ("user: Extra inputs are not permitted", "invalid_request_error", None, None),
+        ("user: Extra inputs are not permitted", "invalid_request_error", None, "user"),
     ),
     (
         {
@@ -161,7 +161,13 @@ SHAPES: list[tuple[Any, tuple[str, str | None, str | None, str | None]]] = [
             "type": "invalid_request_error",
             "code": 3001,
         },
-        ("user: Extra inputs are not permitted", "invalid_request_error", "3001", None),
+        ("user: Extra inputs are not permitted", "invalid_request_error", "3001", "user"),
+    ),
+    (
+        detail(
+            {"loc": ["body", "messages", 0, "user", "content"], "msg": "empty"}, {"loc": ["body"]}
+        ),
+        ("messages.0.user.content: empty", None, None, "messages[0].user.content"),
     ),
     ({"message": ["a", "b"]}, ("a; b", None, None, None)),
     ({"message": "", "detail": "said here"}, ("said here", None, None, None)),
