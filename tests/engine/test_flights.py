@@ -7,6 +7,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from tests.engine.scene import (
     COST,
@@ -109,6 +110,76 @@ async def test_whole_and_streamed_answers_share_a_flight_either_way(scene: Scene
     assert stream.text == whole.text == "b #2"
     assert stream.usage == whole.usage
     assert len(scene.calls) == 2
+
+
+CALLS = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+def calls_a_tool(call: Call) -> Script:
+    """One tool call, in an answer or a stream."""
+    if not call.is_stream:
+        return says(tool_calls=CALLS, finish="tool_calls")(call)
+    call.input_tokens = 9
+    told = msgspec.json.encode(
+        {
+            "id": "cmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "m",
+            "choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, **CALLS[0]}]}}],
+        }
+    )
+    end = chunk(finish="tool_calls", usage=(9, 2))
+    last = [(PIECE_S, Piece(data=end)), (0.0, Piece(data=DONE)), (0.0, Ends())]
+    return [
+        (HEAD_S, event_head()),
+        (PIECE_S, Piece(data=b"data: " + told + b"\n\n", output_tokens=2)),
+        *last,
+    ]
+
+
+@pytest.mark.parametrize("what", [echo, calls_a_tool])
+@pytest.mark.parametrize("leads_stream", [False, True], ids=["whole", "stream"])
+def test_each_who_joins_has_an_answer_id_of_its_own(
+    leads_stream: bool, what: Callable[[Call], Script]
+) -> None:
+    """The same in all that it is told; a tool call's id is of the answer, and the leader's."""
+
+    @plays()
+    async def play(scene: Scene) -> None:
+        scene.scripts = [what]
+        leader = scene.start("why", stream=leads_stream)
+        await scene.rest()
+        joiners = [
+            scene.start("why", stream=stream, dialect=dialect)
+            for stream in (False, True)
+            for dialect in ("openai", "mistral")
+        ]
+        await scene.rest(HEAD_S + PIECE_S + 0.1)
+        if leads_stream:
+            joiners.append(scene.start("why", stream=True))
+        first, *others = await all_of(leader, *joiners)
+        assert {each.how for each in others} == {"joined"}
+        assert len({each.id for each in (first, *others)}) == 1 + len(others)
+        for each in others:
+            assert each.id == each.exchange.answer_id
+            assert {told.id for told in each.chunks} <= {each.id}
+            assert call_ids(each) == call_ids(first)
+        for each in (first, *others):
+            plain = [told.raw for told in each.chunks if told.is_plain]
+            assert all(each.id.encode() in (raw or b"") for raw in plain)
+            if each.completion is not None and each.completion.raw is not None:
+                assert msgspec.json.decode(each.completion.raw)["id"] == each.id
+        assert {told.id for told in first.chunks} <= {first.id}
+        assert len(scene.calls) == 1
+
+    play()
+
+
+def call_ids(got: Got) -> list[str | None]:
+    said = [] if got.completion is None else got.completion.choices[0].message.tool_calls
+    told = [delta for each in got.chunks for delta in each.choices[0].tool_calls or ()]
+    return [call.id for call in (*said, *told)]
 
 
 @plays(scope="shared")

@@ -30,6 +30,7 @@ from windvane.engine.watchdog import Watch, Watchdog
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.stores import FlightLease, FlightLeases
 from windvane.wire.keeping import raw_of
+from windvane.wire.renaming import renamed
 
 AnswerStream = ChunkStream | FollowStream | ReplayStream
 Answer = Completion | AnswerStream
@@ -271,6 +272,7 @@ class Sharing:
         if flight.leader is exchange:
             return completion
         self._settle_joined(exchange, flight)
+        completion = renamed(completion, exchange.answer_id)
         if not exchange.request.stream:
             return completion
         usage = leader.usage or completion.usage
