@@ -12,6 +12,7 @@ from random import Random
 
 import msgspec
 
+from windvane.core.cache.entry import CacheEntry
 from windvane.core.cache.freshness import FRESH, SPARE
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
@@ -21,6 +22,7 @@ from windvane.engine.admission import Admission
 from windvane.engine.dispatch import Dispatch
 from windvane.engine.flights import Flight, Flights
 from windvane.engine.following import THE_ANSWER, FollowStream, ReplayStream
+from windvane.engine.lookouts import Lookouts
 from windvane.engine.lookup import Ask, Found, Lookup, wish_said
 from windvane.engine.relay import CLIENT_CLOSED, ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
@@ -70,6 +72,7 @@ class Sharing:
         on_end: OnEnd,
     ) -> None:
         self.flights = Flights()
+        self._lookouts = Lookouts()
         self._lookup = lookup
         self._leases = leases
         self._dispatch = dispatch
@@ -99,11 +102,12 @@ class Sharing:
         exchange.cache_status = "miss"
         turn: Turn | None = None
         if self._leases is not None and ask.wish.may_read and not ask.wish.only_if_cached:
-            turn = Turn(self._leases, ask.key, lambda: self._joinable(ask) is None)
+            turn = self._turn_of(ask)
         try:
-            on_wait = None if turn is None else turn.claim_soon
-            found = await self._lookup.find(ask, exchange.reading, on_wait)
+            found = await self._look_up(exchange, ask, turn)
             if found is not None and found.standing is not SPARE:
+                if turn is not None:
+                    turn.found = found.entry
                 if found.standing is not FRESH and not ask.wish.only_if_cached:
                     self._refresh(exchange, snapshot, ask, found)
                 return self._hit(exchange, ask, found, found.at_us)
@@ -118,6 +122,22 @@ class Sharing:
         finally:
             if turn is not None:
                 turn.close()
+
+    def _turn_of(self, ask: Ask) -> Turn:
+        assert self._leases is not None
+        sought = ask.flight, ask.wish
+        return Turn(
+            self._leases, self._lookouts, ask.key, sought, lambda: self._joinable(ask) is None
+        )
+
+    async def _look_up(self, exchange: Exchange, ask: Ask, turn: Turn | None) -> Found | None:
+        """The entry for it. Where another looks already, and no old answer that it would find could be
+        of use, that of memory."""
+        if turn is None:
+            return await self._lookup.find(ask, exchange.reading)
+        if turn.is_anothers and not ask.policy.stale_if_error_s:
+            return self._lookup.find_now(ask, exchange.reading)
+        return await self._lookup.find(ask, exchange.reading, turn.claim_soon)
 
     async def _fly(
         self,
@@ -172,13 +192,14 @@ class Sharing:
         since the flight `before`, or in another process. Else the lease for making it; None, when
         there are no others, or they take too long."""
         ahead: Flight | Found | None = self._joinable(ask)
-        if ahead is None and before is not None:
+        if ahead is None and before is not None and turn is None:
             ahead = await self._there(ask)
         if ahead is not None or turn is None:
             return ahead
         assert snapshot.cache is not None
         left_s = ends_s - asyncio.get_running_loop().time()
-        return await self._wait_for_others(turn, ask, min(snapshot.cache.wait_s, left_s))
+        wait_s = min(snapshot.cache.wait_s, left_s)
+        return await self._wait_for_others(turn, ask, wait_s, has_waited=before is not None)
 
     def _joinable(self, ask: Ask) -> Flight | None:
         """The flight that will bring what is asked for, if there is one."""
@@ -447,15 +468,23 @@ class Sharing:
         self.flights.start(flight, run, self._gone)
 
     async def _wait_for_others(
-        self, turn: Turn, ask: Ask, wait_s: float
+        self, turn: Turn, ask: Ask, wait_s: float, *, has_waited: bool
     ) -> FlightLease | Flight | Found | None:
         """The lease for this answer; or a flight of this process, or the answer another process has
-        fetched meanwhile; None, when that took too long."""
+        fetched meanwhile; None, when that took too long. `has_waited` says whether something may have
+        come since it was looked for."""
         until_s = self._clock.monotonic_s() + wait_s
-        has_waited = False
+        while not turn.look():
+            entry = await turn.hear(until_s - self._clock.monotonic_s())
+            has_waited = True
+            ahead = self._joinable(ask) or self._told(ask, entry)
+            if ahead is not None:
+                return ahead
+            if self._clock.monotonic_s() >= until_s:
+                return None
         while True:
-            lease, is_needed = await turn.claim(), False
-            ahead: Flight | Found | None = None
+            lease = await turn.claim()
+            ahead, is_needed = None, False
             try:
                 ahead = self._joinable(ask)
                 if ahead is None and has_waited:
@@ -465,12 +494,19 @@ class Sharing:
             finally:
                 if lease is not None and not is_needed:
                     lease.release()
+            if isinstance(ahead, Found):
+                turn.found = ahead.entry
             if ahead is not None or lease is not None:
                 return ahead or lease
             if has_waited and self._clock.monotonic_s() >= until_s:
                 return None
             await asyncio.sleep(POLL_S * (0.5 + self._rng.random()))
             has_waited = True
+
+    def _told(self, ask: Ask, entry: CacheEntry | None) -> Found | None:
+        """What another has found, if it will do."""
+        found = None if entry is None else self._lookup.judged(ask, entry)
+        return None if found is None or found.standing is SPARE else found
 
     async def _there(self, ask: Ask) -> Found | Flight | None:
         """What is there by now: an entry, or a flight that took off while one was looked for."""
