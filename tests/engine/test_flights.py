@@ -24,6 +24,7 @@ from tests.engine.scene import (
 )
 
 from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, RateConfig
+from windvane.core.faults import Fault, FaultKind, Source, error_of
 from windvane.engine import flights as flights_module
 from windvane.engine import sharing as sharing_module
 from windvane.engine.flights import BEHIND_MAX, Flights
@@ -468,6 +469,88 @@ class Hung:
 
     async def aclose(self) -> None:
         self._end()
+
+
+class Ended(Hung):
+    """A stream whose first words come in the moment in which it ends by its leader's deadline."""
+
+    async def __aiter__(self) -> Any:
+        yield self._said
+        raise error_of(
+            Fault(kind=FaultKind.TIMEOUT, source=Source.UPSTREAM, message="", status=504)
+        )
+
+
+@plays(settings={"timeouts": SHORT})
+async def test_a_stream_that_ends_before_a_joiner_was_given_anything_is_begun_again(
+    scene: Scene,
+) -> None:
+    """What was said in vain nobody has heard; who has time left hears it all from another."""
+    run = scene.engine._dispatch.run
+
+    async def end(exchange: Any, *_: object) -> Any:
+        scene.engine._dispatch.run = run  # type: ignore[method-assign]
+        await asyncio.sleep(10)
+        return Ended(exchange, scene.engine._end)
+
+    scene.engine._dispatch.run = end  # type: ignore[method-assign]
+    leader = scene.start("why", "small", stream=True)
+    await asyncio.sleep(5)
+    joiner = scene.start("why", "small", stream=True)
+    assert (await leader).fault is not None
+    got = await joiner
+    assert (got.how, got.text, got.fault) == ("miss", "why #1", None)
+
+
+SILENCE = Timeouts(first_token_s=10.0, inter_token_s=10.0, total_s=100.0)
+
+
+@plays(settings={"timeouts": SILENCE})
+async def test_a_silence_too_long_for_the_leader_is_not_for_who_came_later(scene: Scene) -> None:
+    """Who has waited as long as it is told of it; who came since is not, nor who wants the whole, and has
+    no deadline for a first word."""
+    scene.scripts = [never]
+    with_leader = [scene.start("why", "small", stream=True) for _ in range(2)]
+    await asyncio.sleep(4)
+    later = [scene.start("why", "small", stream=stream) for stream in (True, False, True)]
+    got = await all_of(*with_leader, *later)
+    assert [each.fault and each.fault.kind for each in got] == ["timeout"] * 2 + [None] * 3
+    assert [each.at_s for each in got[:2]] == [pytest.approx(10, abs=0.1)] * 2
+    assert {each.text for each in got[2:]} == {"why #2"}
+    assert sorted(each.how for each in got[2:]) == ["joined", "joined", "miss"]
+    assert len(scene.calls) == 2
+
+
+@plays(settings={"timeouts": SILENCE})
+async def test_a_silence_that_goes_on_is_told_to_each_stream_once_it_has_lasted(
+    scene: Scene,
+) -> None:
+    scene.scripts = [never] * 9
+    tasks = []
+    for _ in range(5):
+        tasks.append(scene.start("why", "small", stream=True))
+        await asyncio.sleep(4)
+    got = await all_of(*tasks)
+    assert {each.fault and each.fault.kind for each in got} == {"timeout"}
+    assert all(each.at_s - 4 * place <= 20.1 for place, each in enumerate(got))
+    assert len(scene.calls) <= 3
+
+
+def goes_silent(call: Call) -> Script:
+    """After its first word."""
+    call.input_tokens = 9
+    return list(echo(call))[:2]
+
+
+@plays(settings={"timeouts": SILENCE})
+async def test_a_stream_that_goes_silent_is_told_to_who_heard_it_alone(scene: Scene) -> None:
+    scene.scripts = [goes_silent]
+    first = scene.start("why", "small", stream=True)
+    await scene.rest()
+    live, whole = scene.start("why", "small", stream=True), scene.start("why", "small")
+    got = await all_of(first, live, whole)
+    assert [each.fault and each.fault.kind for each in got] == ["timeout", "timeout", None]
+    assert [each.text for each in got] == ["why", "why", "why #2"]
 
 
 @plays(settings={"timeouts": SHORT})

@@ -373,6 +373,7 @@ class Sharing:
         except WindvaneError as error:
             now_s = asyncio.get_running_loop().time()
             flight.is_late = now_s >= flight.ends_s - LATE_S
+            flight.is_silent = not flight.is_late and _is_silence(leader, error.fault)
             flight.is_in_vain = not _is_about_the_leader(flight, error.fault)
             flight.crash(error)  # before the lease is given back, which may take a while
         else:
@@ -544,17 +545,33 @@ def _is_about_the_leader(flight: Flight, fault: Fault) -> bool:
     return is_refused or flight.is_late or flight.is_background
 
 
+def _is_silence(leader: Exchange, fault: Fault) -> bool:
+    """Whether a provider was silent for longer than a stream waits; not, that it says so of others."""
+    return (
+        leader.request.stream and fault.kind is FaultKind.TIMEOUT and fault.upstream_status is None
+    )
+
+
+def _has_patience(flight: Flight, exchange: Exchange) -> bool:
+    """Whether a silence that was too long for a stream is not for this one: who wants the whole answer has
+    no deadline but the last; and who came since the provider was asked has not waited so long."""
+    if not exchange.request.stream:
+        return True
+    attempt = flight.leader.final_attempt
+    since_s = math.inf if attempt is None else attempt.started_s
+    return flight.fold is None and exchange.received_s - since_s >= BEGIN_AGAIN_S_MIN
+
+
 def _is_leaders_alone(flight: Flight, exchange: Exchange, left_s: float) -> bool:
     """Whether what the flight brings is due to who leads it: a failure of its own, or an answer that was
     cut to what its budget has left. Others ask for themselves, on their own account, in the time they
-    have left; but for those who have been told the beginning."""
+    have left. None of them has been told anything yet: a stream that has is a `FollowStream`'s."""
     leader = flight.leader
     if leader is exchange:
         return False
     if flight.error is not None:
-        if flight.is_late:
-            is_told = flight.fold is not None and exchange.request.stream
-            return left_s >= BEGIN_AGAIN_S_MIN and not is_told
+        if flight.is_late or (flight.is_silent and _has_patience(flight, exchange)):
+            return left_s >= BEGIN_AGAIN_S_MIN
         if flight.fold is None:
             return _is_about_the_leader(flight, flight.error.fault)
     assert leader.principal is not None and exchange.principal is not None
