@@ -4,12 +4,13 @@ All else is the provider's, tool calls and their ids included. Of many who follo
 each chunk; so in a plain piece of text the id alone is exchanged, where it stands.
 """
 
-import re
-
 import msgspec
 
 from windvane.core.chat import Chunk, Completion
 from windvane.wire.keeping import raw_of, rest_of
+
+_MEMBERS = (b'"id":', b'"id": ')
+"""As servers write it."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,7 +60,7 @@ class Renaming:
     def _learn(self, raw: bytes, their_id: str) -> None:
         """How a stream spells its id. Within a string of JSON nothing reads like a member."""
         id_json = _encode(their_id)
-        found = re.search(rb'"id"\s*:\s*' + re.escape(id_json), raw)
+        member = next((each for each in _MEMBERS if each + id_json in raw), _MEMBERS[0])
         self._their_id = their_id
-        self._theirs = b'"id":' + id_json if found is None else found[0]
-        self._mine = self._theirs.removesuffix(id_json) + _encode(self._answer_id)
+        self._theirs = member + id_json
+        self._mine = member + _encode(self._answer_id)
