@@ -204,6 +204,7 @@ class Scene:
         assert not sharing.flights.count, "a flight is left"
         await self.stage.close()
         assert not sharing.flights._flights
+        assert not sharing._lookouts._waiting, "somebody looks still"
         assert not sharing._watch.dogs, "a watchdog was not stopped"
         assert not self.engine._dispatch._watch.dogs, "a watchdog was not stopped"
         counts = {"hit": 0, "miss": 0, "joined": 0, "bypass": 0}

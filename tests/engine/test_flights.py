@@ -7,6 +7,7 @@ from itertools import count
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from tests.engine.scene import (
     COST,
@@ -23,6 +24,7 @@ from tests.engine.scene import (
 )
 
 from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, RateConfig
+from windvane.core.faults import Fault, FaultKind, Source, error_of
 from windvane.engine import flights as flights_module
 from windvane.engine import sharing as sharing_module
 from windvane.engine.flights import BEHIND_MAX, Flights
@@ -109,6 +111,76 @@ async def test_whole_and_streamed_answers_share_a_flight_either_way(scene: Scene
     assert stream.text == whole.text == "b #2"
     assert stream.usage == whole.usage
     assert len(scene.calls) == 2
+
+
+CALLS = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+def calls_a_tool(call: Call) -> Script:
+    """One tool call, in an answer or a stream."""
+    if not call.is_stream:
+        return says(tool_calls=CALLS, finish="tool_calls")(call)
+    call.input_tokens = 9
+    told = msgspec.json.encode(
+        {
+            "id": "cmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "m",
+            "choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, **CALLS[0]}]}}],
+        }
+    )
+    end = chunk(finish="tool_calls", usage=(9, 2))
+    last = [(PIECE_S, Piece(data=end)), (0.0, Piece(data=DONE)), (0.0, Ends())]
+    return [
+        (HEAD_S, event_head()),
+        (PIECE_S, Piece(data=b"data: " + told + b"\n\n", output_tokens=2)),
+        *last,
+    ]
+
+
+@pytest.mark.parametrize("what", [echo, calls_a_tool])
+@pytest.mark.parametrize("leads_stream", [False, True], ids=["whole", "stream"])
+def test_each_who_joins_has_an_answer_id_of_its_own(
+    leads_stream: bool, what: Callable[[Call], Script]
+) -> None:
+    """The same in all that it is told; a tool call's id is of the answer, and the leader's."""
+
+    @plays()
+    async def play(scene: Scene) -> None:
+        scene.scripts = [what]
+        leader = scene.start("why", stream=leads_stream)
+        await scene.rest()
+        joiners = [
+            scene.start("why", stream=stream, dialect=dialect)
+            for stream in (False, True)
+            for dialect in ("openai", "mistral")
+        ]
+        await scene.rest(HEAD_S + PIECE_S + 0.1)
+        if leads_stream:
+            joiners.append(scene.start("why", stream=True))
+        first, *others = await all_of(leader, *joiners)
+        assert {each.how for each in others} == {"joined"}
+        assert len({each.id for each in (first, *others)}) == 1 + len(others)
+        for each in others:
+            assert each.id == each.exchange.answer_id
+            assert {told.id for told in each.chunks} <= {each.id}
+            assert call_ids(each) == call_ids(first)
+        for each in (first, *others):
+            plain = [told.raw for told in each.chunks if told.is_plain]
+            assert all(each.id.encode() in (raw or b"") for raw in plain)
+            if each.completion is not None and each.completion.raw is not None:
+                assert msgspec.json.decode(each.completion.raw)["id"] == each.id
+        assert {told.id for told in first.chunks} <= {first.id}
+        assert len(scene.calls) == 1
+
+    play()
+
+
+def call_ids(got: Got) -> list[str | None]:
+    said = [] if got.completion is None else got.completion.choices[0].message.tool_calls
+    told = [delta for each in got.chunks for delta in each.choices[0].tool_calls or ()]
+    return [call.id for call in (*said, *told)]
 
 
 @plays(scope="shared")
@@ -397,6 +469,88 @@ class Hung:
 
     async def aclose(self) -> None:
         self._end()
+
+
+class Ended(Hung):
+    """A stream whose first words come in the moment in which it ends by its leader's deadline."""
+
+    async def __aiter__(self) -> Any:
+        yield self._said
+        raise error_of(
+            Fault(kind=FaultKind.TIMEOUT, source=Source.UPSTREAM, message="", status=504)
+        )
+
+
+@plays(settings={"timeouts": SHORT})
+async def test_a_stream_that_ends_before_a_joiner_was_given_anything_is_begun_again(
+    scene: Scene,
+) -> None:
+    """What was said in vain nobody has heard; who has time left hears it all from another."""
+    run = scene.engine._dispatch.run
+
+    async def end(exchange: Any, *_: object) -> Any:
+        scene.engine._dispatch.run = run  # type: ignore[method-assign]
+        await asyncio.sleep(10)
+        return Ended(exchange, scene.engine._end)
+
+    scene.engine._dispatch.run = end  # type: ignore[method-assign]
+    leader = scene.start("why", "small", stream=True)
+    await asyncio.sleep(5)
+    joiner = scene.start("why", "small", stream=True)
+    assert (await leader).fault is not None
+    got = await joiner
+    assert (got.how, got.text, got.fault) == ("miss", "why #1", None)
+
+
+SILENCE = Timeouts(first_token_s=10.0, inter_token_s=10.0, total_s=100.0)
+
+
+@plays(settings={"timeouts": SILENCE})
+async def test_a_silence_too_long_for_the_leader_is_not_for_who_came_later(scene: Scene) -> None:
+    """Who has waited as long as it is told of it; who came since is not, nor who wants the whole, and has
+    no deadline for a first word."""
+    scene.scripts = [never]
+    with_leader = [scene.start("why", "small", stream=True) for _ in range(2)]
+    await asyncio.sleep(4)
+    later = [scene.start("why", "small", stream=stream) for stream in (True, False, True)]
+    got = await all_of(*with_leader, *later)
+    assert [each.fault and each.fault.kind for each in got] == ["timeout"] * 2 + [None] * 3
+    assert [each.at_s for each in got[:2]] == [pytest.approx(10, abs=0.1)] * 2
+    assert {each.text for each in got[2:]} == {"why #2"}
+    assert sorted(each.how for each in got[2:]) == ["joined", "joined", "miss"]
+    assert len(scene.calls) == 2
+
+
+@plays(settings={"timeouts": SILENCE})
+async def test_a_silence_that_goes_on_is_told_to_each_stream_once_it_has_lasted(
+    scene: Scene,
+) -> None:
+    scene.scripts = [never] * 9
+    tasks = []
+    for _ in range(5):
+        tasks.append(scene.start("why", "small", stream=True))
+        await asyncio.sleep(4)
+    got = await all_of(*tasks)
+    assert {each.fault and each.fault.kind for each in got} == {"timeout"}
+    assert all(each.at_s - 4 * place <= 20.1 for place, each in enumerate(got))
+    assert len(scene.calls) <= 3
+
+
+def goes_silent(call: Call) -> Script:
+    """After its first word."""
+    call.input_tokens = 9
+    return list(echo(call))[:2]
+
+
+@plays(settings={"timeouts": SILENCE})
+async def test_a_stream_that_goes_silent_is_told_to_who_heard_it_alone(scene: Scene) -> None:
+    scene.scripts = [goes_silent]
+    first = scene.start("why", "small", stream=True)
+    await scene.rest()
+    live, whole = scene.start("why", "small", stream=True), scene.start("why", "small")
+    got = await all_of(first, live, whole)
+    assert [each.fault and each.fault.kind for each in got] == ["timeout", "timeout", None]
+    assert [each.text for each in got] == ["why", "why", "why #2"]
 
 
 @plays(settings={"timeouts": SHORT})

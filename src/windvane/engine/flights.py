@@ -55,6 +55,9 @@ class Flight:
         """When its leader's time is over, by the clock of the loop."""
         self.is_late = False
         """Whether it has failed because of that: who has time left begins again."""
+        self.is_silent = False
+        """Whether it has failed since nothing came for longer than a stream waits: so does who has not
+        waited so long, or has no such deadline."""
         self.fence = 0
         """The number of the lease that it has, where processes share the cache."""
         self.is_in_vain = False
@@ -103,7 +106,7 @@ class Flight:
         """It has ended badly; everyone is told. When it was for lack of time, who came last is first: it
         has most of that left to lead another, for all the rest."""
         self.error = error
-        if self.is_late:
+        if self.is_late or self.is_silent:
             self._waiting.reverse()
         self._end()
 

@@ -15,6 +15,7 @@ from windvane.engine.flights import Flight, Flights
 from windvane.engine.relay import CLIENT_CLOSED, OnEnd
 from windvane.engine.watchdog import Watchdog
 from windvane.wire.fold import Fold
+from windvane.wire.renaming import Renaming
 from windvane.wire.replay import chunks_of
 
 US_PER_S = 1_000_000
@@ -78,7 +79,8 @@ def _pace(entry: CacheEntry | None, chunks: int) -> tuple[float, float]:
 
 
 class FollowStream:
-    """A flight, followed: what has been said so far, then live.
+    """A flight, followed: what has been said so far, then live. The answer bears the leader's id for its
+    leader, and for each who has joined an id of its own.
 
     `on_landed` is told when a follower who is not the leader has had it all, or has left: to note it on
     the ledger.
@@ -97,6 +99,8 @@ class FollowStream:
         self._flights = flights
         self._watchdog = watchdog
         self._on_landed = on_landed
+        is_its_own = flight.leader is exchange
+        self._renaming = None if is_its_own else Renaming(exchange.answer_id)
         self._place = 0
         self._is_over = False
 
@@ -130,7 +134,7 @@ class FollowStream:
             chunks = [chunk for read in flight.log[self._place :] for chunk in read]
         self._place = len(flight.log)
         flight.has_read(self._place)
-        return chunks
+        return chunks if self._renaming is None else self._renaming.tell(chunks)
 
     async def _wait(self) -> None:
         if self._flight.leader is not self.exchange:  # whose own deadlines the flight keeps

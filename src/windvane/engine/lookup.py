@@ -197,6 +197,12 @@ class Lookup:
             found = await self.find_newer(ask, found) or found
         return found
 
+    def find_now(self, ask: Ask, reading: Reading | None = None) -> Found | None:
+        """The entry for `ask` that memory has, if it is good for anything."""
+        assert self._cache is not None
+        data = self._cache.get_now(ask.key)
+        return None if data is None else self._found(ask, data, reading)
+
     def _found(self, ask: Ask, data: bytes, reading: Reading | None = None) -> Found | None:
         """What these bytes are good for."""
         kept = None if reading is None else reading.kept
@@ -206,7 +212,11 @@ class Lookup:
             entry = _read(data)
             if entry is not None and reading is not None:
                 reading.kept = data, entry
-        if entry is None or self.is_void(ask, entry.tags, entry.version):
+        return None if entry is None else self.judged(ask, entry)
+
+    def judged(self, ask: Ask, entry: CacheEntry) -> Found | None:
+        """What an entry is good for; None when it is for nothing."""
+        if self.is_void(ask, entry.tags, entry.version):
             return None
         now_us = self._clock.wall_us()
         fresh_until_us = ask.policy.fresh_until_us(entry)

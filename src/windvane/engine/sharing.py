@@ -12,6 +12,7 @@ from random import Random
 
 import msgspec
 
+from windvane.core.cache.entry import CacheEntry
 from windvane.core.cache.freshness import FRESH, SPARE
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
@@ -21,6 +22,7 @@ from windvane.engine.admission import Admission
 from windvane.engine.dispatch import Dispatch
 from windvane.engine.flights import Flight, Flights
 from windvane.engine.following import THE_ANSWER, FollowStream, ReplayStream
+from windvane.engine.lookouts import Lookouts
 from windvane.engine.lookup import Ask, Found, Lookup, wish_said
 from windvane.engine.relay import CLIENT_CLOSED, ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
@@ -30,6 +32,7 @@ from windvane.engine.watchdog import Watch, Watchdog
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.stores import FlightLease, FlightLeases
 from windvane.wire.keeping import raw_of
+from windvane.wire.renaming import renamed
 
 AnswerStream = ChunkStream | FollowStream | ReplayStream
 Answer = Completion | AnswerStream
@@ -69,6 +72,7 @@ class Sharing:
         on_end: OnEnd,
     ) -> None:
         self.flights = Flights()
+        self._lookouts = Lookouts()
         self._lookup = lookup
         self._leases = leases
         self._dispatch = dispatch
@@ -98,11 +102,12 @@ class Sharing:
         exchange.cache_status = "miss"
         turn: Turn | None = None
         if self._leases is not None and ask.wish.may_read and not ask.wish.only_if_cached:
-            turn = Turn(self._leases, ask.key, lambda: self._joinable(ask) is None)
+            turn = self._turn_of(ask)
         try:
-            on_wait = None if turn is None else turn.claim_soon
-            found = await self._lookup.find(ask, exchange.reading, on_wait)
+            found = await self._look_up(exchange, ask, turn)
             if found is not None and found.standing is not SPARE:
+                if turn is not None:
+                    turn.found = found.entry
                 if found.standing is not FRESH and not ask.wish.only_if_cached:
                     self._refresh(exchange, snapshot, ask, found)
                 return self._hit(exchange, ask, found, found.at_us)
@@ -117,6 +122,22 @@ class Sharing:
         finally:
             if turn is not None:
                 turn.close()
+
+    def _turn_of(self, ask: Ask) -> Turn:
+        assert self._leases is not None
+        sought = ask.flight, ask.wish
+        return Turn(
+            self._leases, self._lookouts, ask.key, sought, lambda: self._joinable(ask) is None
+        )
+
+    async def _look_up(self, exchange: Exchange, ask: Ask, turn: Turn | None) -> Found | None:
+        """The entry for it. Where another looks already, and no old answer that it would find could be
+        of use, that of memory."""
+        if turn is None:
+            return await self._lookup.find(ask, exchange.reading)
+        if turn.is_anothers and not ask.policy.stale_if_error_s:
+            return self._lookup.find_now(ask, exchange.reading)
+        return await self._lookup.find(ask, exchange.reading, turn.claim_soon)
 
     async def _fly(
         self,
@@ -171,13 +192,14 @@ class Sharing:
         since the flight `before`, or in another process. Else the lease for making it; None, when
         there are no others, or they take too long."""
         ahead: Flight | Found | None = self._joinable(ask)
-        if ahead is None and before is not None:
+        if ahead is None and before is not None and turn is None:
             ahead = await self._there(ask)
         if ahead is not None or turn is None:
             return ahead
         assert snapshot.cache is not None
         left_s = ends_s - asyncio.get_running_loop().time()
-        return await self._wait_for_others(turn, ask, min(snapshot.cache.wait_s, left_s))
+        wait_s = min(snapshot.cache.wait_s, left_s)
+        return await self._wait_for_others(turn, ask, wait_s, has_waited=before is not None)
 
     def _joinable(self, ask: Ask) -> Flight | None:
         """The flight that will bring what is asked for, if there is one."""
@@ -271,6 +293,7 @@ class Sharing:
         if flight.leader is exchange:
             return completion
         self._settle_joined(exchange, flight)
+        completion = renamed(completion, exchange.answer_id)
         if not exchange.request.stream:
             return completion
         usage = leader.usage or completion.usage
@@ -350,6 +373,7 @@ class Sharing:
         except WindvaneError as error:
             now_s = asyncio.get_running_loop().time()
             flight.is_late = now_s >= flight.ends_s - LATE_S
+            flight.is_silent = not flight.is_late and _is_silence(leader, error.fault)
             flight.is_in_vain = not _is_about_the_leader(flight, error.fault)
             flight.crash(error)  # before the lease is given back, which may take a while
         else:
@@ -445,15 +469,23 @@ class Sharing:
         self.flights.start(flight, run, self._gone)
 
     async def _wait_for_others(
-        self, turn: Turn, ask: Ask, wait_s: float
+        self, turn: Turn, ask: Ask, wait_s: float, *, has_waited: bool
     ) -> FlightLease | Flight | Found | None:
         """The lease for this answer; or a flight of this process, or the answer another process has
-        fetched meanwhile; None, when that took too long."""
+        fetched meanwhile; None, when that took too long. `has_waited` says whether something may have
+        come since it was looked for."""
         until_s = self._clock.monotonic_s() + wait_s
-        has_waited = False
+        while not turn.look():
+            entry = await turn.hear(until_s - self._clock.monotonic_s())
+            has_waited = True
+            ahead = self._joinable(ask) or self._told(ask, entry)
+            if ahead is not None:
+                return ahead
+            if self._clock.monotonic_s() >= until_s:
+                return None
         while True:
-            lease, is_needed = await turn.claim(), False
-            ahead: Flight | Found | None = None
+            lease = await turn.claim()
+            ahead, is_needed = None, False
             try:
                 ahead = self._joinable(ask)
                 if ahead is None and has_waited:
@@ -463,12 +495,19 @@ class Sharing:
             finally:
                 if lease is not None and not is_needed:
                     lease.release()
+            if isinstance(ahead, Found):
+                turn.found = ahead.entry
             if ahead is not None or lease is not None:
                 return ahead or lease
             if has_waited and self._clock.monotonic_s() >= until_s:
                 return None
             await asyncio.sleep(POLL_S * (0.5 + self._rng.random()))
             has_waited = True
+
+    def _told(self, ask: Ask, entry: CacheEntry | None) -> Found | None:
+        """What another has found, if it will do."""
+        found = None if entry is None else self._lookup.judged(ask, entry)
+        return None if found is None or found.standing is SPARE else found
 
     async def _there(self, ask: Ask) -> Found | Flight | None:
         """What is there by now: an entry, or a flight that took off while one was looked for."""
@@ -506,17 +545,33 @@ def _is_about_the_leader(flight: Flight, fault: Fault) -> bool:
     return is_refused or flight.is_late or flight.is_background
 
 
+def _is_silence(leader: Exchange, fault: Fault) -> bool:
+    """Whether a provider was silent for longer than a stream waits; not, that it says so of others."""
+    return (
+        leader.request.stream and fault.kind is FaultKind.TIMEOUT and fault.upstream_status is None
+    )
+
+
+def _has_patience(flight: Flight, exchange: Exchange) -> bool:
+    """Whether a silence that was too long for a stream is not for this one: who wants the whole answer has
+    no deadline but the last; and who came since the provider was asked has not waited so long."""
+    if not exchange.request.stream:
+        return True
+    attempt = flight.leader.final_attempt
+    since_s = math.inf if attempt is None else attempt.started_s
+    return flight.fold is None and exchange.received_s - since_s >= BEGIN_AGAIN_S_MIN
+
+
 def _is_leaders_alone(flight: Flight, exchange: Exchange, left_s: float) -> bool:
     """Whether what the flight brings is due to who leads it: a failure of its own, or an answer that was
     cut to what its budget has left. Others ask for themselves, on their own account, in the time they
-    have left; but for those who have been told the beginning."""
+    have left. None of them has been told anything yet: a stream that has is a `FollowStream`'s."""
     leader = flight.leader
     if leader is exchange:
         return False
     if flight.error is not None:
-        if flight.is_late:
-            is_told = flight.fold is not None and exchange.request.stream
-            return left_s >= BEGIN_AGAIN_S_MIN and not is_told
+        if flight.is_late or (flight.is_silent and _has_patience(flight, exchange)):
+            return left_s >= BEGIN_AGAIN_S_MIN
         if flight.fold is None:
             return _is_about_the_leader(flight, flight.error.fault)
     assert leader.principal is not None and exchange.principal is not None

@@ -13,7 +13,8 @@ DISMISSED_S = 0.5
 
 
 class KeptAnswers:
-    """Implements `ResponseCache`, without bounds. `look_s` is how long a look behind the memory takes."""
+    """Implements `ResponseCache`, without bounds. `look_s` is how long a look behind the memory takes;
+    `looks` counts them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -21,6 +22,7 @@ class KeptAnswers:
         self.behind: dict[bytes, tuple[bytes, tuple[str, ...], float]] = {}
         """What others have kept, where this process would find it."""
         self.look_s = 0.0
+        self.looks = 0
         self.write_s = 0.0
         """How long it takes until others would find what was put."""
         self.fences: dict[bytes, int] = {}
@@ -35,6 +37,7 @@ class KeptAnswers:
         return self.get_now(key) or self._take(key, lambda _: True)
 
     async def _look(self) -> None:
+        self.looks += 1
         if self.look_s:
             await asyncio.sleep(self.look_s)
 
