@@ -80,10 +80,13 @@ PLACES = st.fixed_dictionaries(
         "user": FEW([None, "ada", "é%_'\""]),
         "tags": FEW([(), ("a",), ("b", "a"), ("ab",), ("a", "a"), ("%",)]),
         "route": FEW([None, "auto"]),
-        "provider": FEW(["one", "two"]),
+        "provider": FEW(["one", "two", ""]),
         "resolved_model": FEW(["small", "large", "ab"]),
         "certainty": FEW(list(Certainty)),
-        "outcome": FEW(["ok", "timeout", "unknown"]),
+        "outcome": FEW(["ok", "timeout", "unknown", "hit", "joined"]),
+        "cache": FEW([None, "hit", "joined", "miss"]),
+        "saved_tokens": st.none() | TOKENS,
+        "saved_us": st.none() | TOKENS,
         "cost_nano_usd": AMOUNT,
         "saved_nano_usd": AMOUNT,
         "input_tokens": TOKENS,
@@ -172,12 +175,19 @@ def naive_totals(entries: list[LedgerEntry]) -> Totals:
         return sum(entry.cost_nano_usd for entry in priced if entry.certainty in certainties)
 
     def tokens(name: str) -> int:
-        return sum(getattr(entry, name) for entry in entries)
+        return sum(getattr(entry, name) or 0 for entry in entries)
+
+    def counted(status: str) -> int:
+        return len([entry for entry in entries if (entry.number, entry.cache) == (1, status)])
+
+    free = ("hit", "joined")
+    attempts = [entry for entry in entries if entry.provider and entry.outcome not in free]
+    untold = [entry for entry in entries if entry.cache is None and entry.outcome in free]
 
     return Totals(
         requests=len([entry for entry in entries if entry.number == 1]),
-        attempts=len(entries),
-        failed_attempts=len([entry for entry in entries if entry.outcome != "ok"]),
+        attempts=len(attempts),
+        failed_attempts=len([entry for entry in attempts if entry.outcome != "ok"]),
         unpriced_attempts=len(entries) - len(priced),
         input_tokens=tokens("input_tokens"),
         output_tokens=tokens("output_tokens"),
@@ -187,7 +197,12 @@ def naive_totals(entries: list[LedgerEntry]) -> Totals:
         cost_nano_usd=cost(*Certainty),
         estimated_nano_usd=cost(Certainty.ESTIMATED),
         assumed_nano_usd=cost(Certainty.ASSUMED),
-        saved_nano_usd=sum(entry.saved_nano_usd or 0 for entry in entries),
+        saved_nano_usd=tokens("saved_nano_usd"),
+        cache_hits=counted("hit") + len(untold),
+        cache_joins=counted("joined"),
+        cache_misses=counted("miss"),
+        saved_tokens=tokens("saved_tokens"),
+        saved_us=tokens("saved_us"),
     )
 
 

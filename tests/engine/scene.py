@@ -5,18 +5,22 @@ question it was given to, and by which call. A stream says it in three pieces: `
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
 
+from windvane.client.mistral import _Counts
 from windvane.config.schema import CacheConfig, Config
 from windvane.core.chat import Chunk, Completion
 from windvane.core.events import ExchangeEnded
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import Fault, WindvaneError
 from windvane.core.ledger import LedgerEntry
+from windvane.core.usage_report import UsageQuery
 from windvane.ports.stores import FlightLeases
+from windvane.telemetry.metrics import Metrics
 from windvane.testing import Call, Stage, run_virtual
 from windvane.testing.answers import (
     DONE,
@@ -113,7 +117,14 @@ class Scene:
         rules = CacheConfig(**{"scope": "key", **cache})
         config = config or two_providers()
         config = msgspec.structs.replace(config, cache=rules, **(settings or {}))
-        self.stage = Stage(config, seed=seed, on_connecting=self._asked, leases=leases)
+        self.metrics, self.counts = Metrics(), _Counts()
+        self.stage = Stage(
+            config,
+            seed=seed,
+            on_connecting=self._asked,
+            leases=leases,
+            observers=(self.metrics, self.counts),
+        )
         self.engine = self.stage.engine
         self.scripts: list[ScriptOf] = []
         self.asked: list[Exchange] = []
@@ -207,10 +218,46 @@ class Scene:
         assert not sharing._lookouts._waiting, "somebody looks still"
         assert not sharing._watch.dogs, "a watchdog was not stopped"
         assert not self.engine._dispatch._watch.dogs, "a watchdog was not stopped"
-        counts = {"hit": 0, "miss": 0, "joined": 0, "bypass": 0}
+        await self._check_sums()
+
+    async def _check_sums(self) -> None:
+        """Each request that was let in is on the ledger, and all who count them count the same."""
+        first = {entry.request_id: entry for entry in self.entries if entry.number == 1}
+        lookups, refused = Counter[str](), 0
         for exchange in self.asked:
-            counts[self.ended(exchange).cache_status] += 1
-        assert sum(counts.values()) == len(self.asked)
+            event, entry = self.ended(exchange), first.get(exchange.id)
+            if entry is None:
+                assert event.fault is not None, f"{exchange.id} is not on the ledger"
+                assert (event.attempts, event.counted_as) == (0, "bypass")
+                refused += 1
+            else:
+                assert entry.cache_status == event.counted_as
+                lookups[event.counted_as] += 1
+        assert set(lookups) <= {"hit", "miss", "joined", "bypass"}
+        (whole,) = await self.stage.ledger.usage(UsageQuery())
+        sums = whole.totals
+        assert not await self.stage.ledger.verify()
+        on_ledger = {
+            "hit": sums.cache_hits,
+            "joined": sums.cache_joins,
+            "miss": sums.cache_misses,
+            "bypass": sums.cache_bypasses,
+        }
+        assert on_ledger == {name: lookups[name] for name in on_ledger}
+        assert sum(on_ledger.values()) == sums.requests == len(self.asked) - refused
+        told, stats = self.metrics.totals(), self.counts.stats()
+        counted = Counter(self.metrics.cache_lookups())
+        counted["bypass"] -= refused
+        assert counted == Counter(on_ledger), "the metrics have other sums than the ledger"
+        assert told["requests_total"] == stats["requests"] == len(self.asked)
+        assert told["attempts_total"] == sums.attempts
+        assert [stats[name] for name in ("cache_hits", "cache_joins", "cache_misses")] == [
+            sums.cache_hits, sums.cache_joins, sums.cache_misses,
+        ]  # fmt: skip
+        assert stats["cache_bypasses"] == sums.cache_bypasses + refused
+        assert told["saved_tokens_total"] == stats["saved_tokens"] == sums.saved_tokens
+        assert told["saved_nano_usd_total"] == stats["saved_cost_nano_usd"] == sums.saved_nano_usd
+        assert told["saved_seconds_total"] == stats["saved_seconds"] == sums.saved_us / 1e6
 
 
 def plays(**settings: Any) -> Callable[[Callable[[Scene], Awaitable[None]]], Callable[[], None]]:

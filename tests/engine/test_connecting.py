@@ -9,7 +9,6 @@ import pytest
 from tests.engine.scene import Scene
 
 from windvane.config.schema import BudgetConfig, Config, RateConfig
-from windvane.core.ledger import FREE
 from windvane.core.usage import Certainty
 from windvane.engine.snapshot import Timeouts
 from windvane.testing import run_virtual
@@ -168,7 +167,7 @@ def test_a_flight_that_all_have_left_meanwhile_costs_nothing(stream: bool) -> No
         second.cancel()
         await scene.rest()
         assert call.is_closed
-        (entry,) = (each for each in scene.entries if each.outcome not in FREE)
+        (entry,) = (each for each in scene.entries if each.is_attempt)
         assert (entry.certainty, entry.cost_nano_usd) == (Certainty.EXACT, 0)
         await scene.close()
 

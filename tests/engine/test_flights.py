@@ -43,8 +43,6 @@ from windvane.testing.answers_kept import OtherProcess
 from windvane.wire.chat_reply import ChatStreamReader
 from windvane.wire.fold import Fold
 
-HIT_OR_JOINED = ("hit", "joined")
-
 
 async def all_of(*tasks: asyncio.Task[Got]) -> list[Got]:
     return list(await asyncio.gather(*tasks))
@@ -257,7 +255,8 @@ async def test_when_all_have_left_the_provider_is_let_go_at_once(scene: Scene) -
             await asyncio.sleep(0.001)
         assert scene.now_s() - left_s <= 0.05
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert [entry.outcome for entry in scene.entries] == ["cancelled"] * 2
+    assert [entry.outcome for entry in scene.entries] == ["cancelled"] * 10
+    assert [entry.is_attempt for entry in scene.entries].count(True) == 2
     assert scene.kept == 0
     assert {scene.ended(exchange).status for exchange in scene.asked} == {499}
 
@@ -335,7 +334,9 @@ async def test_a_failure_in_the_midst_is_told_to_all(scene: Scene) -> None:
     assert [scene.ended(each.exchange).fault for each in got] == ["stream_broken"] * 4
     assert [scene.ended(each.exchange).status for each in got] == [200, 200, 502, 200]
     assert (len(scene.calls), scene.kept) == (1, 0)
-    assert [entry.outcome for entry in scene.entries] == ["stream_broken"]
+    assert [entry.outcome for entry in scene.entries] == ["stream_broken"] * 4
+    assert [entry.cache for entry in scene.entries] == ["miss", "joined", "joined", "joined"]
+    assert [entry.cost_nano_usd for entry in scene.entries[1:]] == [0, 0, 0]
 
 
 @plays()
@@ -1169,7 +1170,7 @@ async def leave_at(k: int, moment: Moment, case: str, leaver: int, has_leases: b
     stayed = [got for got in await asyncio.gather(*tasks) if got is not None]
     assert len({got.text for got in stayed if got.how == "joined" and got.fault is None}) <= 1
     await scene.close()
-    paid = [entry for entry in scene.entries if entry.outcome not in HIT_OR_JOINED]
+    paid = [entry for entry in scene.entries if entry.is_attempt]
     assert len(paid) == len(scene.calls)
     assert others.released == others.granted
     return was_cancelled

@@ -14,7 +14,6 @@ from tests.engine.scene import Got, Scene, ScriptOf, echo, fails, question_of
 
 from windvane.config.schema import AuthConfig, KeyConfig
 from windvane.core.cache.freshness import SPARE
-from windvane.core.ledger import FREE
 from windvane.engine import lookup as lookup_module
 from windvane.engine import sharing as sharing_module
 from windvane.engine.flights import Flight, Flights
@@ -166,7 +165,7 @@ class Storm:
         for got in self.got:
             self._check_answer(got)
         entries = self.scene.entries
-        paid = [entry for entry in entries if entry.outcome not in FREE]
+        paid = [entry for entry in entries if entry.is_attempt]
         assert {entry.attempt_id for entry in paid} == {c.attempt_id for c in self.scene.calls}
         calls_of = Counter(call.attempt_id.rpartition("-")[0] for call in self.scene.calls)
         for exchange in self.scene.asked:

@@ -151,6 +151,35 @@ def test_answers_are_taken_back_by_tag_and_counted(served):
     assert report["saved_nano_usd"] == metrics["saved_nano_usd_total"] > 0
 
 
+def test_reports_add_up_and_count_as_the_metrics_do(served):
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: ask(served, "adds up"), range(3)))
+    ask(served, "adds up", stream=True)
+    ask(served, "adds up", headers={"cache_control": "no-store"})
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    lookups = served.ask(path="/admin/cache", **admin).json["lookups"]
+    usage = served.ask(path="/admin/usage?by=key,model", **admin).json
+    names = ("cache_hits", "cache_joins", "cache_misses", "cache_bypasses")
+    for sums in (usage["totals"], *usage["rows"]):
+        assert sum(sums[name] for name in names) == sums["requests"]
+    totals = usage["totals"]
+    asked = [totals[name] for name in names[:3]]
+    assert asked == [lookups["hit"], lookups["joined"], lookups["miss"]]
+    assert 0 < totals["cache_bypasses"] <= lookups["bypass"]
+    metrics = served.ask(path="/metrics", accept="application/json", **admin).json
+    for name in ("saved_nano_usd", "saved_tokens", "saved_seconds"):
+        assert metrics[f"{name}_total"] == totals[name] > 0
+    stats = [
+        served.ask(path="/user/stats", authorization=f"Bearer {key}").json
+        for key in (ANN, BEN, CAT)
+    ]
+    for name in (*names, "requests", "saved_tokens"):
+        assert sum(each[name] for each in stats) == totals[name]
+    lines = served.ask(path="/admin/usage?format=csv", **admin).body.decode().splitlines()
+    told = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert {name: int(told[name]) for name in names} == {name: totals[name] for name in names}
+
+
 def test_a_tag_is_what_it_says_in_utf8(served):
     as_sent = "café".encode().decode("latin-1")
     ask(served, "a tag of many bytes", headers={"x_windvane_cache_tags": as_sent})

@@ -71,7 +71,8 @@ def _show(report: dict[str, Any]) -> None:
         f"shared by {report['scope']}; "
         + ", ".join(f"{count} {name}" for name, count in lookups.items())
         + (f"; {rate:.1%} answered from it" if rate is not None else "")
-        + f"; ${report['saved_usd']} saved"
+        + f"; ${report['saved_usd']}, {report['saved_tokens']:,} tokens and"
+        + f" {report['saved_seconds']:,.1f} s saved"
     )
     table = plain_table()
     table.add_column("tier")

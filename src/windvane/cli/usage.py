@@ -13,8 +13,18 @@ from windvane.core.usage_report import DIMENSIONS
 from windvane.engine.keyring import RESERVED_NAMES
 
 _USAGE = "/admin/usage"
-_COUNTS = ("requests", "cache_hits", "attempts", "failed_attempts", "input_tokens", "output_tokens")
-_HEADINGS = ("requests", "cached", "attempts", "failed", "input", "output", "cost $")
+_COUNTS = {
+    "requests": "requests",
+    "cache_hits": "hits",
+    "cache_joins": "joins",
+    "cache_misses": "misses",
+    "cache_bypasses": "bypasses",
+    "attempts": "attempts",
+    "failed_attempts": "failed",
+    "input_tokens": "input",
+    "output_tokens": "output",
+}
+_HEADINGS = (*_COUNTS.values(), "cost $")
 
 
 @click.command("usage")
@@ -78,7 +88,13 @@ def _show(answer: dict[str, Any]) -> None:
     for row in answer["rows"]:
         table.add_row(*(_named(row, name) for name in by), *_cells(row))
     print_table(table)
-    unpriced = answer["totals"]["unpriced_attempts"]
+    whole = answer["totals"]
+    if whole["saved_tokens"] or whole["saved_nano_usd"]:
+        click.echo(
+            f"saved by the cache: ${whole['saved_usd']}, {whole['saved_tokens']:,} tokens,"
+            f" {whole['saved_seconds']:,.1f} s"
+        )
+    unpriced = whole["unpriced_attempts"]
     if unpriced:
         click.echo(f"{unpriced} attempt(s) have no known price, and are in no amount", err=True)
 

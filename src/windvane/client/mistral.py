@@ -5,6 +5,7 @@ kept in memory unless a configuration names a folder.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +22,10 @@ from windvane.core.chat import ChatRequest, Completion, JsonObject
 from windvane.core.events import AttemptSettled, Event, ExchangeEnded, RequestEnded
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.core.ledger import BYPASS, FREE, HIT, JOINED, MISS
 from windvane.core.money import NANO_PER_USD
 from windvane.core.usage import Usage
+from windvane.core.usage_report import seconds
 from windvane.engine.engine import CHAT, Engine
 from windvane.ports.observer import EVERYTHING
 from windvane.wire.chat_request import chat_request_of
@@ -72,7 +75,8 @@ class _Counts:
     def __init__(self) -> None:
         self.requests = 0
         self.errors = 0
-        self.cache_hits = 0
+        self.by_cache: Counter[str] = Counter()
+        self.saved_nano_usd = self.saved_tokens = self.saved_us = 0
         self.fallbacks = 0
         self.seconds = 0.0
         self.by_model: dict[str, int] = {}
@@ -88,6 +92,9 @@ class _Counts:
             self.output_tokens += entry.output_tokens
             self.cost_nano_usd += entry.cost_nano_usd or 0
             self.unpriced += entry.cost_nano_usd is None
+            self.saved_nano_usd += entry.saved_nano_usd or 0
+            self.saved_tokens += entry.saved_tokens or 0
+            self.saved_us += entry.saved_us or 0
             return
         if not isinstance(event, (ExchangeEnded, RequestEnded)):
             return
@@ -96,12 +103,42 @@ class _Counts:
         self.requests += 1
         self.errors += event.status >= 400
         if isinstance(event, RequestEnded):
+            self.by_cache[BYPASS] += 1
             return
+        self.by_cache[event.counted_as] += 1
         self.seconds += event.duration_s
-        self.cache_hits += event.cache_status in ("hit", "joined")
         self.fallbacks += len(set(event.models_tried)) > 1
         if event.model:
             self.by_model[event.model] = self.by_model.get(event.model, 0) + 1
+
+    def stats(self) -> dict[str, object]:
+        """What was counted, as `get_stats` tells it."""
+        requests = self.requests
+        by_cache = self.by_cache
+        hit_rate = (by_cache[HIT] + by_cache[JOINED]) / requests if requests else 0.0
+        total_cost = self.cost_nano_usd / NANO_PER_USD
+        return {
+            "requests": requests,
+            "cache_hits": by_cache[HIT],
+            "cache_joins": by_cache[JOINED],
+            "cache_misses": by_cache[MISS],
+            "cache_bypasses": by_cache[BYPASS],
+            "cache_hit_rate": f"{hit_rate:.1%}",
+            "errors": self.errors,
+            "fallbacks": self.fallbacks,
+            "tokens_input": self.input_tokens,
+            "tokens_output": self.output_tokens,
+            "total_cost": total_cost,
+            "total_cost_nano_usd": self.cost_nano_usd,
+            "unpriced_attempts": self.unpriced,
+            "saved_cost": self.saved_nano_usd / NANO_PER_USD,
+            "saved_cost_nano_usd": self.saved_nano_usd,
+            "saved_tokens": self.saved_tokens,
+            "saved_seconds": seconds(self.saved_us),
+            "avg_cost_per_request": total_cost / requests if requests else 0.0,
+            "avg_latency_ms": self.seconds / requests * 1000 if requests else 0.0,
+            "requests_by_model": dict(self.by_model),
+        }
 
 
 class MistralClient:
@@ -204,27 +241,10 @@ class MistralClient:
     def get_stats(self) -> dict[str, object]:
         """What this client has done since it was made.
 
-        `total_cost` and `avg_cost_per_request` are dollars; `total_cost_nano_usd` is exact.
+        `total_cost`, `saved_cost` and `avg_cost_per_request` are dollars; those in nano-dollars are
+        exact. Hits, joins, misses and bypasses of the cache add up to `requests`.
         """
-        counts = self._counts
-        requests = counts.requests
-        hit_rate = counts.cache_hits / requests if requests else 0.0
-        total_cost = counts.cost_nano_usd / NANO_PER_USD
-        return {
-            "requests": requests,
-            "cache_hits": counts.cache_hits,
-            "cache_hit_rate": f"{hit_rate:.1%}",
-            "errors": counts.errors,
-            "fallbacks": counts.fallbacks,
-            "tokens_input": counts.input_tokens,
-            "tokens_output": counts.output_tokens,
-            "total_cost": total_cost,
-            "total_cost_nano_usd": counts.cost_nano_usd,
-            "unpriced_attempts": counts.unpriced,
-            "avg_cost_per_request": total_cost / requests if requests else 0.0,
-            "avg_latency_ms": counts.seconds / requests * 1000 if requests else 0.0,
-            "requests_by_model": dict(counts.by_model),
-        }
+        return self._counts.stats()
 
     def clear_cache(self) -> int:
         """Forget all cached answers; returns how many this process had in memory.
@@ -350,7 +370,7 @@ def _result(exchange: Exchange, answer: Completion) -> ChatResult:
                 "prompt_tokens": usage.input_tokens,
                 "completion_tokens": usage.output_tokens,
             },
-            "cached": exchange.cache_status in ("hit", "joined"),
+            "cached": exchange.cache_status in FREE,
             "reason": decision.reason,
             "tool_calls": [
                 {

@@ -3,7 +3,7 @@
 import msgspec
 
 from windvane.core.budgets import Standing
-from windvane.core.ledger import LedgerEntry
+from windvane.core.ledger import HIT, MISS, LedgerEntry
 
 
 class AttemptSettled(msgspec.Struct, frozen=True, gc=False):
@@ -39,6 +39,11 @@ class ExchangeEnded(msgspec.Struct, frozen=True, gc=False):
     queued_s: float = 0.0
     is_refresh: bool = False
     """No caller's request: an answer was fetched anew behind one's back."""
+
+    @property
+    def counted_as(self) -> str:
+        """What the cache did for it, as requests are counted: see `Exchange`."""
+        return MISS if self.attempts and self.cache_status == HIT else self.cache_status
 
 
 class RequestEnded(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,16 +20,13 @@ from windvane.core.catalog.prices import Price
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.faults import Fault
-from windvane.core.ledger import LedgerEntry
+from windvane.core.ledger import BYPASS, HIT, MISS, LedgerEntry
 from windvane.core.limits import RateLease
 from windvane.core.money import ZERO, NanoUsd
 from windvane.core.principal import Principal, Scope
 from windvane.core.priority import Priority
 from windvane.core.routing.decision import Decision
 from windvane.core.usage import Usage
-
-BYPASS = "bypass"
-"""The cache status of what the cache has nothing to do with."""
 
 
 class AttemptState(StrEnum):
@@ -174,6 +171,19 @@ class Exchange(msgspec.Struct):
     def public_id(self) -> str:
         """The id shown to the caller: its own when it sent one."""
         return self.client_request_id or self.id
+
+    @property
+    def counted_as(self) -> str:
+        """What the cache did for it, as requests are counted: an old answer that is given because a
+        provider was asked in vain is no hit."""
+        return MISS if self.attempts and self.cache_status == HIT else self.cache_status
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it has a whole answer that needed no attempt; who follows another's stream has, until
+        then, that one's attempt."""
+        answered_by = self.answered_by
+        return answered_by is not None and answered_by.hold.request_id == self.id
 
     @property
     def final_attempt(self) -> Attempt | None:

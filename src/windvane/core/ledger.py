@@ -17,14 +17,27 @@ HIT = "hit"
 JOINED = "joined"
 """Answered by another's request that was under way."""
 FREE = frozenset((HIT, JOINED))
+MISS = "miss"
+"""What the cache did for a request: it was asked, and had nothing."""
+BYPASS = "bypass"
+"""It had no part in it."""
+
+
+Saved = tuple[int | None, int, int]
+"""What an answer took when it was made: nano-dollars, if that is known, tokens, and microseconds of a
+caller's time."""
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one attempt was, used and cost. Field order is the journal's format: only append.
 
     `cost_nano_usd` is None when the price is unknown, which is not zero. `hold_nano_usd` is the worst
-    case that was held; `saved_nano_usd` what a cache hit saved. Times are microseconds;
-    `started_at_us` is UTC since 1970.
+    case that was held. Times are microseconds; `started_at_us` is UTC since 1970.
+
+    `cache` is what the cache did for the request: `hit`, `joined` or `miss`; None, where it had no part
+    in it, or where the ledger was not told that yet. The `saved_` fields are what an answer took when it
+    was made that is now given for nothing. A request that was let in, and for which nobody was asked in
+    the end, has an entry too: of no provider, and of no amount.
     """
 
     attempt_id: str
@@ -58,6 +71,19 @@ class LedgerEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     upstream_request_id: str | None = None
     user: str | None = None
     saved_nano_usd: NanoUsd | None = None
+    cache: str | None = None
+    saved_tokens: int | None = None
+    saved_us: int | None = None
+
+    @property
+    def cache_status(self) -> str:
+        """What the cache did for the request, as far as is known."""
+        return self.cache or (self.outcome if self.outcome in FREE else BYPASS)
+
+    @property
+    def is_attempt(self) -> bool:
+        """Whether a provider was asked, or about to be."""
+        return self.provider != "" and self.outcome not in FREE
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,9 +92,12 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     A request counts where its first attempt does, so that parts add up to the whole.
     `estimated_nano_usd` and `assumed_nano_usd` are the parts of `cost_nano_usd` that no provider
     confirmed; an assumed amount is a worst case, and usually far above the truth.
-    `failed_attempts` are those that gave no answer. `cache_hits` are answers for which nobody was
-    asked, from the cache or from another's request under way; they are no attempts, and
-    `saved_nano_usd` is what they saved.
+    `failed_attempts` are those that gave no answer.
+
+    Every request is one of four: a hit (answered from the cache), a join (to another's request under
+    way, whole or not), a miss, or a bypass. They are counted by its first entry: who asked a provider in
+    vain, and was given an old answer then, is a miss. Entries of before that was told know hits and joins
+    in one number, which is `cache_hits`, and no misses.
     """
 
     requests: int = 0
@@ -85,3 +114,12 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     assumed_nano_usd: int = 0
     saved_nano_usd: int = 0
     cache_hits: int = 0
+    cache_joins: int = 0
+    cache_misses: int = 0
+    saved_tokens: int = 0
+    saved_us: int = 0
+
+    @property
+    def cache_bypasses(self) -> int:
+        """The requests that are none of the other three."""
+        return self.requests - self.cache_hits - self.cache_joins - self.cache_misses

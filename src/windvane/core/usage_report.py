@@ -10,9 +10,16 @@ import msgspec
 
 from windvane.core.ledger import Totals
 
+US_PER_S = 1_000_000
+
 DIMENSIONS = ("day", "key", "team", "user", "tag", "model", "provider", "route")
 """What usage may be grouped and filtered by. `model` is the resolved id. An attempt with several
 tags counts under each: groups by tag do not add up to the whole; all others do."""
+
+
+def seconds(microseconds: int) -> float:
+    """Time as reports show it."""
+    return microseconds / US_PER_S
 
 
 class UsageQuery(msgspec.Struct, frozen=True, kw_only=True):

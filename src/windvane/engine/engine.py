@@ -27,7 +27,8 @@ from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
 from windvane.core.events import ExchangeEnded, RequestEnded
 from windvane.core.exchange import Credentials, Exchange, Reading
-from windvane.core.faults import Fault, FaultKind, WindvaneError, refuse
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
+from windvane.core.ledger import BYPASS, JOINED
 from windvane.core.principal import Principal
 from windvane.core.routing.decide import Decider
 from windvane.core.routing.decision import Decision
@@ -44,7 +45,7 @@ from windvane.engine.keyring import KeyDesk, Keyring
 from windvane.engine.lookup import Lookup
 from windvane.engine.recall import Recall
 from windvane.engine.relay import CLIENT_CLOSED
-from windvane.engine.settlement import Settlement
+from windvane.engine.settlement import CANCELLED, Settlement
 from windvane.engine.sharing import FAILED, Answer, Sharing
 from windvane.engine.snapshot import Snapshot
 from windvane.engine.waiting_room import WaitingRoom
@@ -130,6 +131,16 @@ def _end_of(exchange: Exchange, status: int, now_s: float) -> ExchangeEnded:
         queued_s,
         exchange.is_refresh,
     )
+
+
+def _is_refusal(fault: Fault, exchange: Exchange) -> bool:
+    """Whether a request that ended so, and for which nobody was asked, was not let in: for what it is or
+    what its key may, or because the ledger cannot be written. Who joined another was let in, and is told
+    what became of that one; and so was who wants a stored answer and no other, of which there is none."""
+    if fault.kind is FaultKind.INTERNAL:
+        return True
+    is_told = exchange.cache_status == JOINED or fault.kind is FaultKind.NOT_FOUND
+    return fault.source is Source.CLIENT and not is_told
 
 
 class Closes(Protocol):
@@ -426,12 +437,22 @@ class Engine:
         now_s = self._clock.monotonic_s()
         if fault is not None:
             exchange.fault = fault
+        if not exchange.attempts and not exchange.is_given:
+            self._record_unasked(exchange, fault)
         exchange.end(now_s)
         if exchange.lease is not None:
             self._admission.end(exchange)
         event = _end_of(exchange, status, now_s)
         for observer in self._observers:
             observer.on(event)
+
+    def _record_unasked(self, exchange: Exchange, fault: Fault | None) -> None:
+        """Put a request for which nobody was asked on the ledger, if it was let in: in one that was refused
+        the cache has no part either."""
+        if exchange.decision is None or (fault is not None and _is_refusal(fault, exchange)):
+            exchange.cache_status = BYPASS
+            return
+        self._settlement.record_unasked(exchange, CANCELLED if fault is None else fault.kind.value)
 
     async def aclose(self) -> None:
         """Close what the engine was given: what runs beside it, transport and ledger."""

@@ -14,13 +14,15 @@ How an amount is known:
 
 from collections.abc import Sequence
 
+from msgspec.structs import force_setattr
+
 from windvane.core.catalog.prices import PERMILLE, cost
 from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
 from windvane.core.events import AttemptSettled, HoldExceeded
 from windvane.core.exchange import Attempt, AttemptState, Exchange
 from windvane.core.faults import Fault
-from windvane.core.ledger import OK, LedgerEntry
+from windvane.core.ledger import BYPASS, OK, LedgerEntry, Saved
 from windvane.core.limits import RateLease
 from windvane.core.money import ZERO, NanoUsd
 from windvane.core.routing.decision import Candidate
@@ -271,7 +273,7 @@ class Settlement:
         exchange: Exchange,
         deployment: Deployment,
         outcome: str,
-        saved: int | None,
+        saved: Saved,
         now_us: int,
     ) -> None:
         """Put an answer on the ledger for which nobody was asked: it cost nothing, and saved `saved`."""
@@ -280,10 +282,22 @@ class Settlement:
         entry = _entry(
             attempt_id, exchange, deployment, model, number, now_us, _EXACT, ZERO, outcome, saved
         )
-        self._journal.settle(entry)
         attempt = Attempt(attempt_id, number, deployment, entry, self._clock.monotonic_s())
         attempt.state, attempt.usage, attempt.entry = _SETTLED, NOTHING_USED, entry
         exchange.answered_by = attempt
+        self._record(entry)
+
+    def record_unasked(self, exchange: Exchange, outcome: str) -> None:
+        """Put a request on the ledger that was let in, and came to nothing before anybody was asked for
+        it: it joined another and left, or was told that one's failure; or nobody could be asked."""
+        number, attempt_id = _next_attempt(exchange)
+        now_us = self._clock.wall_us()
+        entry = _entry(attempt_id, exchange, None, "", number, now_us, _EXACT, ZERO, outcome)
+        self._record(entry)
+
+    def _record(self, entry: LedgerEntry) -> None:
+        """Write an entry that is no attempt."""
+        self._journal.settle(entry)
         event = AttemptSettled(entry)
         for observer in self._observers:
             observer.on(event)
@@ -316,6 +330,16 @@ def amount_of(attempt: Attempt, usage: Usage) -> NanoUsd | None:
     return cost(price, usage, factor)
 
 
+def saved_by_joining(leaders: LedgerEntry | None, waited_s: float) -> Saved:
+    """What it saved to be given another's answer after so long a wait."""
+    if leaders is None:
+        return None, 0, 0
+    latency_us = leaders.latency_us or 0
+    left_us = latency_us - int(waited_s * MICROSECONDS)
+    tokens = leaders.input_tokens + leaders.output_tokens
+    return leaders.cost_nano_usd, tokens, max(left_us, 0)
+
+
 def _next_attempt(exchange: Exchange) -> tuple[int, str]:
     """The number and the name of the next attempt. Most are the first: a number is written out only for
     the others."""
@@ -328,20 +352,21 @@ def _next_attempt(exchange: Exchange) -> tuple[int, str]:
 def _entry(
     attempt_id: str,
     exchange: Exchange,
-    deployment: Deployment,
+    deployment: Deployment | None,
     resolved_model: str,
     number: int,
     now_us: int,
     certainty: Certainty,
     amount: NanoUsd | None,
     outcome: str,
-    saved: int | None = None,
+    saved: Saved | None = None,
 ) -> LedgerEntry:
-    """What the ledger says of an attempt as it begins, or of an answer that needed none."""
+    """What the ledger says of an attempt before it is sent, or of a request that needed none."""
     principal, decision, request = exchange.principal, exchange.decision, exchange.request
     assert principal is not None and decision is not None
-    # By place, in the order of the journal's format: by name, it would take six times as long.
-    return LedgerEntry(
+    # By place, in the order of the journal's format: by name, it would take six times as long; and above
+    # thirty arguments Python packs them into a tuple first.
+    entry = LedgerEntry(
         attempt_id,
         exchange.id,
         number,
@@ -351,8 +376,8 @@ def _entry(
         exchange.tags,
         decision.route,
         request.model,
-        deployment.provider,
-        deployment.model,
+        "" if deployment is None else deployment.provider,
+        "" if deployment is None else deployment.model,
         resolved_model,
         decision.reason,
         exchange.dialect,
@@ -361,10 +386,26 @@ def _entry(
         amount,  # what it cost, as far as is known
         amount,  # what is held
         outcome,
-        client_request_id=exchange.client_request_id,
-        user=exchange.user,
-        saved_nano_usd=saved,  # type: ignore[arg-type]  # to call a NewType takes as long as a field
+        None,
+        0,
+        0,
+        0,
+        0,
+        0,
+        None,
+        None,
+        exchange.client_request_id,
+        None,
+        exchange.user,
     )
+    if exchange.cache_status != BYPASS:
+        force_setattr(entry, "cache", exchange.counted_as)
+        if saved is not None:
+            nano_usd, tokens, time_us = saved
+            force_setattr(entry, "saved_nano_usd", nano_usd)
+            force_setattr(entry, "saved_tokens", tokens)
+            force_setattr(entry, "saved_us", time_us)
+    return entry
 
 
 def _settled(
@@ -379,9 +420,8 @@ def _settled(
     hold, first_chunk_us = attempt.hold, None
     if attempt.first_chunk_s is not None:
         first_chunk_us = int((attempt.first_chunk_s - attempt.started_s) * MICROSECONDS)
-    # By place, as in `_entry`. The last field, what was saved, is for what was not asked at all (and
-    # above thirty arguments Python packs them into a tuple first).
-    return LedgerEntry(
+    # By place, as in `_entry`.
+    entry = LedgerEntry(
         hold.attempt_id,
         hold.request_id,
         hold.number,
@@ -413,3 +453,6 @@ def _settled(
         attempt.upstream_request_id,
         hold.user,
     )
+    if hold.cache is not None:
+        force_setattr(entry, "cache", hold.cache)
+    return entry

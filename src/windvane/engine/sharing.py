@@ -25,7 +25,7 @@ from windvane.engine.following import THE_ANSWER, FollowStream, ReplayStream
 from windvane.engine.lookouts import Lookouts
 from windvane.engine.lookup import Ask, Found, Lookup, wish_said
 from windvane.engine.relay import CLIENT_CLOSED, ChunkStream, OnEnd
-from windvane.engine.settlement import Settlement
+from windvane.engine.settlement import Settlement, saved_by_joining
 from windvane.engine.snapshot import Snapshot
 from windvane.engine.turns import POLL_S, Turn, holding
 from windvane.engine.watchdog import Watch, Watchdog
@@ -311,9 +311,10 @@ class Sharing:
     def _settle_joined(self, exchange: Exchange, flight: Flight) -> None:
         attempt = flight.leader.final_attempt
         assert attempt is not None
-        saved = attempt.entry.cost_nano_usd if attempt.entry is not None else None
         followed = exchange.answered_by
-        exchange.upstream_s += self._clock.monotonic_s() - exchange.received_s
+        waited_s = self._clock.monotonic_s() - exchange.received_s
+        exchange.upstream_s += waited_s
+        saved = saved_by_joining(attempt.entry, waited_s)
         now_us = self._clock.wall_us()
         self._settlement.record_free(exchange, attempt.deployment, JOINED, saved, now_us)
         if followed is not None and exchange.answered_by is not None:
@@ -326,9 +327,12 @@ class Sharing:
         exchange.cache_key = ask.key
         exchange.cache_age_s = entry.age_s(now_us)
         exchange.cache_ttl_s = (found.fresh_until_us - now_us) // 1_000_000
-        self._settlement.record_free(
-            exchange, ask.candidate.deployment, HIT, entry.cost_nano_usd, now_us
-        )
+        # Who is told it as slowly as it first came is not spared any time.
+        is_slow = exchange.request.stream and ask.policy.is_paced and bool(entry.first_chunk_us)
+        time_us = 0 if is_slow else entry.latency_us
+        usage = entry.usage
+        saved = entry.cost_nano_usd, usage.input_tokens + usage.output_tokens, time_us
+        self._settlement.record_free(exchange, ask.candidate.deployment, HIT, saved, now_us)
         fresh_id = exchange.answer_id
         assert entry.completion is not None
         completion = msgspec.structs.replace(

@@ -11,7 +11,7 @@ from datetime import date
 import msgspec
 
 from windvane.core.budgets import US_PER_DAY
-from windvane.core.ledger import FREE, OK, LedgerEntry, Totals
+from windvane.core.ledger import FREE, HIT, JOINED, MISS, OK, LedgerEntry, Totals
 from windvane.core.principal import GLOBAL, SCOPE_KINDS, Scope, scope
 from windvane.core.usage import Certainty
 from windvane.core.usage_report import UsageQuery, UsageRow
@@ -30,6 +30,13 @@ COLUMNS = {
 }
 """The part of a place behind each dimension of `core.usage_report`."""
 COST = SUMS.index("cost_nano_usd")
+_HITS = SUMS.index("cache_hits")
+_COUNTED = {
+    HIT: _HITS,
+    JOINED: SUMS.index("cache_joins"),
+    MISS: SUMS.index("cache_misses"),
+}
+"""Where requests are counted by what the cache did for them; bypasses are what is left of all."""
 _EPOCH = date(1970, 1, 1).toordinal()
 _ESTIMATED, _ASSUMED = Certainty.ESTIMATED, Certainty.ASSUMED
 
@@ -75,14 +82,10 @@ def add_up(entries: Iterable[LedgerEntry], sums: dict[Place, Sums]) -> None:
 def _add(entry: LedgerEntry, sums: Sums) -> None:
     if entry.number == 1:
         sums[0] += 1
-    outcome = entry.outcome
-    if outcome == OK:
+    if entry.is_attempt:
         sums[1] += 1
-    elif outcome in FREE:
-        sums[13] += 1
-    else:
-        sums[1] += 1
-        sums[2] += 1
+        if entry.outcome != OK:
+            sums[2] += 1
     sums[4] += entry.input_tokens
     sums[5] += entry.output_tokens
     if entry.cache_read_input_tokens:
@@ -103,6 +106,17 @@ def _add(entry: LedgerEntry, sums: Sums) -> None:
             sums[11] += cost
     if entry.saved_nano_usd:
         sums[12] += entry.saved_nano_usd
+    sums[16] += entry.saved_tokens or 0
+    sums[17] += entry.saved_us or 0
+    if (place := _place_of_cache(entry)) is not None:
+        sums[place] += 1
+
+
+def _place_of_cache(entry: LedgerEntry) -> int | None:
+    """The sum of requests in which the cache had a part that this entry is counted in."""
+    if entry.cache is None:
+        return _HITS if entry.outcome in FREE else None
+    return _COUNTED.get(entry.cache) if entry.number == 1 else None
 
 
 def totals_of(sums: Sequence[int]) -> Totals:

@@ -28,10 +28,10 @@ from windvane.core.events import (
     ExchangeEnded,
     RequestEnded,
 )
-from windvane.core.exchange import BYPASS
 from windvane.core.faults import FaultKind
-from windvane.core.ledger import FREE, OK, LedgerEntry
+from windvane.core.ledger import BYPASS, FREE, OK, LedgerEntry
 from windvane.core.money import NANO_PER_USD
+from windvane.core.usage_report import seconds
 from windvane.ports.observer import EVERYTHING
 from windvane.telemetry.gauges import NO_GAUGES, Gauges, text_of
 
@@ -151,6 +151,20 @@ class _Attempts:
         return [(kind, count) for kind, count in kinds.items() if count]
 
 
+class _Savings:
+    """What answers took before that were now given for nothing."""
+
+    __slots__ = ("nano_usd", "tokens", "us")
+
+    def __init__(self) -> None:
+        self.nano_usd = self.tokens = self.us = 0
+
+    def add(self, entry: LedgerEntry) -> None:
+        self.nano_usd += entry.saved_nano_usd or 0
+        self.tokens += entry.saved_tokens or 0
+        self.us += entry.saved_us or 0
+
+
 class Metrics(Collector):
     """Observes the engine, and answers `/metrics`."""
 
@@ -168,7 +182,7 @@ class Metrics(Collector):
         self._overhead = _Histogram(OVERHEAD_BUCKETS_S)
         self._rejections: defaultdict[str, int] = defaultdict(int)
         self._alerts: defaultdict[str, int] = defaultdict(int)
-        self._saved: defaultdict[str, int] = defaultdict(int)
+        self._saved: defaultdict[str, _Savings] = defaultdict(_Savings)
         self._holds_exceeded = 0
         self._queued = _Histogram(DURATION_BUCKETS_S)
 
@@ -192,7 +206,7 @@ class Metrics(Collector):
         if event.status != _OK:
             exchanges.others[event.status] += 1
         if event.cache_status != BYPASS:
-            self._cached[event.cache_status] += 1
+            self._cached[event.counted_as] += 1
         exchanges.durations.fresh.append(event.duration_s)
         self._overhead.fresh.append(event.overhead_s)
         if event.is_stream and event.first_chunk_s is not None:
@@ -221,8 +235,9 @@ class Metrics(Collector):
 
     def _on_settled(self, entry: LedgerEntry) -> None:
         outcome = entry.outcome
-        if outcome in FREE:
-            self._saved[outcome] += entry.saved_nano_usd or 0
+        if outcome != OK and not entry.is_attempt:
+            if outcome in FREE:
+                self._saved[outcome].add(entry)
             return
         attempts = self._attempts[entry.provider, entry.model]
         attempts.count += 1
@@ -256,7 +271,9 @@ class Metrics(Collector):
             "output_tokens_total": sum(each.output_tokens for each in attempts),
             "cost_nano_usd_total": sum(each.cost_nano_usd or 0 for each in attempts),
             "unpriced_attempts_total": sum(each.unpriced for each in attempts),
-            "saved_nano_usd_total": sum(self._saved.values()),
+            "saved_nano_usd_total": sum(each.nano_usd for each in self._saved.values()),
+            "saved_tokens_total": sum(each.tokens for each in self._saved.values()),
+            "saved_seconds_total": seconds(sum(each.us for each in self._saved.values())),
             "rejections_by_reason": dict(self._rejections),
             "cache_lookups_by_result": self.cache_lookups(),
             **gauges.as_totals(),
@@ -293,6 +310,7 @@ class Metrics(Collector):
             ("result",),
             self.cache_lookups(),
         )
+        yield from self._collect_savings()
         yield from self._collect_limits()
         yield from self._collect_histograms()
         build = GaugeMetricFamily("windvane_build_info", "This version.", labels=("version",))
@@ -327,6 +345,21 @@ class Metrics(Collector):
             "windvane_unpriced_attempts", "Attempts whose price is unknown.", ("model",), unpriced
         )
 
+    def _collect_savings(self) -> Iterator[Metric]:
+        by = ("by",)
+        usd = CounterMetricFamily("windvane_saved_usd", "Dollars the cache saved.", labels=by)
+        tokens = CounterMetricFamily("windvane_saved_tokens", "Tokens the cache saved.", labels=by)
+        time_s = CounterMetricFamily(
+            "windvane_saved_seconds", "Seconds of waiting the cache saved.", labels=by
+        )
+        for outcome, savings in self._saved.items():
+            usd.add_metric((outcome,), savings.nano_usd / NANO_PER_USD)
+            tokens.add_metric((outcome,), savings.tokens)
+            time_s.add_metric((outcome,), seconds(savings.us))
+        yield usd
+        yield tokens
+        yield time_s
+
     def _collect_limits(self) -> Iterator[Metric]:
         yield _counter(
             "windvane_rejections", "Requests refused by a limit.", ("reason",), self._rejections
@@ -342,12 +375,6 @@ class Metrics(Collector):
         )
         exceeded.add_metric((), self._holds_exceeded)
         yield exceeded
-        saved = CounterMetricFamily(
-            "windvane_saved_usd", "What answers from the cache saved.", labels=("by",)
-        )
-        for outcome, nano_usd in self._saved.items():
-            saved.add_metric((outcome,), nano_usd / NANO_PER_USD)
-        yield saved
         queued = HistogramMetricFamily(
             "windvane_queue_wait_seconds", "Waiting for room at a provider's limit."
         )

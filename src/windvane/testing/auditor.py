@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from windvane.core.budgets import BudgetTable, Period, Standing, bounds
 from windvane.core.events import AttemptSettled, Event, ExchangeEnded
-from windvane.core.ledger import FREE, LedgerEntry
+from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateTable, RateTerms
 from windvane.core.principal import GLOBAL, Scope, scope
 from windvane.core.usage import Certainty
@@ -194,7 +194,7 @@ class Auditor:
 
     def settle(self, entry: LedgerEntry) -> None:
         name = entry.attempt_id
-        if entry.outcome in FREE:
+        if not entry.is_attempt:
             self._check(entry.cost_nano_usd == 0, f"{name}: a {entry.outcome} cost something")
             self._check(name not in self.sent, f"{name}: a {entry.outcome}, and it was sent")
         else:

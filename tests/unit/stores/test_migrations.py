@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from windvane.stores.rollup import totals_of
 from windvane.stores.sqlite.file import migrate
+from windvane.stores.sqlite.verification import add_up_rows, differences, snapshot
 
 SCRIPTS = sorted(
     (
@@ -107,13 +109,47 @@ def test_an_operator_s_own_view_and_index_are_left_alone_by_the_last_one(older):
 
 
 def test_another_connection_sees_the_new_words(older, tmp_path):
-    ledger = older(NEWEST - 1)
-    other = sqlite3.connect(tmp_path / f"{NEWEST - 1}.db", isolation_level=None)
+    ledger = older(2)
+    other = sqlite3.connect(tmp_path / "2.db", isolation_level=None)
     assert len(rows_of(other)) == ROWS
     migrate(ledger)
     put(other, row(ROWS))
     with pytest.raises(sqlite3.IntegrityError, match="certainty = 'exact' OR"):
         put(other, row(ROWS + 1, "guessed"))
+
+
+AS_THEY_WERE_SUMMED = """
+    INSERT INTO usage_daily SELECT
+      started_at_us / 86400000000, key_id, coalesce(team, ''), coalesce(user, ''), tags, provider,
+      resolved_model, coalesce(route, ''), sum(number = 1), sum(outcome NOT IN ('hit', 'joined')),
+      sum(outcome NOT IN ('ok', 'hit', 'joined')), count(*) - count(cost_nano_usd), sum(input_tokens),
+      sum(output_tokens), sum(cache_read_input_tokens), sum(cache_creation_input_tokens),
+      sum(reasoning_output_tokens), coalesce(sum(cost_nano_usd), 0),
+      coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'estimated'), 0),
+      coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'assumed'), 0),
+      coalesce(sum(saved_nano_usd), 0), sum(outcome IN ('hit', 'joined'))
+    FROM ledger GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+"""
+"""By the version that knew hits and joins as one number, and no misses."""
+
+
+def test_sums_of_before_agree_with_their_rows_still_and_count_every_request(older):
+    ledger = older(3)
+    at = COLUMNS.replace("\n", " ").split(", ").index("outcome")
+    ends = ["hit", "joined", "hit", "timeout"]
+    rows = [
+        (*row(number)[:at], end, *row(number)[at + 1 :]) for number, end in enumerate(ends, ROWS)
+    ]
+    put(ledger, *rows)
+    ledger.execute(AS_THEY_WERE_SUMMED)
+    migrate(ledger)
+    kept, found = snapshot(ledger), {}
+    add_up_rows(ledger, kept=kept, first=0, sums=found)
+    assert differences(kept, found, 0) == []
+    (sums,) = map(totals_of, kept.sums.values())
+    assert (sums.requests, sums.attempts) == (ROWS + 4, ROWS + 1)
+    assert (sums.cache_hits, sums.cache_joins, sums.cache_misses) == (3, 0, 0)
+    assert sums.cache_bypasses == ROWS + 1
 
 
 def test_a_schema_from_the_future_is_refused(older):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from windvane.core.cache.invalidation import Reach
 from windvane.core.money import usd_text
-from windvane.core.usage_report import UsageQuery
+from windvane.core.usage_report import UsageQuery, seconds
 from windvane.engine.engine import Engine
 from windvane.gateway.control_plane import schemas
 from windvane.gateway.control_plane.access import Permission, concerns, needs
@@ -44,6 +44,8 @@ class CacheReport(BaseModel):
     hit_rate: float | None = Field(description="hits and joined, of all that asked the cache")
     saved_usd: str
     saved_nano_usd: int
+    saved_tokens: int
+    saved_seconds: float
     in_flight: int = Field(description="calls to providers that others may join")
     invalidations: int
     tiers: list[TierStats]
@@ -111,6 +113,8 @@ async def cache_report(engine: Engine, metrics: Metrics) -> CacheReport:
         hit_rate=(lookups["hit"] + lookups["joined"]) / asked if asked else None,
         saved_usd=usd_text(whole.totals.saved_nano_usd),
         saved_nano_usd=whole.totals.saved_nano_usd,
+        saved_tokens=whole.totals.saved_tokens,
+        saved_seconds=seconds(whole.totals.saved_us),
         in_flight=engine.flights_count,
         invalidations=known.known.version if known is not None else 0,
         tiers=[

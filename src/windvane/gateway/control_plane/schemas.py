@@ -49,7 +49,9 @@ class AttemptRecord(BaseModel):
     certainty: str = Field(description="exact, estimated or assumed")
     cost_nano_usd: int | None = Field(description="null when the price is unknown")
     hold_nano_usd: int | None = Field(description="the worst case that was held for it")
-    saved_nano_usd: int | None = Field(description="what a cache hit saved")
+    saved_nano_usd: int | None = Field(description="what a hit or a join would have cost")
+    saved_tokens: int | None = Field(description="what it would have used")
+    saved_us: int | None = Field(description="how long its caller did not wait")
     input_tokens: int
     output_tokens: int
     cache_read_input_tokens: int
@@ -60,7 +62,8 @@ class AttemptRecord(BaseModel):
 
 
 class RequestRecord(BaseModel):
-    """A request on the ledger: its attempts, oldest first."""
+    """A request on the ledger: its attempts, oldest first. Where nobody was asked, one that has no
+    provider says what became of the request."""
 
     request_id: str
     client_request_id: str | None
@@ -76,6 +79,7 @@ class RequestRecord(BaseModel):
     cost_usd: str | None
     hold_nano_usd: int | None = Field(description="the worst cases of all attempts together")
     saved_nano_usd: int
+    cache: str = Field(description="what the cache did for it: hit, joined, miss or bypass")
     attempts: list[AttemptRecord]
 
 

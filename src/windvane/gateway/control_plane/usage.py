@@ -200,6 +200,7 @@ def _record(entries: Sequence[LedgerEntry]) -> schemas.RequestRecord:
         cost_usd=None if total is None else usd_text(total),
         hold_nano_usd=_sum_or_none([entry.hold_nano_usd for entry in entries]),
         saved_nano_usd=sum(entry.saved_nano_usd or 0 for entry in entries),
+        cache=first.cache_status,
         attempts=[_attempt(entry) for entry in entries],
     )
 

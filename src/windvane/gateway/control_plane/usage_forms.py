@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.ledger import Totals
 from windvane.core.money import usd_text
-from windvane.core.usage_report import DIMENSIONS, UsageQuery, UsageRow
+from windvane.core.usage_report import DIMENSIONS, UsageQuery, UsageRow, seconds
 
 DAY = r"^\d{4}-\d\d-\d\d$"
 TEXT_CHARS_MAX = 256
@@ -62,9 +62,16 @@ class UsageTotals(BaseModel):
     estimated_usd: str
     assumed_nano_usd: int = Field(description="part of the cost: a worst case, nothing is known")
     assumed_usd: str
-    saved_nano_usd: int = Field(description="what cache hits saved")
+    saved_nano_usd: int = Field(description="what hits and joins would have cost")
     saved_usd: str
-    cache_hits: int = Field(description="answers for which nobody was asked; they are no attempts")
+    cache_hits: int = Field(
+        description="requests answered from the cache; with joins, misses and bypasses all requests"
+    )
+    cache_joins: int = Field(description="requests that joined an equal one under way")
+    cache_misses: int = Field(description="requests that the cache had no answer for")
+    cache_bypasses: int = Field(description="requests that the cache had no part in")
+    saved_tokens: int = Field(description="tokens that hits and joins would have used")
+    saved_seconds: float = Field(description="time that their callers did not wait")
 
 
 class UsageGroup(UsageTotals):
@@ -125,13 +132,18 @@ def _wrong(param: str, message: str) -> WindvaneError:
 
 
 def sums(totals: Totals) -> dict[str, Any]:
-    """Sums as they are shown, each amount also in dollars."""
+    """Sums as they are shown: each amount also in dollars, and time in seconds."""
     told: dict[str, Any] = {}
     for name in _SUMS:
         value = getattr(totals, name)
+        if name == "saved_us":
+            told["saved_seconds"] = seconds(value)
+            continue
         told[name] = value
         if name in _MONEY:
             told[name.replace("_nano_usd", "_usd")] = usd_text(value)
+        elif name == "cache_misses":
+            told["cache_bypasses"] = totals.cache_bypasses
     return told
 
 

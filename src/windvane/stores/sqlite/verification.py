@@ -22,14 +22,18 @@ _PLACE_OF_ROW = (
     " provider, resolved_model, coalesce(route, '')"
 )
 _SUMS_OF_ROWS = (
-    "sum(number = 1), sum(outcome NOT IN ('hit', 'joined')),"
-    " sum(outcome NOT IN ('ok', 'hit', 'joined')), count(*) - count(cost_nano_usd),"
+    "sum(number = 1), sum(provider <> '' AND outcome NOT IN ('hit', 'joined')),"
+    " sum(provider <> '' AND outcome NOT IN ('ok', 'hit', 'joined')),"
+    " count(*) - count(cost_nano_usd),"
     " sum(input_tokens), sum(output_tokens), sum(cache_read_input_tokens),"
     " sum(cache_creation_input_tokens), sum(reasoning_output_tokens),"
     " coalesce(sum(cost_nano_usd), 0),"
     " coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'estimated'), 0),"
     " coalesce(sum(cost_nano_usd) FILTER (WHERE certainty = 'assumed'), 0),"
-    " coalesce(sum(saved_nano_usd), 0), sum(outcome IN ('hit', 'joined'))"
+    " coalesce(sum(saved_nano_usd), 0),"
+    " sum(number = 1 AND cache IS 'hit' OR cache IS NULL AND outcome IN ('hit', 'joined')),"
+    " sum(number = 1 AND cache IS 'joined'), sum(number = 1 AND cache IS 'miss'),"
+    " coalesce(sum(saved_tokens), 0), coalesce(sum(saved_us), 0)"
 )
 _ADD_UP = (
     f"SELECT {_PLACE_OF_ROW}, {_SUMS_OF_ROWS} FROM ledger"
