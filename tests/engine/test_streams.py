@@ -509,3 +509,56 @@ def test_the_last_bytes_are_waited_for_only_briefly() -> None:
         << HungUp("one/small")
         << Finished()
     ).run()
+
+
+@pytest.mark.parametrize("word", ["", "null", "eos"])
+def test_an_end_with_each_piece_is_no_end(word: str) -> None:
+    """Some servers say an empty reason, or one of their own, where others say null."""
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("The ", finish=word, usage=(9, 1)), output_tokens=1)
+        << Said("The ")
+        >> sends(chunk("whole", finish=word, usage=(9, 2)), output_tokens=1)
+        << Said("whole")
+        >> done()
+        >> ends()
+        << Settled("exact", "ok", cost=9 * 150 + 2 * 600)
+        << Finished()
+    ).run()
+
+
+@pytest.mark.parametrize("words", [("", ""), ("stop", None), ("stop", "eos")])
+def test_a_stream_that_is_cut_after_such_an_end_is_no_good_end(
+    words: tuple[str, str | None],
+) -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("The ", finish=words[0], usage=(9, 1)))
+        << Said("The ")
+        >> sends(chunk("who", finish=words[1], usage=(9, 2)))
+        << Said("who")
+        >> ends()
+        << Settled("estimated", "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_who_leaves_after_an_end_that_was_none_does_not_pay_by_its_count() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("The ", finish="", usage=(9, 40)))
+        << Said("The ")
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled", output_tokens=40 + UNSEEN)
+        << Left()
+    ).run()

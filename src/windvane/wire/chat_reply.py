@@ -7,9 +7,11 @@ mistake would cost: a usage that is not made of whole, non-negative numbers coun
 What is read is for us, and for clients of another dialect; beside it goes what was said, of which a
 client is told all that it can read. How an answer ends:
 1. A choice that ends in `error` has failed, and the answer with it.
-2. A reason that nobody has heard of is an end like `stop`.
-3. JSON that is whole is a whole answer, with or without a reason. A stream is whole by its reason alone:
-   without one it may have been cut (see `engine.asking`).
+2. JSON that is whole is a whole answer, with or without a reason; one that nobody has heard of is told as
+   `stop`, or as `tool_calls` beside calls.
+3. A stream without a reason may have been cut (see `engine.asking`). In it, a word that nobody has heard of
+   (some servers say an empty one, or "null", with each piece) ends nothing by itself, nor does a reason
+   that more of its choice follows. The stream's own end makes the last of them the end of their choice.
 """
 
 from typing import Annotated
@@ -139,7 +141,7 @@ _FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
     "function_call": FinishReason.FUNCTION_CALL,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
-_STOP = FinishReason.STOP
+_STOP, _TOOL_CALLS = FinishReason.STOP, FinishReason.TOOL_CALLS
 _EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
 """Those that every client of the family knows."""
 _ERROR = "error"
@@ -261,7 +263,7 @@ def _choice(choice: _Choice) -> Choice:
     return Choice(
         ReplyMessage(content, told, reasoning, message.refusal, [], parts, message.audio),
         choice.index,
-        _FINISH_REASONS.get(choice.finish_reason, _STOP),
+        _FINISH_REASONS.get(choice.finish_reason, _TOOL_CALLS if told else _STOP),
     )
 
 
@@ -293,10 +295,18 @@ def _arguments_text(arguments: str | JsonObject | None) -> str:
 class ChatStreamReader(ChunkReader):
     """OpenAI's and Mistral's event stream: chunks, then a marker."""
 
+    def __init__(self, now_s: int) -> None:
+        super().__init__(now_s)
+        self._reasons: dict[int, FinishReason] = {}
+        """The last that each choice said of its end, whatever it said since."""
+        self._unended: set[int] = set()
+        """Choices of these that went on since, or said it in a word that nobody has heard of."""
+        self._last: _Reply | None = None
+
     def _chunk(self, event: Event) -> Chunk | None:
         if event.data == DONE:
             self.is_done = True
-            return None
+            return self._last_words()
         try:
             reply = _read_reply(event.data)
         except _UNREADABLE as error:
@@ -305,15 +315,43 @@ class ChatStreamReader(ChunkReader):
         is_plain = _is_plain(reply)
         if not is_plain and any(choice.finish_reason == _ERROR for choice in reply.choices):
             raise error_of(_failed(FaultKind.STREAM_BROKEN, usage))
+        pieces = list(map(_chunk_choice, reply.choices))
+        if self._reasons or not is_plain:
+            self._note_ends(reply, pieces)
         return Chunk(
             reply.id or "",
             reply.model or "",
             reply.created or self._now_s,
-            list(map(_chunk_choice, reply.choices)),
+            pieces,
             usage,
             event.raw,
             is_plain and event.name is None,
         )
+
+    def _note_ends(self, reply: _Reply, pieces: list[ChunkChoice]) -> None:
+        self._last = reply
+        for choice, piece in zip(reply.choices, pieces, strict=True):
+            index, reason = piece.index, piece.finish_reason
+            if reason is not None:
+                self._reasons[index] = reason
+                self._unended.discard(index)
+                continue
+            if isinstance(choice.finish_reason, str):
+                before = self._reasons.get(index, _STOP)
+                self._reasons[index] = _TOOL_CALLS if piece.tool_calls else before
+            if index in self._reasons:
+                self._unended.add(index)
+
+    def _last_words(self) -> Chunk | None:
+        """What the stream's own end says: the ends of choices whose last piece was none."""
+        last = self._last
+        if last is None or not self._unended:
+            return None
+        ends = [
+            ChunkChoice(index=index, finish_reason=self._reasons[index])
+            for index in sorted(self._unended)
+        ]
+        return Chunk(last.id or "", last.model or "", last.created or self._now_s, ends)
 
 
 def _is_plain(reply: _Reply) -> bool:
@@ -335,8 +373,8 @@ def _is_plain(reply: _Reply) -> bool:
 
 def _chunk_choice(choice: _Choice) -> ChunkChoice:
     delta = choice.delta or choice.message or _SAID_NOTHING
-    content, reasoning, calls = delta.content, _reasoning(delta), delta.tool_calls
-    parts = None
+    content, calls, parts = delta.content, delta.tool_calls, None
+    reasoning = delta.reasoning_content if delta.reasoning is None else _reasoning(delta)
     if content is not None and type(content) is not str:
         assert isinstance(content, list)
         parts = content
@@ -352,7 +390,7 @@ def _chunk_choice(choice: _Choice) -> ChunkChoice:
         delta.refusal,
         delta.role,
         told,
-        _FINISH_REASONS.get(choice.finish_reason, _STOP),
+        _FINISH_REASONS.get(choice.finish_reason),
         None,
         parts,
         delta.audio,

@@ -379,6 +379,49 @@ def test_usage_is_read_with_a_choice_or_without_one() -> None:
         assert chunk_of(body).usage == Usage(input_tokens=10, output_tokens=4)
 
 
+NO_END = ["", "null", "eos", "not yet"]
+DONE = b"data: [DONE]\n\n"
+
+
+def ends(*events: bytes) -> list[list[tuple[int, FinishReason | None]]]:
+    """How each chunk of a stream ends its choices."""
+    chunks = ChatStreamReader(NOW_S).feed(b"".join(events))
+    return [[(piece.index, piece.finish_reason) for piece in chunk.choices] for chunk in chunks]
+
+
+@pytest.mark.parametrize("word", NO_END)
+def test_a_word_that_is_no_known_end_is_one_only_by_the_streams_own(word: str) -> None:
+    said = [event(delta(word, content=text)) for text in ("a", "b")]
+    assert ends(*said) == [[(0, None)]] * 2
+    assert ends(*said, DONE) == [[(0, None)], [(0, None)], [(0, FinishReason.STOP)]]
+    assert ends(*said, event(delta("length")), DONE)[-1] == [(0, FinishReason.LENGTH)]
+    calling = event(delta(word, tool_calls=[CALL]))
+    assert ends(calling, event(delta(word)), DONE)[-1] == [(0, FinishReason.TOOL_CALLS)]
+
+
+@pytest.mark.parametrize("word", [None, *NO_END])
+def test_an_end_that_more_follows_is_one_again_by_the_streams_own(word: str | None) -> None:
+    """What the marker ends is named as the rest of its answer."""
+    data = [event(delta("length", content="a")), event(delta(word, content="b")), DONE]
+    last = ChatStreamReader(NOW_S).feed(b"".join(data))[-1]
+    assert (last.id, last.model, last.created, last.raw) == ("c1", "m", 7, None)
+    assert [(piece.index, piece.finish_reason) for piece in last.choices] == [
+        (0, FinishReason.LENGTH)
+    ]
+
+
+def test_the_marker_ends_only_what_has_spoken_of_an_end() -> None:
+    assert ends(event(delta(content="a")), DONE) == [[(0, None)]]
+    assert ends(event(delta("", index=2)), event(delta("", index=1)), DONE)[-1] == [
+        (1, FinishReason.STOP),
+        (2, FinishReason.STOP),
+    ]
+
+
+def test_an_unknown_end_beside_calls_is_theirs() -> None:
+    assert only(reply(said("", tool_calls=[TYPED]))).finish_reason is FinishReason.TOOL_CALLS
+
+
 def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
     reader = ChatStreamReader(NOW_S)
     assert not reader.is_done
