@@ -6,7 +6,8 @@ mistake would cost: a usage that is not made of whole, non-negative numbers coun
 
 What is read is for us, and for clients of another dialect; beside it goes what was said, of which a
 client is told all that it can read. How an answer ends:
-1. A choice that ends in `error` has failed, and the answer with it.
+1. A choice that ends in `error` has failed, and the answer with it, as has one with an error beside its
+   choices; whole or in pieces, it is told in the provider's words.
 2. JSON that is whole is a whole answer, with or without a reason; one that nobody has heard of is told as
    `stop`, or as `tool_calls` beside calls.
 3. A stream without a reason may have been cut (see `engine.asking`). In it, a word that nobody has heard of
@@ -44,6 +45,10 @@ TOKENS_MAX = 1_000_000_000
 """A count above this is a broken upstream's, not a bill."""
 
 _Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
+
+
+_Anything = object
+"""Where a member takes the name."""
 
 
 class _Details(msgspec.Struct, frozen=True, gc=False):
@@ -101,7 +106,7 @@ _SAID_NOTHING = _Message()
 
 
 class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
+    index: int | None = None
     message: _Message | None = None
     delta: _Message | None = None
     finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -116,8 +121,10 @@ class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
     object: str | None = None
     created: int | None = None
     model: str | None = None
-    choices: list[_Choice]
+    choices: list[_Choice] | None = None
     service_tier: str | None = None
+    error: _Anything = None
+    """What went wrong, if anything did: whatever is beside it, it is no answer then."""
 
 
 class _Reply(_ReplyUncounted, kw_only=True, gc=False):
@@ -206,16 +213,20 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
         reply = _read_reply(body)
     except _UNREADABLE as error:
         raise error_of(_unreadable(body, str(error))) from error
-    if not reply.choices:
-        raise error_of(_unreadable(body, "it has no choices"))
     usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
+    if not reply.choices:
+        raise error_of(_unreadable(body, "it has no choices", usage))
+    if reply.error:
+        raise error_of(_failed(FaultKind.UPSTREAM_ERROR, body, usage))
     is_everybodys = bool(reply.id and reply.model and reply.created and reply.object and usage)
     choices = []
     for choice in reply.choices:
         if not _is_everybodys(choice):
             if choice.finish_reason == _ERROR:
-                raise error_of(_failed(FaultKind.UPSTREAM_ERROR, usage))
+                raise error_of(_failed(FaultKind.UPSTREAM_ERROR, body, usage))
             is_everybodys = False
+            if choice.index is None:
+                choice.index = len(choices)
         choices.append(_choice(choice))
     return Completion(
         reply.id or "",
@@ -231,7 +242,7 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
 def _is_everybodys(choice: _Choice) -> bool:
     """Whether every client of the family accepts this choice as it is."""
     message = choice.message
-    if message is None or choice.finish_reason not in _EVERYBODYS_REASONS:
+    if message is None or choice.finish_reason not in _EVERYBODYS_REASONS or choice.index is None:
         return False
     content, calls = message.content, message.tool_calls
     if type(content) is not str and (content is not None or not calls):
@@ -262,7 +273,7 @@ def _choice(choice: _Choice) -> Choice:
         told = [ToolCall(type=OLD_CALL, function=_function(message.function_call), index=0)]
     return Choice(
         ReplyMessage(content, told, reasoning, message.refusal, [], parts, message.audio),
-        choice.index,
+        choice.index or 0,
         _FINISH_REASONS.get(choice.finish_reason, _TOOL_CALLS if told else _STOP),
     )
 
@@ -312,12 +323,13 @@ class ChatStreamReader(ChunkReader):
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
         usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
-        is_plain = _is_plain(reply)
-        if not is_plain and any(choice.finish_reason == _ERROR for choice in reply.choices):
-            raise error_of(_failed(FaultKind.STREAM_BROKEN, usage))
-        pieces = list(map(_chunk_choice, reply.choices))
+        choices, is_plain = reply.choices or [], _is_plain(reply)
+        if not is_plain:
+            _check(reply, event.data, usage)
+        pieces = list(map(_chunk_choice, choices))
         if self._reasons or not is_plain:
-            self._note_ends(reply, pieces)
+            self._last = reply
+            self._note_ends(choices, pieces)
         return Chunk(
             reply.id or "",
             reply.model or "",
@@ -328,9 +340,8 @@ class ChatStreamReader(ChunkReader):
             is_plain and event.name is None,
         )
 
-    def _note_ends(self, reply: _Reply, pieces: list[ChunkChoice]) -> None:
-        self._last = reply
-        for choice, piece in zip(reply.choices, pieces, strict=True):
+    def _note_ends(self, said: list[_Choice], pieces: list[ChunkChoice]) -> None:
+        for choice, piece in zip(said, pieces, strict=True):
             index, reason = piece.index, piece.finish_reason
             if reason is not None:
                 self._reasons[index] = reason
@@ -354,14 +365,26 @@ class ChatStreamReader(ChunkReader):
         return Chunk(last.id or "", last.model or "", last.created or self._now_s, ends)
 
 
+def _check(reply: _Reply, data: bytes, usage: Usage | None) -> None:
+    """Raise what a chunk says that is none: some usage comes without choices, nothing else does."""
+    if reply.error or (reply.choices is None and reply.usage is None):
+        raise error_of(stream_fault(data, "it has no choices", usage))
+    if any(choice.finish_reason == _ERROR for choice in reply.choices or ()):
+        raise error_of(_failed(FaultKind.STREAM_BROKEN, data, usage))
+
+
 def _is_plain(reply: _Reply) -> bool:
     """A single piece of text that both dialects write the same way, name for name."""
-    if reply.usage is not None or len(reply.choices) != 1 or not reply.id or not reply.model:
+    choices = reply.choices
+    if reply.usage is not None or not choices or len(choices) != 1 or reply.error:
         return False
-    choice = reply.choices[0]
+    if not (reply.id and reply.model and reply.object and reply.created):
+        return False
+    choice = choices[0]
     delta = choice.delta
     return (
         delta is not None
+        and choice.index is not None
         and choice.finish_reason is None
         and type(delta.content) is str
         and not delta.reasoning_content
@@ -384,7 +407,7 @@ def _chunk_choice(choice: _Choice) -> ChunkChoice:
     if delta.function_call is not None and not told:
         told = [_old_delta(delta.function_call)]
     return ChunkChoice(
-        choice.index,
+        choice.index or 0,
         content,
         reasoning,
         delta.refusal,
@@ -421,12 +444,14 @@ def _old_delta(said: _Function) -> ToolCallDelta:
     return ToolCallDelta(name=said.name, arguments=arguments, type=OLD_CALL)
 
 
-def _failed(kind: FaultKind, usage: Usage | None) -> Fault:
+def _failed(kind: FaultKind, data: bytes, usage: Usage | None) -> Fault:
     """The fault of an answer that ends in an error: what it used is billed, if it says so."""
+    words = _error_words(data)
+    why = " (finish_reason: error)" if words is None else f": {words}"
     return Fault(
         kind=kind,
         source=Source.UPSTREAM,
-        message="the provider could not go on with its answer (finish_reason: error)",
+        message=f"the provider could not go on with its answer{why}",
         status=502,
         retry=Retry.OTHER,
         upstream_status=200,
@@ -435,8 +460,32 @@ def _failed(kind: FaultKind, usage: Usage | None) -> Fault:
     )
 
 
-def _unreadable(body: bytes, why: str) -> Fault:
-    said = read_error(body).message if b'"choices"' not in body else why
+class _Failure(msgspec.Struct):
+    """What failed: an answer, or one choice of it."""
+
+    error: object = None
+    choices: list["_Failure"] | None = None
+
+
+_decode_failure = msgspec.json.Decoder(_Failure).decode
+
+
+def _error_words(data: bytes) -> str | None:
+    """The provider's own words for its failure, beside the choices or in one of them."""
+    try:
+        failure = _decode_failure(data)
+    except _UNREADABLE:
+        return None
+    for one in (failure, *(failure.choices or ())):
+        if one.error:
+            return read_error(msgspec.json.encode({"error": one.error})).message
+    return None
+
+
+def _unreadable(body: bytes, why: str, usage: Usage | None = None) -> Fault:
+    said = _error_words(body)
+    if said is None:
+        said = read_error(body).message if b'"choices"' not in body else why
     return Fault(
         kind=FaultKind.UPSTREAM_ERROR,
         source=Source.UPSTREAM,
@@ -445,10 +494,11 @@ def _unreadable(body: bytes, why: str) -> Fault:
         retry=Retry.OTHER,
         upstream_status=200,
         billed=True,
+        usage=usage,
     )
 
 
-def stream_fault(data: bytes, why: str) -> Fault:
+def stream_fault(data: bytes, why: str, usage: Usage | None = None) -> Fault:
     """The fault of an event that is not a chunk: the provider's error, or nonsense."""
     is_error = b'"error"' in data or b'"object":"error"' in data
     message = read_error(data).message if is_error else f"an event is not a chunk: {why}"
@@ -460,4 +510,5 @@ def stream_fault(data: bytes, why: str) -> Fault:
         retry=Retry.OTHER,
         upstream_status=200,
         billed=True,
+        usage=usage,
     )

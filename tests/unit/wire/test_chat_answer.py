@@ -127,3 +127,31 @@ def test_a_usage_that_cannot_be_believed_is_not_told() -> None:
     read: Completion = decode_completion(msgspec.json.encode(said), NOW_S)
     body = msgspec.json.decode(encode_completion(read, Usage(5, 6), Dialect.OPENAI, None))
     assert body["usage"]["prompt_tokens"] == 5
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("missing", ["index", "object", "created", "id", "model", "finish_reason"])
+def test_what_a_server_leaves_out_is_told_all_the_same(missing: str, dialect: Dialect) -> None:
+    """Mistral's client wants each of them."""
+
+    def left_out(kind: str, words: str) -> dict[str, Any]:
+        choice = {"index": 0, words: {"role": "assistant", "content": "x"}, "finish_reason": None}
+        if words == "message":
+            choice["finish_reason"] = "stop"
+        choice.pop(missing, None)
+        return {name: value for name, value in answer(choice, kind).items() if name != missing}
+
+    def named(read: Any) -> Any:
+        return msgspec.structs.replace(read, id=read.id or "c2", model=read.model or "n")
+
+    read = named(decode_completion(msgspec.json.encode(left_out("chat.completion", "message")), 7))
+    whole = msgspec.json.decode(encode_completion(read, Usage(), dialect, None))
+    said = {**left_out("chat.completion.chunk", "delta"), "usage": None}
+    data = b"data: " + msgspec.json.encode(said) + b"\n\n"
+    chunk = named(ChatStreamReader(7).feed(data)[0])
+    piece = ChatStreamWriter(dialect, Fold(), include_usage=False).write([chunk])
+    for body in (whole, msgspec.json.decode(piece.removeprefix(b"data: "))):
+        assert body["id"] and body["model"] and body["created"] == 7
+        assert body["object"].startswith("chat.completion")
+        (choice,) = body["choices"]
+        assert choice["index"] == 0 and "finish_reason" in choice

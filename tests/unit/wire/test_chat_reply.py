@@ -241,6 +241,10 @@ def test_the_tier_is_read_where_openai_says_it() -> None:
     assert usage is not None and usage.service_tier == "flex"
 
 
+def without(name: str, body: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != name}
+
+
 TYPED = {**CALL, "type": "function"}
 RELAYED: list[tuple[bytes, bool]] = [
     (reply(said(content="x")), True),
@@ -267,6 +271,9 @@ RELAYED: list[tuple[bytes, bool]] = [
     (reply(said(content="x"), model=""), False),
     (reply(said(content="x"), created=None), False),
     (reply(said(content="x"), object=None), False),
+    (reply(without("index", said(content="x"))), False),
+    (reply({**said(content="x"), "index": None}), False),
+    (reply(said(content="x"), error=None), True),
 ]
 
 
@@ -298,6 +305,39 @@ def test_what_is_no_answer_is_the_providers_fault_and_may_be_billed(
         decode_completion(body, NOW_S)
     fault = caught.value.fault
     assert (fault.kind, fault.retry, fault.billed) == (FaultKind.UPSTREAM_ERROR, Retry.OTHER, True)
+
+
+def test_choices_without_a_number_have_their_places() -> None:
+    unnumbered = [without("index", said(content=text)) for text in ("a", "b")]
+    choices = decode_completion(reply(*unnumbered), NOW_S).choices
+    assert [(one.index, one.message.content) for one in choices] == [(0, "a"), (1, "b")]
+
+
+ERROR = {"error": {"message": "add credits", "code": 429}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        reply(said("error", content="x"), **ERROR),
+        reply(said("stop", content="x"), **ERROR),
+        reply({**said("error", content="x"), **ERROR}),
+        reply(**ERROR),
+        reply(choices=None, **ERROR),
+        reply(said(content="x"), error="add credits"),
+    ],
+)
+def test_an_error_beside_choices_is_told_in_the_providers_words(body: bytes) -> None:
+    with pytest.raises(InternalServerError, match=r"add credits$") as caught:
+        decode_completion(body, NOW_S)
+    fault = caught.value.fault
+    assert (fault.kind, fault.billed) == (FaultKind.UPSTREAM_ERROR, True)
+    assert fault.usage == Usage(input_tokens=10, output_tokens=4)
+
+
+def test_a_failure_without_words_is_one() -> None:
+    with pytest.raises(InternalServerError, match=r"finish_reason: error"):
+        decode_completion(reply(said("error", content="x")), NOW_S)
 
 
 # Streams.
@@ -342,6 +382,9 @@ PLAIN: list[tuple[bytes, bool]] = [
     (event(), False),
     (event(delta(content="x"), id=None), False),
     (event(delta(content="x"), model=None), False),
+    (event(delta(content="x"), object=None), False),
+    (event(delta(content="x"), created=None), False),
+    (event(without("index", delta(content="x"))), False),
     (b"event: x\n" + event(delta(content="x")), False),
 ]
 
@@ -443,6 +486,11 @@ def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
             b'{"object":"error","message":"Service unavailable.","type":"x"}',
             "^Service unavailable.$",
         ),
+        (event(**ERROR)[6:-2], "^add credits$"),
+        (event(delta("stop"), usage=USAGE, **ERROR)[6:-2], "^add credits$"),
+        (event(delta("error"), **ERROR)[6:-2], "^add credits$"),
+        (event({**delta("error"), **ERROR})[6:-2], "add credits$"),
+        (event(choices=None)[6:-2], "an event is not a chunk: it has no choices"),
         (b"nonsense", "an event is not a chunk"),
         (b'{"choices":3}', "an event is not a chunk"),
         (b'{"choices":[{"index":0,"delta":{"content":"\xff"}}]}', "an event is not a chunk"),
