@@ -219,7 +219,7 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
     if reply.error:
         raise error_of(_failed(FaultKind.UPSTREAM_ERROR, body, usage))
     is_everybodys = bool(reply.id and reply.model and reply.created and reply.object and usage)
-    choices = []
+    choices: list[Choice] = []
     for choice in reply.choices:
         if not _is_everybodys(choice):
             if choice.finish_reason == _ERROR:
