@@ -1,8 +1,10 @@
 """Answers that come in pieces: commitment, silence, ends good and bad."""
 
 import pytest
+from tests.engine.scene import Scene, plays
 
-from windvane.testing.answers import chunk, error_body
+from windvane.testing import Call
+from windvane.testing.answers import DONE, Ends, Head, Piece, Script, chunk, error_body
 from windvane.testing.playbook import (
     Connecting,
     Failed,
@@ -400,6 +402,18 @@ def test_an_answer_that_is_no_stream_is_not_a_stream() -> None:
         << Settled("assumed", "upstream_error")
         << Failed("upstream_error", 502)
     ).run()
+
+
+@plays()
+async def test_a_stream_may_come_without_its_type(scene: Scene) -> None:
+    def untyped(call: Call) -> Script:
+        call.input_tokens = 9
+        data = chunk("Hi") + chunk(finish="stop", usage=(9, 1)) + DONE
+        head = Head(headers={})
+        return [(0, head), (0, Piece(data=data, output_tokens=1)), (0, Ends())]
+
+    scene.scripts = [untyped]
+    assert (await scene.ask("why", stream=True)).text == "Hi"
 
 
 def test_a_caller_who_leaves_before_the_first_word() -> None:

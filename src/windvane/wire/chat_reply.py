@@ -39,6 +39,7 @@ from windvane.core.usage import Usage
 from windvane.wire.chunk_reader import ChunkReader
 from windvane.wire.content_parts import more_than_text, split_thinking
 from windvane.wire.errors import read_error
+from windvane.wire.json_body import without_halves
 from windvane.wire.sse import DONE, Event
 
 TOKENS_MAX = 1_000_000_000
@@ -47,6 +48,7 @@ TOKENS_MAX = 1_000_000_000
 _Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
 
 
+_ABSENT = msgspec.Raw(b"null")
 _Anything = object
 """Where a member takes the name."""
 
@@ -113,7 +115,7 @@ class _Choice(msgspec.Struct, gc=False):
     """Every dialect says it, with a piece of text as null; unset where a provider does not."""
 
 
-class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
+class _Reply(msgspec.Struct, kw_only=True, gc=False):
     """A completion or a chunk of one: they differ in `message` and `delta` alone. The members stand as
     they are mostly said, where they are found at once."""
 
@@ -125,14 +127,24 @@ class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
     service_tier: str | None = None
     error: _Anything = None
     """What went wrong, if anything did: whatever is beside it, it is no answer then."""
-
-
-class _Reply(_ReplyUncounted, kw_only=True, gc=False):
     usage: _Usage | None = None
 
 
+class _OddReply(msgspec.Struct, kw_only=True, gc=False):
+    """The same, with anything at all around its choices."""
+
+    id: msgspec.Raw = _ABSENT
+    created: msgspec.Raw = _ABSENT
+    model: msgspec.Raw = _ABSENT
+    choices: list[_Choice] | None = None
+    service_tier: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
+    usage: msgspec.Raw = _ABSENT
+
+
 _decode_reply = msgspec.json.Decoder(_Reply).decode
-_decode_uncounted = msgspec.json.Decoder(_ReplyUncounted).decode
+_decode_odd = msgspec.json.Decoder(_OddReply).decode
+_decode_any = msgspec.json.Decoder().decode
 _decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
 _NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=1)
@@ -190,17 +202,54 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     return Usage(asked, output, cached, written, reasoning, said.service_tier or service_tier)
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def _read_reply(data: bytes) -> _Reply:
     """A reply. Raises what msgspec raises."""
     try:
         return _decode_reply(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # If it is the usage alone that cannot be read, there is an answer without one.
-        said = msgspec.structs.asdict(_decode_uncounted(data))
-        return _Reply(**said, usage=_NOT_TO_BE_BELIEVED)
+        return _read_odd_reply(without_halves(data))
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+def _read_odd_reply(data: bytes) -> _Reply:
+    """What can be read of a reply whose choices can: it is paid for, whatever is odd around them.
+
+    It has no `object`, so that its bytes are not relayed as they are. Raises what msgspec raises.
+    """
+    said = _decode_odd(data)
+    try:
+        usage = _decode_usage(said.usage)
+    except _UNREADABLE:
+        usage = _NOT_TO_BE_BELIEVED
+    answer_id, model, tier = map(_any, (said.id, said.model, said.service_tier))
+    return _Reply(
+        id=str(answer_id) if isinstance(answer_id, str | int) else None,
+        created=_seconds(_any(said.created)),
+        model=model if isinstance(model, str) else None,
+        choices=said.choices,
+        service_tier=tier if isinstance(tier, str) else None,
+        error=_any(said.error),
+        usage=usage,
+    )
+
+
+def _any(said: msgspec.Raw) -> object:
+    try:
+        return _decode_any(said)
+    except _UNREADABLE:
+        return None
+
+
+def _seconds(said: object) -> int | None:
+    """A time, be it as text or with a fraction."""
+    if not isinstance(said, str | int | float):
+        return None
+    try:
+        return int(float(said))
+    except (ValueError, OverflowError):
+        return None
 
 
 def decode_completion(body: bytes, now_s: int) -> Completion:
@@ -253,7 +302,7 @@ def _is_everybodys(choice: _Choice) -> bool:
 def _is_whole(call: _ToolCall) -> bool:
     return (
         call.type is not None
-        and call.id is not None
+        and bool(call.id)
         and call.function is not None
         and isinstance(call.function.arguments, str)
     )

@@ -25,6 +25,7 @@ from windvane.wire.chat_answer import (
     envelope,
     piece_object,
     says_something,
+    with_ids,
 )
 from windvane.wire.dialect import Dialect
 from windvane.wire.fold import Fold
@@ -123,7 +124,7 @@ class ChatStreamWriter:
     def _end_of(self, end: _End) -> tuple[JsonObject | None, JsonObject]:
         """What goes before the end of a choice, if anything has to, and its end."""
         around, piece, said = end
-        calls = self._fold.calls_of(piece.index)
+        calls = with_ids(self._fold.calls_of(piece.index), str(around["id"]), piece.index)
         blocks = self._fold.thinking_blocks_of(piece.index)
         if not (calls or blocks):
             return None, {**around, "choices": [piece_object(piece, self._dialect, said)]}

@@ -252,6 +252,7 @@ RELAYED: list[tuple[bytes, bool]] = [
     (reply(said(content="x"), said(index=1, content="y"), extra=1), True),
     (reply(said("tool_calls", content="", tool_calls=[CALL])), False),
     (reply(said("tool_calls", tool_calls=[{**TYPED, "id": None}])), False),
+    (reply(said("tool_calls", tool_calls=[{**TYPED, "id": ""}])), False),
     (reply(said("tool_calls", tool_calls=[{"id": "a", "type": "function"}])), False),
     (
         reply(
@@ -311,6 +312,42 @@ def test_choices_without_a_number_have_their_places() -> None:
     unnumbered = [without("index", said(content=text)) for text in ("a", "b")]
     choices = decode_completion(reply(*unnumbered), NOW_S).choices
     assert [(one.index, one.message.content) for one in choices] == [(0, "a"), (1, "b")]
+
+
+HALVES = [(rb"\ud83d", "\ufffd"), (rb"\ude00", "\ufffd"), (rb"\\ud83d", "\\ud83d")]
+ODD: list[tuple[dict[str, Any], tuple[str, str, int]]] = [
+    ({"created": 8.75}, ("c1", "m", 8)),
+    ({"created": "8"}, ("c1", "m", 8)),
+    ({"created": "Monday"}, ("c1", "m", NOW_S)),
+    ({"created": {}}, ("c1", "m", NOW_S)),
+    ({"created": "1e999"}, ("c1", "m", NOW_S)),
+    ({"id": 17}, ("17", "m", 7)),
+    ({"id": []}, ("", "m", 7)),
+    ({"model": 5}, ("c1", "", 7)),
+    ({"service_tier": 5, "object": 5}, ("c1", "m", 7)),
+]
+
+
+@pytest.mark.parametrize(("members", "named"), ODD)
+def test_an_answer_is_not_lost_for_a_member_around_it(
+    members: dict[str, Any], named: tuple[str, str, int]
+) -> None:
+    read = decode_completion(reply(said(content="x"), **members), NOW_S)
+    piece = chunk_of(event(delta(content="x"), **members))
+    usage = chunk_of(event(usage=USAGE, **members)).usage
+    for one in (read, piece):
+        assert (one.id, one.model, one.created) == named
+    assert read.usage == usage == Usage(input_tokens=10, output_tokens=4)
+    assert (read.choices[0].message.content, piece.choices[0].content) == ("x", "x")
+    assert not read.is_everybodys and not piece.is_plain
+
+
+@pytest.mark.parametrize(("escape", "text"), HALVES)
+def test_half_a_character_is_no_reason_to_lose_an_answer(escape: bytes, text: str) -> None:
+    body = reply(said(content="x ?")).replace(b"?", escape)
+    assert decode_completion(body, NOW_S).choices[0].message.content == f"x {text}"
+    piece = chunk_of(event(delta(content="x ?")).replace(b"?", escape))
+    assert piece.choices[0].content == f"x {text}"
 
 
 ERROR = {"error": {"message": "add credits", "code": 429}}
@@ -463,6 +500,17 @@ def test_the_marker_ends_only_what_has_spoken_of_an_end() -> None:
 
 def test_an_unknown_end_beside_calls_is_theirs() -> None:
     assert only(reply(said("", tool_calls=[TYPED]))).finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("choices", [b"null", None])
+def test_the_last_usage_may_come_without_choices(choices: bytes | None) -> None:
+    body = event(usage=USAGE)
+    if choices is None:
+        body = body.replace(b'"choices":[],', b"")
+    else:
+        body = body.replace(b'"choices":[]', b'"choices":' + choices)
+    chunk = chunk_of(body)
+    assert (chunk.choices, chunk.usage) == ([], Usage(input_tokens=10, output_tokens=4))
 
 
 def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
