@@ -417,7 +417,7 @@ class ChatStreamReader(ChunkReader):
 def _check(reply: _Reply, data: bytes, usage: Usage | None) -> None:
     """Raise what a chunk says that is none: some usage comes without choices, nothing else does."""
     if reply.error or (reply.choices is None and reply.usage is None):
-        raise error_of(stream_fault(data, "it has no choices", usage))
+        raise error_of(stream_fault(data, read_error(data).message, usage))
     if any(choice.finish_reason == _ERROR for choice in reply.choices or ()):
         raise error_of(_failed(FaultKind.STREAM_BROKEN, data, usage))
 
