@@ -267,6 +267,89 @@ def test_a_stream_that_fails_before_a_word_is_asked_of_another() -> None:
     ).run()
 
 
+# Answers that say more than one end.
+
+
+def in_pieces(*events: bytes) -> ScriptOf:
+    """A stream of these events."""
+
+    def play(call: Call) -> Script:
+        call.input_tokens = 9
+        data = b"".join(events)
+        return [(HEAD_S, event_head()), (0, Piece(data=data, output_tokens=2)), (0, Ends())]
+
+    return play
+
+
+def tool_call(index: int) -> dict[str, Any]:
+    called = {"name": "f", "arguments": "{}"}
+    return {"index": index, "id": f"a1B2c3D4{index}", "type": "function", "function": called}
+
+
+MANY_ENDS: dict[str, tuple[list[bytes], dict[str, Any]]] = {
+    "an empty one with each piece": (
+        [chunk("a", finish=""), chunk("b", finish=""), chunk(finish="stop", usage=(9, 2))],
+        {"content": "ab", "finish": "stop"},
+    ),
+    "no other": (
+        [chunk("a", finish="null"), chunk("b", finish="null", usage=(9, 2))],
+        {"content": "ab", "finish": "stop"},
+    ),
+    "text after one": (
+        [chunk("a", finish="stop"), chunk("b", finish="length"), chunk("c", usage=(9, 2))],
+        {"content": "abc", "finish": "length"},
+    ),
+    "one with each call": (
+        [
+            chunk(finish="tool_calls", tool_calls=[tool_call(0)]),
+            chunk(finish="tool_calls", tool_calls=[tool_call(1)], usage=(9, 2)),
+        ],
+        {
+            "tool_calls": [
+                {name: value for name, value in tool_call(index).items() if name != "index"}
+                for index in range(2)
+            ],
+            "finish": "tool_calls",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MANY_ENDS)
+def test_a_stream_of_many_ends_is_told_and_kept_whole(case: str) -> None:
+    async def main() -> None:
+        events, expected = MANY_ENDS[case]
+        scene = Scene()
+        scene.scripts = [in_pieces(*events, DONE)] * 2
+        first = await scene.ask("why", stream=True)
+        assert joined(first) == expected
+        again = await scene.ask("why", stream=True)
+        is_kept = expected["finish"] != "length"
+        assert again.how == ("hit" if is_kept else "miss")
+        assert joined(again) == expected
+        assert scene.entries[0].outcome == "ok"
+        await scene.close()
+
+    run_virtual(main())
+
+
+def joined(got: Got) -> dict[str, Any]:
+    """What `told` says, the text of all pieces in one."""
+    said = told(got, Dialect.OPENAI)
+    return {**said, "content": got.text} if got.text else said
+
+
+@plays()
+async def test_a_stream_that_is_cut_after_such_an_end_is_an_error_and_is_not_kept(
+    scene: Scene,
+) -> None:
+    pieces = [chunk(text, finish="", usage=(9, 2)) for text in ("The ", "whole ")]
+    scene.scripts = [in_pieces(*pieces)]
+    got = await scene.ask("why", stream=True)
+    assert (got.text, got.fault and got.fault.kind.value) == ("The whole ", "stream_broken")
+    assert scene.kept == 0
+
+
 # Answers without a name.
 
 

@@ -11,7 +11,7 @@ from windvane.config.schema import Config, ModelConfig, PriceConfig, ProviderCon
 from windvane.core.ledger import LedgerEntry
 from windvane.core.usage import Certainty
 from windvane.testing import Call, run_virtual
-from windvane.testing.answers import Breaks, Ends, Piece, Script, event_head
+from windvane.testing.answers import Breaks, Ends, Piece, Script, event_head, json_head
 
 MODEL = "claude-sonnet-5-5"
 FRESH, READ, WRITTEN, FOR_AN_HOUR = 10, 2_000, 1_000, 400
@@ -119,6 +119,37 @@ def test_one_that_thought_is_settled_at_its_hold(
     entry = settled(begun(), said, *([last] if last else []), last=Ends() if last else Breaks())
     assert entry.certainty is Certainty.ASSUMED
     assert entry.cost_nano_usd == entry.hold_nano_usd
+    assert (entry.input_tokens, entry.output_tokens > 0) == (
+        (FRESH + READ + WRITTEN, True) if last else (0, False)
+    )
+
+
+@pytest.mark.parametrize("usage", [None, {"input_tokens": -1}])
+def test_an_answer_that_nobody_counted_tells_what_was_seen_of_it(usage: Any) -> None:
+    """Beside the hold, no tokens at all would be a lie."""
+    text = "It is so."
+
+    def script(_: Call) -> Script:
+        content = [{"type": "text", "text": text}]
+        said = {"id": "msg_1", "model": MODEL, "content": content, "usage": usage}
+        data = msgspec.json.encode({**said, "stop_reason": "end_turn"})
+        return [(HEAD_S, json_head()), (0, Piece(data=data)), (0, Ends())]
+
+    async def main() -> None:
+        claude = ProviderConfig(
+            kind="anthropic", api_base="http://one.test/v1", api_key="k", models={MODEL: None}
+        )
+        scene = Scene(config=Config(providers={"one": claude}, routes={}))
+        scene.scripts = [script]
+        await scene.ask("why", MODEL, max_tokens=500)
+        (entry,) = scene.entries
+        assert entry.certainty is Certainty.ASSUMED
+        assert entry.cost_nano_usd == entry.hold_nano_usd
+        assert entry.input_tokens >= len("why")
+        assert len(text) <= entry.output_tokens < 100
+        await scene.engine.aclose()
+
+    run_virtual(main())
 
 
 def test_one_that_fails_with_its_first_words_is_settled_like_one_that_fails_later() -> None:

@@ -1,8 +1,10 @@
 """Answers that come in pieces: commitment, silence, ends good and bad."""
 
 import pytest
+from tests.engine.scene import Scene, plays
 
-from windvane.testing.answers import chunk, error_body
+from windvane.testing import Call
+from windvane.testing.answers import DONE, Ends, Head, Piece, Script, chunk, error_body
 from windvane.testing.playbook import (
     Connecting,
     Failed,
@@ -402,6 +404,18 @@ def test_an_answer_that_is_no_stream_is_not_a_stream() -> None:
     ).run()
 
 
+@plays()
+async def test_a_stream_may_come_without_its_type(scene: Scene) -> None:
+    def untyped(call: Call) -> Script:
+        call.input_tokens = 9
+        data = chunk("Hi") + chunk(finish="stop", usage=(9, 1)) + DONE
+        head = Head(headers={})
+        return [(0, head), (0, Piece(data=data, output_tokens=1)), (0, Ends())]
+
+    scene.scripts = [untyped]
+    assert (await scene.ask("why", stream=True)).text == "Hi"
+
+
 def test_a_caller_who_leaves_before_the_first_word() -> None:
     (
         Playbook()
@@ -508,4 +522,57 @@ def test_the_last_bytes_are_waited_for_only_briefly() -> None:
         << Settled("exact", "ok")
         << HungUp("one/small")
         << Finished()
+    ).run()
+
+
+@pytest.mark.parametrize("word", ["", "null", "eos"])
+def test_an_end_with_each_piece_is_no_end(word: str) -> None:
+    """Some servers say an empty reason, or one of their own, where others say null."""
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("The ", finish=word, usage=(9, 1)), output_tokens=1)
+        << Said("The ")
+        >> sends(chunk("whole", finish=word, usage=(9, 2)), output_tokens=1)
+        << Said("whole")
+        >> done()
+        >> ends()
+        << Settled("exact", "ok", cost=9 * 150 + 2 * 600)
+        << Finished()
+    ).run()
+
+
+@pytest.mark.parametrize("words", [("", ""), ("stop", None), ("stop", "eos")])
+def test_a_stream_that_is_cut_after_such_an_end_is_no_good_end(
+    words: tuple[str, str | None],
+) -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("The ", finish=words[0], usage=(9, 1)))
+        << Said("The ")
+        >> sends(chunk("who", finish=words[1], usage=(9, 2)))
+        << Said("who")
+        >> ends()
+        << Settled("estimated", "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+
+
+def test_who_leaves_after_an_end_that_was_none_does_not_pay_by_its_count() -> None:
+    (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("The ", finish="", usage=(9, 40)))
+        << Said("The ")
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled", output_tokens=40 + UNSEEN)
+        << Left()
     ).run()

@@ -28,6 +28,7 @@ from windvane.core.usage import Usage
 from windvane.core.usage_report import seconds
 from windvane.engine.engine import CHAT, Engine
 from windvane.ports.observer import EVERYTHING
+from windvane.wire.chat_answer import with_ids
 from windvane.wire.chat_request import chat_request_of
 
 DIALECT = "python"
@@ -378,7 +379,7 @@ def _result(exchange: Exchange, answer: Completion) -> ChatResult:
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 }
-                for call in first.message.tool_calls
+                for call in with_ids(first.message.tool_calls, answer.id, first.index)
             ],
             "reasoning": first.message.reasoning,
             "finish_reason": first.finish_reason.value if first.finish_reason else None,

@@ -289,8 +289,9 @@ async def _read_whole(response: UpstreamResponse, bytes_max: int) -> bytes:
 
 
 def _check_event_stream(response: UpstreamResponse) -> None:
-    kind = response.headers.get("content-type", "")
-    if not kind.lower().startswith("text/event-stream"):
+    """Refuse what says that it is no stream; a server that does not say what it sends may send one."""
+    kind = response.headers.get("content-type")
+    if kind is not None and not kind.lower().startswith("text/event-stream"):
         raise error_of(_unreadable(f"a stream was asked for and {kind[:60]!r} came"))
 
 

@@ -139,11 +139,9 @@ class Settlement:
         """The attempt has its whole answer: exact by its usage, else estimated from its text."""
         if answer.usage is not None:
             self._settle_exact(exchange, attempt, answer.usage, outcome)
-        elif may_think(attempt.deployment):
-            self._assume(exchange, attempt, outcome)
         else:
             used = used_at_most(exchange, attempt, tokens_written(answer))
-            self._settle_estimated(exchange, attempt, used, outcome)
+            self._settle_uncounted(exchange, attempt, used, outcome, may_think(attempt.deployment))
 
     def settle_delivered(
         self, exchange: Exchange, attempt: Attempt, fold: Fold, outcome: str = OK
@@ -152,11 +150,10 @@ class Settlement:
         may be only a part of what the model thought."""
         if (usage := fold.final_usage) is not None:
             self._settle_exact(exchange, attempt, usage, outcome)
-        elif may_have_thought(attempt.deployment, fold):
-            self._assume(exchange, attempt, outcome)
         else:
             used = used_at_most(exchange, attempt, tokens_delivered(fold), said=fold.usage)
-            self._settle_estimated(exchange, attempt, used, outcome)
+            may_have_more = may_have_thought(attempt.deployment, fold)
+            self._settle_uncounted(exchange, attempt, used, outcome, may_have_more)
 
     def settle_failed(
         self, exchange: Exchange, attempt: Attempt, fault: Fault, fold: Fold | None = None
@@ -201,6 +198,21 @@ class Settlement:
             used = used_at_most(exchange, attempt, tokens_delivered(fold), unseen, fold.usage)
             self._settle_estimated(exchange, attempt, used, outcome)
 
+    def _settle_uncounted(
+        self,
+        exchange: Exchange,
+        attempt: Attempt,
+        used: tuple[Usage, NanoUsd | None],
+        outcome: str,
+        may_have_more: bool,
+    ) -> None:
+        """A whole answer that nobody counted. If it may have had more than was seen, `used` is not the most
+        that it cost; still it is all that can be told of its tokens."""
+        if may_have_more:
+            self._assume(exchange, attempt, outcome, used[0])
+        else:
+            self._settle_estimated(exchange, attempt, used, outcome)
+
     def _settle_estimated(
         self, exchange: Exchange, attempt: Attempt, used: tuple[Usage, NanoUsd | None], outcome: str
     ) -> None:
@@ -208,10 +220,12 @@ class Settlement:
         usage, amount = used
         self._settle(exchange, attempt, usage, _ESTIMATED, amount, outcome)
 
-    def _assume(self, exchange: Exchange, attempt: Attempt, outcome: str) -> None:
-        """Nothing is known: the whole hold."""
+    def _assume(
+        self, exchange: Exchange, attempt: Attempt, outcome: str, seen: Usage = NOTHING_USED
+    ) -> None:
+        """What it cost is not known: the whole hold."""
         held = attempt.hold.hold_nano_usd
-        self._settle(exchange, attempt, NOTHING_USED, _ASSUMED, held, outcome)
+        self._settle(exchange, attempt, seen, _ASSUMED, held, outcome)
 
     def _settle_exact(
         self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str

@@ -6,6 +6,7 @@ known in part when it breaks.
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -26,6 +27,7 @@ from windvane.core.usage import Usage
 from windvane.wire.chat_reply import TOKENS_MAX, stream_fault
 from windvane.wire.chunk_reader import ChunkReader
 from windvane.wire.errors import read_error
+from windvane.wire.json_body import without_halves
 from windvane.wire.sse import Event
 
 FINISH_REASONS: Mapping[str, FinishReason] = {
@@ -102,6 +104,8 @@ class _Event(msgspec.Struct, gc=False):
     usage: msgspec.Raw = _ABSENT
 
 
+_Said = TypeVar("_Said")
+
 _message_decoder = msgspec.json.Decoder(_Message)
 _event_decoder = msgspec.json.Decoder(_Event)
 _usage_decoder = msgspec.json.Decoder(_Usage | None)
@@ -157,13 +161,21 @@ def _filled(said: _Usage, before: _Usage) -> _Usage:
     )
 
 
+def _read(decoder: msgspec.json.Decoder[_Said], data: bytes) -> _Said:
+    """What is said, halves of characters and all. Raises what msgspec raises."""
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError:
+        return decoder.decode(without_halves(data))
+
+
 def decode_message(body: bytes, now_s: int) -> Completion:
     """Read a whole answer.
 
     Raises APIConnectionError when it is not one: the provider may have billed it all the same.
     """
     try:
-        said = _message_decoder.decode(body)
+        said = _read(_message_decoder, body)
     except _UNREADABLE as error:
         raise error_of(_unreadable(body, str(error))) from error
     choice = Choice(_message(said.content), 0, _finish(said.stop_reason))
@@ -247,7 +259,7 @@ class MessageStreamReader(ChunkReader):
 
     def _chunk(self, event: Event) -> Chunk | None:
         try:
-            said = _event_decoder.decode(event.data)
+            said = _read(_event_decoder, event.data)
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
         kind = said.type

@@ -6,7 +6,7 @@ is edited where the client's dialect says a thing otherwise, and only there:
    content as one string: parts that are no text (references) have no counterpart there.
 2. Ids of tool calls are nine letters or digits to Mistral's clients; calls have a type, and text for
    arguments. OpenAI's old `function_call` is a tool call to Mistral's clients. A custom tool's call has
-   no counterpart, and stays as it is.
+   no counterpart, and stays as it is. A call without an id is given one: what the tool says is told by it.
 3. `model_length` is Mistral's word, `function_call` OpenAI's.
 
 An answer in another dialect is written from what was understood of it.
@@ -27,10 +27,11 @@ from windvane.core.chat import (
     ToolCall,
 )
 from windvane.wire.dialect import Dialect
-from windvane.wire.mistral_chat import tool_call_id
+from windvane.wire.json_body import without_halves
+from windvane.wire.mistral_chat import nine_characters, tool_call_id
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_choices = msgspec.json.Decoder(list[JsonObject]).decode
+_choices = msgspec.json.Decoder(list[JsonObject] | None).decode
 
 _OPENAI, _MISTRAL = Dialect.OPENAI, Dialect.MISTRAL
 _REASONS: Mapping[Dialect, Mapping[FinishReason | None, FinishReason]] = {
@@ -38,6 +39,7 @@ _REASONS: Mapping[Dialect, Mapping[FinishReason | None, FinishReason]] = {
     _MISTRAL: {FinishReason.FUNCTION_CALL: FinishReason.TOOL_CALLS},
 }
 NOTHING_SAID: JsonObject = {}
+_NO_CHOICES = msgspec.Raw(b"[]")
 
 
 def as_said(
@@ -47,9 +49,10 @@ def as_said(
     apart, though what we need of them could be read."""
     try:
         members = _members(said)
-        choices = _choices(members["choices"])
+        choices = _choices(members.get("choices", _NO_CHOICES)) or []
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None, None
+        readable = without_halves(said)
+        return (None, None) if readable == said else as_said(readable)
     members.pop("router_metadata", None)  # another gateway's, and not about this request
     return members, choices
 
@@ -74,9 +77,10 @@ def is_foreign(completion: Completion) -> bool:
     return False
 
 
-def choice_object(choice: Choice, dialect: Dialect, said: JsonObject) -> JsonObject:
-    """One choice of a whole answer; `said` is what its provider said of it."""
-    message, calls = choice.message, choice.message.tool_calls
+def choice_object(choice: Choice, dialect: Dialect, said: JsonObject, answer_id: str) -> JsonObject:
+    """One choice of the whole answer `answer_id`; `said` is what its provider said of it."""
+    message = choice.message
+    calls = with_ids(message.tool_calls, answer_id, choice.index)
     told = _object(said.get("message"))
     written: JsonObject = {"role": "assistant", "content": None, **_words(message, dialect, told)}
     if written["content"] is None and dialect is _MISTRAL:
@@ -160,6 +164,17 @@ def _thinking_parts(reasoning: str, content: str | None) -> list[JsonObject]:
     if content:
         parts.append({"type": "text", "text": content})
     return parts
+
+
+def with_ids(calls: Sequence[ToolCall], answer_id: str, index: int) -> Sequence[ToolCall]:
+    """The calls of choice `index`, each with an id, but for the old one that needs none. The same call of
+    the same answer always gets the same."""
+    return [
+        call
+        if call.id or call.type == OLD_CALL
+        else msgspec.structs.replace(call, id=nine_characters(f"{answer_id}/{index}/{place}"))
+        for place, call in enumerate(calls)
+    ]
 
 
 def calls_object(calls: Sequence[ToolCall], dialect: Dialect, said: JsonObject) -> JsonObject:

@@ -6,10 +6,13 @@ mistake would cost: a usage that is not made of whole, non-negative numbers coun
 
 What is read is for us, and for clients of another dialect; beside it goes what was said, of which a
 client is told all that it can read. How an answer ends:
-1. A choice that ends in `error` has failed, and the answer with it.
-2. A reason that nobody has heard of is an end like `stop`.
-3. JSON that is whole is a whole answer, with or without a reason. A stream is whole by its reason alone:
-   without one it may have been cut (see `engine.asking`).
+1. A choice that ends in `error` has failed, and the answer with it, as has one with an error beside its
+   choices; whole or in pieces, it is told in the provider's words.
+2. JSON that is whole is a whole answer, with or without a reason; one that nobody has heard of is told as
+   `stop`, or as `tool_calls` beside calls.
+3. A stream without a reason may have been cut (see `engine.asking`). In it, a word that nobody has heard of
+   (some servers say an empty one, or "null", with each piece) ends nothing by itself, nor does a reason
+   that more of its choice follows. The stream's own end makes the last of them the end of their choice.
 """
 
 from typing import Annotated
@@ -36,12 +39,18 @@ from windvane.core.usage import Usage
 from windvane.wire.chunk_reader import ChunkReader
 from windvane.wire.content_parts import more_than_text, split_thinking
 from windvane.wire.errors import read_error
+from windvane.wire.json_body import without_halves
 from windvane.wire.sse import DONE, Event
 
 TOKENS_MAX = 1_000_000_000
 """A count above this is a broken upstream's, not a bill."""
 
 _Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
+
+
+_ABSENT = msgspec.Raw(b"null")
+_Anything = object
+"""Where a member takes the name."""
 
 
 class _Details(msgspec.Struct, frozen=True, gc=False):
@@ -99,14 +108,14 @@ _SAID_NOTHING = _Message()
 
 
 class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
+    index: int | None = None
     message: _Message | None = None
     delta: _Message | None = None
     finish_reason: str | msgspec.UnsetType | None = msgspec.UNSET
     """Every dialect says it, with a piece of text as null; unset where a provider does not."""
 
 
-class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
+class _Reply(msgspec.Struct, kw_only=True, gc=False):
     """A completion or a chunk of one: they differ in `message` and `delta` alone. The members stand as
     they are mostly said, where they are found at once."""
 
@@ -114,16 +123,28 @@ class _ReplyUncounted(msgspec.Struct, kw_only=True, gc=False):
     object: str | None = None
     created: int | None = None
     model: str | None = None
-    choices: list[_Choice]
+    choices: list[_Choice] | None = None
     service_tier: str | None = None
-
-
-class _Reply(_ReplyUncounted, kw_only=True, gc=False):
+    error: _Anything = None
+    """What went wrong, if anything did: whatever is beside it, it is no answer then."""
     usage: _Usage | None = None
 
 
+class _OddReply(msgspec.Struct, kw_only=True, gc=False):
+    """The same, with anything at all around its choices."""
+
+    id: msgspec.Raw = _ABSENT
+    created: msgspec.Raw = _ABSENT
+    model: msgspec.Raw = _ABSENT
+    choices: list[_Choice] | None = None
+    service_tier: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
+    usage: msgspec.Raw = _ABSENT
+
+
 _decode_reply = msgspec.json.Decoder(_Reply).decode
-_decode_uncounted = msgspec.json.Decoder(_ReplyUncounted).decode
+_decode_odd = msgspec.json.Decoder(_OddReply).decode
+_decode_any = msgspec.json.Decoder().decode
 _decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
 _NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=1)
@@ -139,7 +160,7 @@ _FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
     "function_call": FinishReason.FUNCTION_CALL,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
-_STOP = FinishReason.STOP
+_STOP, _TOOL_CALLS = FinishReason.STOP, FinishReason.TOOL_CALLS
 _EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
 """Those that every client of the family knows."""
 _ERROR = "error"
@@ -181,17 +202,54 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     return Usage(asked, output, cached, written, reasoning, said.service_tier or service_tier)
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def _read_reply(data: bytes) -> _Reply:
     """A reply. Raises what msgspec raises."""
     try:
         return _decode_reply(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # If it is the usage alone that cannot be read, there is an answer without one.
-        said = msgspec.structs.asdict(_decode_uncounted(data))
-        return _Reply(**said, usage=_NOT_TO_BE_BELIEVED)
+        return _read_odd_reply(without_halves(data))
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+def _read_odd_reply(data: bytes) -> _Reply:
+    """What can be read of a reply whose choices can: it is paid for, whatever is odd around them.
+
+    It has no `object`, so that its bytes are not relayed as they are. Raises what msgspec raises.
+    """
+    said = _decode_odd(data)
+    try:
+        usage = _decode_usage(said.usage)
+    except _UNREADABLE:
+        usage = _NOT_TO_BE_BELIEVED
+    answer_id, model, tier = map(_any, (said.id, said.model, said.service_tier))
+    return _Reply(
+        id=str(answer_id) if isinstance(answer_id, str | int) else None,
+        created=_seconds(_any(said.created)),
+        model=model if isinstance(model, str) else None,
+        choices=said.choices,
+        service_tier=tier if isinstance(tier, str) else None,
+        error=_any(said.error),
+        usage=usage,
+    )
+
+
+def _any(said: msgspec.Raw) -> object:
+    try:
+        return _decode_any(said)
+    except _UNREADABLE:
+        return None
+
+
+def _seconds(said: object) -> int | None:
+    """A time, be it as text or with a fraction."""
+    if not isinstance(said, str | int | float):
+        return None
+    try:
+        return int(float(said))
+    except (ValueError, OverflowError):
+        return None
 
 
 def decode_completion(body: bytes, now_s: int) -> Completion:
@@ -204,16 +262,20 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
         reply = _read_reply(body)
     except _UNREADABLE as error:
         raise error_of(_unreadable(body, str(error))) from error
-    if not reply.choices:
-        raise error_of(_unreadable(body, "it has no choices"))
     usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
+    if not reply.choices:
+        raise error_of(_unreadable(body, "it has no choices", usage))
+    if reply.error:
+        raise error_of(_failed(FaultKind.UPSTREAM_ERROR, body, usage))
     is_everybodys = bool(reply.id and reply.model and reply.created and reply.object and usage)
-    choices = []
+    choices: list[Choice] = []
     for choice in reply.choices:
         if not _is_everybodys(choice):
             if choice.finish_reason == _ERROR:
-                raise error_of(_failed(FaultKind.UPSTREAM_ERROR, usage))
+                raise error_of(_failed(FaultKind.UPSTREAM_ERROR, body, usage))
             is_everybodys = False
+            if choice.index is None:
+                choice.index = len(choices)
         choices.append(_choice(choice))
     return Completion(
         reply.id or "",
@@ -229,7 +291,7 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
 def _is_everybodys(choice: _Choice) -> bool:
     """Whether every client of the family accepts this choice as it is."""
     message = choice.message
-    if message is None or choice.finish_reason not in _EVERYBODYS_REASONS:
+    if message is None or choice.finish_reason not in _EVERYBODYS_REASONS or choice.index is None:
         return False
     content, calls = message.content, message.tool_calls
     if type(content) is not str and (content is not None or not calls):
@@ -240,7 +302,7 @@ def _is_everybodys(choice: _Choice) -> bool:
 def _is_whole(call: _ToolCall) -> bool:
     return (
         call.type is not None
-        and call.id is not None
+        and bool(call.id)
         and call.function is not None
         and isinstance(call.function.arguments, str)
     )
@@ -260,8 +322,8 @@ def _choice(choice: _Choice) -> Choice:
         told = [ToolCall(type=OLD_CALL, function=_function(message.function_call), index=0)]
     return Choice(
         ReplyMessage(content, told, reasoning, message.refusal, [], parts, message.audio),
-        choice.index,
-        _FINISH_REASONS.get(choice.finish_reason, _STOP),
+        choice.index or 0,
+        _FINISH_REASONS.get(choice.finish_reason, _TOOL_CALLS if told else _STOP),
     )
 
 
@@ -293,37 +355,85 @@ def _arguments_text(arguments: str | JsonObject | None) -> str:
 class ChatStreamReader(ChunkReader):
     """OpenAI's and Mistral's event stream: chunks, then a marker."""
 
+    def __init__(self, now_s: int) -> None:
+        super().__init__(now_s)
+        self._reasons: dict[int, FinishReason] = {}
+        """The last that each choice said of its end, whatever it said since."""
+        self._unended: set[int] = set()
+        """Choices of these that went on since, or said it in a word that nobody has heard of."""
+        self._last: _Reply | None = None
+
     def _chunk(self, event: Event) -> Chunk | None:
         if event.data == DONE:
             self.is_done = True
-            return None
+            return self._last_words()
         try:
             reply = _read_reply(event.data)
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
         usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
-        is_plain = _is_plain(reply)
-        if not is_plain and any(choice.finish_reason == _ERROR for choice in reply.choices):
-            raise error_of(_failed(FaultKind.STREAM_BROKEN, usage))
+        choices, is_plain = reply.choices or [], _is_plain(reply)
+        if not is_plain:
+            _check(reply, event.data, usage)
+        pieces = list(map(_chunk_choice, choices))
+        if self._reasons or not is_plain:
+            self._last = reply
+            self._note_ends(choices, pieces)
         return Chunk(
             reply.id or "",
             reply.model or "",
             reply.created or self._now_s,
-            list(map(_chunk_choice, reply.choices)),
+            pieces,
             usage,
             event.raw,
             is_plain and event.name is None,
         )
 
+    def _note_ends(self, said: list[_Choice], pieces: list[ChunkChoice]) -> None:
+        for choice, piece in zip(said, pieces, strict=True):
+            index, reason = piece.index, piece.finish_reason
+            if reason is not None:
+                self._reasons[index] = reason
+                self._unended.discard(index)
+                continue
+            if isinstance(choice.finish_reason, str):
+                before = self._reasons.get(index, _STOP)
+                self._reasons[index] = _TOOL_CALLS if piece.tool_calls else before
+            if index in self._reasons:
+                self._unended.add(index)
+
+    def _last_words(self) -> Chunk | None:
+        """What the stream's own end says: the ends of choices whose last piece was none."""
+        last = self._last
+        if last is None or not self._unended:
+            return None
+        ends = [
+            ChunkChoice(index=index, finish_reason=self._reasons[index])
+            for index in sorted(self._unended)
+        ]
+        return Chunk(last.id or "", last.model or "", last.created or self._now_s, ends)
+
+
+def _check(reply: _Reply, data: bytes, usage: Usage | None) -> None:
+    """Raise what a chunk says that is none: some usage comes without choices, nothing else does."""
+    if reply.error or (reply.choices is None and reply.usage is None):
+        raise error_of(stream_fault(data, read_error(data).message, usage))
+    if any(choice.finish_reason == _ERROR for choice in reply.choices or ()):
+        raise error_of(_failed(FaultKind.STREAM_BROKEN, data, usage))
+
 
 def _is_plain(reply: _Reply) -> bool:
     """A single piece of text that both dialects write the same way, name for name."""
-    if reply.usage is not None or len(reply.choices) != 1 or not reply.id or not reply.model:
+    choices = reply.choices
+    if reply.usage is not None or not choices or len(choices) != 1 or reply.error:
         return False
-    choice = reply.choices[0]
+    if not (reply.id and reply.model and reply.object and reply.created):
+        return False
+    choice = choices[0]
     delta = choice.delta
     return (
         delta is not None
+        and choice.index is not None
         and choice.finish_reason is None
         and type(delta.content) is str
         and not delta.reasoning_content
@@ -335,8 +445,8 @@ def _is_plain(reply: _Reply) -> bool:
 
 def _chunk_choice(choice: _Choice) -> ChunkChoice:
     delta = choice.delta or choice.message or _SAID_NOTHING
-    content, reasoning, calls = delta.content, _reasoning(delta), delta.tool_calls
-    parts = None
+    content, calls, parts = delta.content, delta.tool_calls, None
+    reasoning = delta.reasoning_content if delta.reasoning is None else _reasoning(delta)
     if content is not None and type(content) is not str:
         assert isinstance(content, list)
         parts = content
@@ -346,13 +456,13 @@ def _chunk_choice(choice: _Choice) -> ChunkChoice:
     if delta.function_call is not None and not told:
         told = [_old_delta(delta.function_call)]
     return ChunkChoice(
-        choice.index,
+        choice.index or 0,
         content,
         reasoning,
         delta.refusal,
         delta.role,
         told,
-        _FINISH_REASONS.get(choice.finish_reason, _STOP),
+        _FINISH_REASONS.get(choice.finish_reason),
         None,
         parts,
         delta.audio,
@@ -383,12 +493,14 @@ def _old_delta(said: _Function) -> ToolCallDelta:
     return ToolCallDelta(name=said.name, arguments=arguments, type=OLD_CALL)
 
 
-def _failed(kind: FaultKind, usage: Usage | None) -> Fault:
+def _failed(kind: FaultKind, data: bytes, usage: Usage | None) -> Fault:
     """The fault of an answer that ends in an error: what it used is billed, if it says so."""
+    words = _error_words(data)
+    why = " (finish_reason: error)" if words is None else f": {words}"
     return Fault(
         kind=kind,
         source=Source.UPSTREAM,
-        message="the provider could not go on with its answer (finish_reason: error)",
+        message=f"the provider could not go on with its answer{why}",
         status=502,
         retry=Retry.OTHER,
         upstream_status=200,
@@ -397,8 +509,32 @@ def _failed(kind: FaultKind, usage: Usage | None) -> Fault:
     )
 
 
-def _unreadable(body: bytes, why: str) -> Fault:
-    said = read_error(body).message if b'"choices"' not in body else why
+class _Failure(msgspec.Struct):
+    """What failed: an answer, or one choice of it."""
+
+    error: object = None
+    choices: list["_Failure"] | None = None
+
+
+_decode_failure = msgspec.json.Decoder(_Failure).decode
+
+
+def _error_words(data: bytes) -> str | None:
+    """The provider's own words for its failure, beside the choices or in one of them."""
+    try:
+        failure = _decode_failure(data)
+    except _UNREADABLE:
+        return None
+    for one in (failure, *(failure.choices or ())):
+        if one.error:
+            return read_error(msgspec.json.encode({"error": one.error})).message
+    return None
+
+
+def _unreadable(body: bytes, why: str, usage: Usage | None = None) -> Fault:
+    said = _error_words(body)
+    if said is None:
+        said = read_error(body).message if b'"choices"' not in body else why
     return Fault(
         kind=FaultKind.UPSTREAM_ERROR,
         source=Source.UPSTREAM,
@@ -407,10 +543,11 @@ def _unreadable(body: bytes, why: str) -> Fault:
         retry=Retry.OTHER,
         upstream_status=200,
         billed=True,
+        usage=usage,
     )
 
 
-def stream_fault(data: bytes, why: str) -> Fault:
+def stream_fault(data: bytes, why: str, usage: Usage | None = None) -> Fault:
     """The fault of an event that is not a chunk: the provider's error, or nonsense."""
     is_error = b'"error"' in data or b'"object":"error"' in data
     message = read_error(data).message if is_error else f"an event is not a chunk: {why}"
@@ -422,4 +559,5 @@ def stream_fault(data: bytes, why: str) -> Fault:
         retry=Retry.OTHER,
         upstream_status=200,
         billed=True,
+        usage=usage,
     )

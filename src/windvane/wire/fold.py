@@ -190,6 +190,7 @@ class Fold:
             self.pieces += 1
             if piece.content or piece.reasoning or piece.refusal or piece.tool_calls or piece.audio:
                 self.chunks += 1
+                grown.finish_reason = None  # an end that more follows was none
             grown.add(piece)
 
     @property

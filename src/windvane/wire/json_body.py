@@ -130,6 +130,11 @@ def _reason(body: bytes, error: Exception) -> str:
     return said
 
 
+def without_halves(body: bytes) -> bytes:
+    """JSON with U+FFFD for each half of a character, within which a model's answer may be cut."""
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape["half"] else escape[0], body)
+
+
 def _check_bounds(value: JsonObject) -> None:
     """Refuse a value of too many levels, or of too many members in all of them."""
     level: Collection[object] = value.values()

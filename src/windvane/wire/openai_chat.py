@@ -210,7 +210,7 @@ def _written(
     written: JsonObject = {
         **envelope(told, completion.id, "chat.completion", completion.created, completion.model),
         "choices": [
-            choice_object(choice, dialect, {} if choices is None else choices[place])
+            choice_object(choice, dialect, {} if choices is None else choices[place], completion.id)
             for place, choice in enumerate(completion.choices)
         ],
     }

@@ -321,3 +321,11 @@ def test_what_had_been_written_at_the_beginning_is_no_count_of_the_whole(
     assert reader.is_done
     assert fold.final_usage is None
     assert fold.usage is not None and fold.usage.is_so_far
+
+
+def test_half_a_character_is_no_reason_to_lose_an_answer() -> None:
+    said = whole({"type": "text", "text": "x \ud83d"})
+    assert said.choices[0].message.content == "x \ufffd"
+    delta = event("content_block_delta", delta={"type": "text_delta", "text": "x ?"})
+    (chunk,) = MessageStreamReader(NOW_S).feed(delta.replace(b"?", rb"\ude00"))
+    assert chunk.choices[0].content == "x \ufffd"

@@ -1,5 +1,6 @@
 """What a provider said, to clients of its own dialect: all of it, whole and in pieces."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -127,3 +128,90 @@ def test_a_usage_that_cannot_be_believed_is_not_told() -> None:
     read: Completion = decode_completion(msgspec.json.encode(said), NOW_S)
     body = msgspec.json.decode(encode_completion(read, Usage(5, 6), Dialect.OPENAI, None))
     assert body["usage"]["prompt_tokens"] == 5
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("missing", ["index", "object", "created", "id", "model", "finish_reason"])
+def test_what_a_server_leaves_out_is_told_all_the_same(missing: str, dialect: Dialect) -> None:
+    """Mistral's client wants each of them."""
+
+    def left_out(kind: str, words: str) -> dict[str, Any]:
+        choice = {"index": 0, words: {"role": "assistant", "content": "x"}, "finish_reason": None}
+        if words == "message":
+            choice["finish_reason"] = "stop"
+        choice.pop(missing, None)
+        return {name: value for name, value in answer(choice, kind).items() if name != missing}
+
+    def named(read: Any) -> Any:
+        return msgspec.structs.replace(read, id=read.id or "c2", model=read.model or "n")
+
+    read = named(decode_completion(msgspec.json.encode(left_out("chat.completion", "message")), 7))
+    whole = msgspec.json.decode(encode_completion(read, Usage(), dialect, None))
+    said = {**left_out("chat.completion.chunk", "delta"), "usage": None}
+    data = b"data: " + msgspec.json.encode(said) + b"\n\n"
+    chunk = named(ChatStreamReader(7).feed(data)[0])
+    piece = ChatStreamWriter(dialect, Fold(), include_usage=False).write([chunk])
+    for body in (whole, msgspec.json.decode(piece.removeprefix(b"data: "))):
+        assert body["id"] and body["model"] and body["created"] == 7
+        assert body["object"].startswith("chat.completion")
+        (choice,) = body["choices"]
+        assert choice["index"] == 0 and "finish_reason" in choice
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_usage_without_choices_is_told_with_what_is_beside_it(left_out: bool) -> None:
+    choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}
+    first = {**answer(choice, "chat.completion.chunk"), "usage": None}
+    second = {**first, "choices": None, "usage": USAGE, "more": 1}
+    if left_out:
+        del second["choices"]
+    fold, reader = Fold(), ChatStreamReader(NOW_S)
+    writer = ChatStreamWriter(Dialect.OPENAI, fold, include_usage=True)
+    data = b"".join(b"data: " + msgspec.json.encode(said) + b"\n\n" for said in (first, second))
+    chunks = reader.feed(data)
+    for chunk in chunks:
+        fold.add(chunk)
+    assert writer.write(chunks) == b"" and fold.usage is not None
+    extra = writer.end(fold.usage, None).split(b"\n\n")[1]
+    told = msgspec.json.decode(extra.removeprefix(b"data: "))
+    assert (told["choices"], told["usage"], told["more"]) == ([], USAGE, 1)
+
+
+def test_half_a_character_costs_no_other_member() -> None:
+    choice = {"index": 0, "message": {"content": "x?"}, "finish_reason": "stop", "more": 1}
+    said = msgspec.json.encode(answer(choice, "chat.completion")).replace(b"?", rb"\ud83d")
+    written = encode_completion(decode_completion(said, NOW_S), Usage(), Dialect.OPENAI, None)
+    (told,) = msgspec.json.decode(written)["choices"]
+    assert (told["message"]["content"], told["more"]) == ("x\ufffd", 1)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("nameless", [{}, {"id": None}, {"id": ""}])
+def test_a_call_without_an_id_is_given_one_so_that_it_can_be_answered(
+    nameless: dict[str, Any], dialect: Dialect
+) -> None:
+    def said(kind: str, words: str, answer_id: str) -> bytes:
+        call = {**nameless, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        calls = [
+            {**call, "index": 0},
+            {**call, "index": 1},
+            {**call, "index": 2, "id": "a1B2c3D4e"},
+        ]
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        choice = {"index": 0, words: message, "finish_reason": "tool_calls"}
+        return msgspec.json.encode({**answer(choice, kind), "id": answer_id})
+
+    def ids(answer_id: str) -> list[str]:
+        read = decode_completion(said("chat.completion", "message", answer_id), NOW_S)
+        body = msgspec.json.decode(encode_completion(read, Usage(), dialect, None))
+        whole = [call["id"] for call in body["choices"][0]["message"]["tool_calls"]]
+        chunk = said("chat.completion.chunk", "delta", answer_id)
+        pieces = written(msgspec.json.decode(chunk), dialect)
+        assert [call["id"] for call in pieces[0]["choices"][0]["delta"]["tool_calls"]] == whole
+        return whole
+
+    first, second, third = ids("c1")
+    assert third == "a1B2c3D4e"
+    others = ids("c2")[:2]
+    assert len({first, second, *others}) == 4
+    assert all(re.fullmatch("[a-zA-Z0-9]{9}", one) for one in (first, second, *others))

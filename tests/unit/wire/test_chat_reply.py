@@ -241,6 +241,10 @@ def test_the_tier_is_read_where_openai_says_it() -> None:
     assert usage is not None and usage.service_tier == "flex"
 
 
+def without(name: str, body: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != name}
+
+
 TYPED = {**CALL, "type": "function"}
 RELAYED: list[tuple[bytes, bool]] = [
     (reply(said(content="x")), True),
@@ -248,6 +252,7 @@ RELAYED: list[tuple[bytes, bool]] = [
     (reply(said(content="x"), said(index=1, content="y"), extra=1), True),
     (reply(said("tool_calls", content="", tool_calls=[CALL])), False),
     (reply(said("tool_calls", tool_calls=[{**TYPED, "id": None}])), False),
+    (reply(said("tool_calls", tool_calls=[{**TYPED, "id": ""}])), False),
     (reply(said("tool_calls", tool_calls=[{"id": "a", "type": "function"}])), False),
     (
         reply(
@@ -267,6 +272,9 @@ RELAYED: list[tuple[bytes, bool]] = [
     (reply(said(content="x"), model=""), False),
     (reply(said(content="x"), created=None), False),
     (reply(said(content="x"), object=None), False),
+    (reply(without("index", said(content="x"))), False),
+    (reply({**said(content="x"), "index": None}), False),
+    (reply(said(content="x"), error=None), True),
 ]
 
 
@@ -298,6 +306,75 @@ def test_what_is_no_answer_is_the_providers_fault_and_may_be_billed(
         decode_completion(body, NOW_S)
     fault = caught.value.fault
     assert (fault.kind, fault.retry, fault.billed) == (FaultKind.UPSTREAM_ERROR, Retry.OTHER, True)
+
+
+def test_choices_without_a_number_have_their_places() -> None:
+    unnumbered = [without("index", said(content=text)) for text in ("a", "b")]
+    choices = decode_completion(reply(*unnumbered), NOW_S).choices
+    assert [(one.index, one.message.content) for one in choices] == [(0, "a"), (1, "b")]
+
+
+HALVES = [(rb"\ud83d", "\ufffd"), (rb"\ude00", "\ufffd"), (rb"\\ud83d", "\\ud83d")]
+ODD: list[tuple[dict[str, Any], tuple[str, str, int]]] = [
+    ({"created": 8.75}, ("c1", "m", 8)),
+    ({"created": "8"}, ("c1", "m", 8)),
+    ({"created": "Monday"}, ("c1", "m", NOW_S)),
+    ({"created": {}}, ("c1", "m", NOW_S)),
+    ({"created": "1e999"}, ("c1", "m", NOW_S)),
+    ({"id": 17}, ("17", "m", 7)),
+    ({"id": []}, ("", "m", 7)),
+    ({"model": 5}, ("c1", "", 7)),
+    ({"service_tier": 5, "object": 5}, ("c1", "m", 7)),
+]
+
+
+@pytest.mark.parametrize(("members", "named"), ODD)
+def test_an_answer_is_not_lost_for_a_member_around_it(
+    members: dict[str, Any], named: tuple[str, str, int]
+) -> None:
+    read = decode_completion(reply(said(content="x"), **members), NOW_S)
+    piece = chunk_of(event(delta(content="x"), **members))
+    usage = chunk_of(event(usage=USAGE, **members)).usage
+    for one in (read, piece):
+        assert (one.id, one.model, one.created) == named
+    assert read.usage == usage == Usage(input_tokens=10, output_tokens=4)
+    assert (read.choices[0].message.content, piece.choices[0].content) == ("x", "x")
+    assert not read.is_everybodys and not piece.is_plain
+
+
+@pytest.mark.parametrize(("escape", "text"), HALVES)
+def test_half_a_character_is_no_reason_to_lose_an_answer(escape: bytes, text: str) -> None:
+    body = reply(said(content="x ?")).replace(b"?", escape)
+    assert decode_completion(body, NOW_S).choices[0].message.content == f"x {text}"
+    piece = chunk_of(event(delta(content="x ?")).replace(b"?", escape))
+    assert piece.choices[0].content == f"x {text}"
+
+
+ERROR = {"error": {"message": "add credits", "code": 429}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        reply(said("error", content="x"), **ERROR),
+        reply(said("stop", content="x"), **ERROR),
+        reply({**said("error", content="x"), **ERROR}),
+        reply(**ERROR),
+        reply(choices=None, **ERROR),
+        reply(said(content="x"), error="add credits"),
+    ],
+)
+def test_an_error_beside_choices_is_told_in_the_providers_words(body: bytes) -> None:
+    with pytest.raises(InternalServerError, match=r"add credits$") as caught:
+        decode_completion(body, NOW_S)
+    fault = caught.value.fault
+    assert (fault.kind, fault.billed) == (FaultKind.UPSTREAM_ERROR, True)
+    assert fault.usage == Usage(input_tokens=10, output_tokens=4)
+
+
+def test_a_failure_without_words_is_one() -> None:
+    with pytest.raises(InternalServerError, match=r"finish_reason: error"):
+        decode_completion(reply(said("error", content="x")), NOW_S)
 
 
 # Streams.
@@ -342,6 +419,9 @@ PLAIN: list[tuple[bytes, bool]] = [
     (event(), False),
     (event(delta(content="x"), id=None), False),
     (event(delta(content="x"), model=None), False),
+    (event(delta(content="x"), object=None), False),
+    (event(delta(content="x"), created=None), False),
+    (event(without("index", delta(content="x"))), False),
     (b"event: x\n" + event(delta(content="x")), False),
 ]
 
@@ -379,6 +459,60 @@ def test_usage_is_read_with_a_choice_or_without_one() -> None:
         assert chunk_of(body).usage == Usage(input_tokens=10, output_tokens=4)
 
 
+NO_END = ["", "null", "eos", "not yet"]
+DONE = b"data: [DONE]\n\n"
+
+
+def ends(*events: bytes) -> list[list[tuple[int, FinishReason | None]]]:
+    """How each chunk of a stream ends its choices."""
+    chunks = ChatStreamReader(NOW_S).feed(b"".join(events))
+    return [[(piece.index, piece.finish_reason) for piece in chunk.choices] for chunk in chunks]
+
+
+@pytest.mark.parametrize("word", NO_END)
+def test_a_word_that_is_no_known_end_is_one_only_by_the_streams_own(word: str) -> None:
+    said = [event(delta(word, content=text)) for text in ("a", "b")]
+    assert ends(*said) == [[(0, None)]] * 2
+    assert ends(*said, DONE) == [[(0, None)], [(0, None)], [(0, FinishReason.STOP)]]
+    assert ends(*said, event(delta("length")), DONE)[-1] == [(0, FinishReason.LENGTH)]
+    calling = event(delta(word, tool_calls=[CALL]))
+    assert ends(calling, event(delta(word)), DONE)[-1] == [(0, FinishReason.TOOL_CALLS)]
+
+
+@pytest.mark.parametrize("word", [None, *NO_END])
+def test_an_end_that_more_follows_is_one_again_by_the_streams_own(word: str | None) -> None:
+    """What the marker ends is named as the rest of its answer."""
+    data = [event(delta("length", content="a")), event(delta(word, content="b")), DONE]
+    last = ChatStreamReader(NOW_S).feed(b"".join(data))[-1]
+    assert (last.id, last.model, last.created, last.raw) == ("c1", "m", 7, None)
+    assert [(piece.index, piece.finish_reason) for piece in last.choices] == [
+        (0, FinishReason.LENGTH)
+    ]
+
+
+def test_the_marker_ends_only_what_has_spoken_of_an_end() -> None:
+    assert ends(event(delta(content="a")), DONE) == [[(0, None)]]
+    assert ends(event(delta("", index=2)), event(delta("", index=1)), DONE)[-1] == [
+        (1, FinishReason.STOP),
+        (2, FinishReason.STOP),
+    ]
+
+
+def test_an_unknown_end_beside_calls_is_theirs() -> None:
+    assert only(reply(said("", tool_calls=[TYPED]))).finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("choices", [b"null", None])
+def test_the_last_usage_may_come_without_choices(choices: bytes | None) -> None:
+    body = event(usage=USAGE)
+    if choices is None:
+        body = body.replace(b'"choices":[],', b"")
+    else:
+        body = body.replace(b'"choices":[]', b'"choices":' + choices)
+    chunk = chunk_of(body)
+    assert (chunk.choices, chunk.usage) == ([], Usage(input_tokens=10, output_tokens=4))
+
+
 def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
     reader = ChatStreamReader(NOW_S)
     assert not reader.is_done
@@ -400,6 +534,12 @@ def test_the_marker_ends_the_stream_and_what_follows_is_nothing() -> None:
             b'{"object":"error","message":"Service unavailable.","type":"x"}',
             "^Service unavailable.$",
         ),
+        (event(**ERROR)[6:-2], "^add credits$"),
+        (event(delta("stop"), usage=USAGE, **ERROR)[6:-2], "^add credits$"),
+        (event(delta("error"), **ERROR)[6:-2], "^add credits$"),
+        (event({**delta("error"), **ERROR})[6:-2], "add credits$"),
+        (event(choices=None)[6:-2], "an event is not a chunk: the provider gave no reason"),
+        (b'{"detail":"Internal"}', "an event is not a chunk: Internal"),
         (b"nonsense", "an event is not a chunk"),
         (b'{"choices":3}', "an event is not a chunk"),
         (b'{"choices":[{"index":0,"delta":{"content":"\xff"}}]}', "an event is not a chunk"),

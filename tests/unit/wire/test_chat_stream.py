@@ -85,7 +85,7 @@ def call(index: int, **said: Any) -> ChunkChoice:
     return ChunkChoice(tool_calls=[ToolCallDelta(index=index, **said)])
 
 
-def test_a_call_in_pieces_is_told_whole_before_the_finish() -> None:
+def test_a_call_in_pieces_is_told_whole_at_the_end() -> None:
     told = Told()
     (first,) = told.write(
         chunk(ChunkChoice(role="assistant", tool_calls=[ToolCallDelta(index=0, id="i", name="f")])),
@@ -93,7 +93,8 @@ def test_a_call_in_pieces_is_told_whole_before_the_finish() -> None:
         chunk(call(0, arguments=":1}")),
     )
     assert delta(first) == {"role": "assistant"}
-    (whole,) = told.write(chunk(ChunkChoice(finish_reason=FinishReason.TOOL_CALLS)))
+    assert told.write(chunk(ChunkChoice(finish_reason=FinishReason.TOOL_CALLS))) == []
+    whole, last, _ = told.end()
     assert delta(whole)["tool_calls"] == [
         {
             "id": "i",
@@ -103,7 +104,6 @@ def test_a_call_in_pieces_is_told_whole_before_the_finish() -> None:
         }
     ]
     assert whole["choices"][0]["finish_reason"] is None
-    last, _ = told.end()
     assert last["choices"][0]["finish_reason"] == "tool_calls"
     assert "tool_calls" not in delta(last)
 
@@ -171,3 +171,50 @@ def test_a_choice_that_finishes_twice_gives_its_calls_once() -> None:
     written += writer.end(Usage(input_tokens=1, output_tokens=1), None)
     assert written.count(b'"tool_calls":[') == 1
     assert written.count(b'"finish_reason":"tool_calls"') == 1
+
+
+@pytest.mark.parametrize("again", [None, FinishReason.LENGTH])
+def test_text_after_an_end_is_told_and_the_choice_ends_once(again: FinishReason | None) -> None:
+    """Some servers say an end with each piece."""
+    told = Told()
+    assert told.write(chunk(ChunkChoice(content="a", finish_reason=FinishReason.STOP))) == []
+    (more,) = told.write(chunk(ChunkChoice(content="b", finish_reason=again)))
+    if again is None:
+        before, after = more["choices"]
+        assert (before["delta"], after["delta"]) == ({"content": "a"}, {"content": "b"})
+        assert told.write(STOP) == []
+    else:
+        (before,) = more["choices"]
+        assert before["delta"] == {"content": "a"}
+    assert before["finish_reason"] is None
+    last, done = told.end()
+    assert delta(last)["content"] == ("b" if again else "")
+    assert last["choices"][0]["finish_reason"] == (again or FinishReason.STOP).value
+    assert "usage" in last and done == b"[DONE]"
+
+
+def test_a_plain_piece_after_an_end_follows_what_was_held() -> None:
+    told = Told()
+    told.write(chunk(ChunkChoice(content="a", finish_reason=FinishReason.STOP)))
+    body = msgspec.json.encode({"id": "c1", "choices": [{"index": 0, "delta": {"content": "b"}}]})
+    piece = ChunkChoice(content="b")
+    (more,) = told.write(chunk(piece, raw=b"data: " + body + b"\n\n", is_plain=True))
+    assert [one["delta"]["content"] for one in more["choices"]] == ["a", "b"]
+
+
+def test_an_end_that_is_said_again_is_told_once_and_as_it_was_said_last() -> None:
+    told = Told()
+    told.write(chunk(ChunkChoice(content="a", finish_reason=FinishReason.TOOL_CALLS)), STOP)
+    last, _ = told.end()
+    assert (delta(last), last["choices"][0]["finish_reason"]) == ({"content": "a"}, "stop")
+
+
+def test_calls_that_end_one_by_one_are_told_together() -> None:
+    told = Told()
+    for index in range(2):
+        piece = call(index, id=f"i{index}", name="f", arguments="{}")
+        piece.finish_reason = FinishReason.TOOL_CALLS
+        assert told.write(chunk(piece)) == []
+    whole, last, _ = told.end()
+    assert [one["id"] for one in delta(whole)["tool_calls"]] == ["i0", "i1"]
+    assert last["choices"][0]["finish_reason"] == "tool_calls"

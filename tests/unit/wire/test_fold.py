@@ -63,6 +63,18 @@ def test_choices_grow_apart_and_come_in_order() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "more", [ChunkChoice(content="b"), ChunkChoice(tool_calls=[ToolCallDelta(id="i", name="f")])]
+)
+def test_an_end_that_more_follows_was_none(more: ChunkChoice) -> None:
+    fold = folded(chunk(ChunkChoice(content="a", finish_reason=FinishReason.STOP)), chunk(more))
+    assert not fold.is_finished
+    fold.add(chunk(ChunkChoice(finish_reason=FinishReason.LENGTH)))
+    fold.add(chunk(ChunkChoice(content="")))
+    assert fold.is_finished
+    assert fold.completion().choices[0].finish_reason is FinishReason.LENGTH
+
+
 def test_a_call_in_pieces_and_a_call_in_one_are_the_same_call() -> None:
     pieces = folded(
         chunk(ChunkChoice(tool_calls=[ToolCallDelta(index=0, id="i", name="f")])),

@@ -378,11 +378,11 @@ def test_guardrails_are_not_dropped_in_silence():
 
 @pytest.mark.parametrize(
     ("said", "shown"),
-    [("call_123", nine_characters("call_123")), ("a1B2c3D4e", "a1B2c3D4e"), (None, None)],
+    [("call_123", nine_characters("call_123")), ("a1B2c3D4e", "a1B2c3D4e")],
 )
 @pytest.mark.parametrize("raw", [None, b'{"id":"a-1","choices":[{}]}'])
 def test_mistrals_clients_get_ids_of_calls_as_mistral_makes_them(
-    said: str | None, shown: str | None, raw: bytes | None
+    said: str, shown: str, raw: bytes | None
 ) -> None:
     call = ToolCall(id=said, function=FunctionCall(name="f", arguments="{}"))
     message = ReplyMessage(tool_calls=[call])
