@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject, Message
-from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.wire.cannot_say import cannot_say
 from windvane.wire.mistral_chat import nine_characters
 from windvane.wire.rows import Rows, Table
 from windvane.wire.strict_schema import strict
@@ -69,7 +69,7 @@ def _stops(value: object) -> object:
         return None
     for stop in said:
         if not str(stop).strip():
-            raise _refuse("stop", "Anthropic takes no stop sequence that is blank")
+            raise cannot_say("stop", "Anthropic takes no stop sequence that is blank")
     return said
 
 
@@ -96,7 +96,7 @@ def _functions(value: object) -> object:
 def _tool(tool: JsonObject, place: str) -> JsonObject:
     function = tool.get("function")
     if not isinstance(function, dict):
-        raise _refuse(
+        raise cannot_say(
             f"{place}.type", f"of tools Anthropic is told functions, not {tool.get('type')!r}"
         )
     written: JsonObject = {"name": function["name"]}
@@ -132,7 +132,7 @@ def _format(value: object) -> object:
     form = value.get("json_schema")
     schema = form.get("schema") if isinstance(form, dict) else None
     if kind != "json_schema" or not isinstance(schema, dict):
-        raise _refuse(
+        raise cannot_say(
             "response_format", "Anthropic writes JSON to a schema: give json_schema with its schema"
         )
     return {"type": "json_schema", "schema": strict(schema)}
@@ -231,9 +231,9 @@ def _check(request: ChatRequest) -> None:
     if not _MAY_BE_REFUSED.isdisjoint(request.body):
         for name, why in _REFUSED.items():
             if request.body.get(name) not in _NOTHING:
-                raise _refuse(name, why)
+                raise cannot_say(name, why)
     if request.n > 1:
-        raise _refuse("n", "Anthropic's models give one answer to a request")
+        raise cannot_say("n", "Anthropic's models give one answer to a request")
 
 
 def _settle_tool_choice(written: JsonObject, body: JsonObject) -> None:
@@ -247,7 +247,7 @@ def _settle_tool_choice(written: JsonObject, body: JsonObject) -> None:
     if not isinstance(choice, dict):
         return
     if choice["type"] == "tool" and choice["name"] not in [tool["name"] for tool in tools]:
-        raise _refuse("tool_choice", f"there is no tool {str(choice['name'])[:64]!r}")
+        raise cannot_say("tool_choice", f"there is no tool {str(choice['name'])[:64]!r}")
     if body.get("parallel_tool_calls") is False and choice["type"] != "none":
         choice["disable_parallel_tool_use"] = True
 
@@ -364,7 +364,7 @@ class _Talk:
         """What the call is told as that this answers."""
         told = self._told.get(said)
         if told is None or told not in self._open:
-            raise _refuse(f"{place}.tool_call_id", "no tool call before this has that id")
+            raise cannot_say(f"{place}.tool_call_id", "no tool call before this has that id")
         self._open.discard(told)
         return told
 
@@ -372,9 +372,9 @@ class _Talk:
         """The turns, answers of tools first in each. Raises what Anthropic would refuse."""
         self._check_answered()
         if not self._turns:
-            raise _refuse("messages", "no message of the user has any content")
+            raise cannot_say("messages", "no message of the user has any content")
         if self._turns[-1]["role"] == "assistant":
-            raise _refuse("messages", "the last message is the assistant's; it is not continued")
+            raise cannot_say("messages", "the last message is the assistant's; it is not continued")
         for turn in self._turns:
             if turn["role"] == "user" and isinstance(turn["content"], list):
                 turn["content"].sort(key=lambda block: block["type"] != "tool_result")
@@ -382,7 +382,7 @@ class _Talk:
 
     def _check_answered(self) -> None:
         if self._open:
-            raise _refuse("messages", f"{len(self._open)} tool call(s) have no answer")
+            raise cannot_say("messages", f"{len(self._open)} tool call(s) have no answer")
 
 
 def _assistant(message: JsonObject, place: str, talk: _Talk) -> list[JsonObject]:
@@ -396,7 +396,7 @@ def _assistant(message: JsonObject, place: str, talk: _Talk) -> list[JsonObject]
     for number, call in enumerate(calls if isinstance(calls, list) else ()):
         function, where = call.get("function"), f"{place}.tool_calls[{number}]"
         if not isinstance(function, dict) or call.get("type") == "custom":
-            raise _refuse(
+            raise cannot_say(
                 f"{where}.type", "Anthropic takes calls of functions, not of custom tools"
             )
         blocks.append(
@@ -430,7 +430,7 @@ def _arguments(said: object, place: str) -> object:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise _refuse(place, "Anthropic wants arguments that are a JSON object")
+        raise cannot_say(place, "Anthropic wants arguments that are a JSON object")
     return parsed
 
 
@@ -471,10 +471,10 @@ def _part(part: JsonObject, place: str) -> JsonObject | None:
         inner = part.get("file")
         file = inner if isinstance(inner, dict) else part
         if not file.get("file_data"):
-            raise _refuse(place, "Anthropic is sent files by their data, not by another's id")
+            raise cannot_say(place, "Anthropic is sent files by their data, not by another's id")
         return _document(str(file["file_data"]), file.get("filename"), place)
     if kind == "input_audio":
-        raise _refuse(place, "Anthropic's models do not hear")
+        raise cannot_say(place, "Anthropic's models do not hear")
     return None  # thinking that nobody signed, references of an earlier answer
 
 
@@ -496,7 +496,7 @@ def _text_of(source: JsonObject, place: str) -> str:
     try:
         return base64.b64decode(str(source["data"]), validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
-        raise _refuse(place, f"a text in base64 cannot be read: {error}") from error
+        raise cannot_say(place, f"a text in base64 cannot be read: {error}") from error
 
 
 def _source(address: str, place: str) -> JsonObject:
@@ -504,7 +504,7 @@ def _source(address: str, place: str) -> JsonObject:
         return {"type": "url", "url": address}
     found = _DATA_ADDRESS.fullmatch(address)
     if found is None:
-        raise _refuse(place, "expected an https address or data in base64")
+        raise cannot_say(place, "expected an https address or data in base64")
     return {"type": "base64", "media_type": found["kind"], "data": found["data"]}
 
 
@@ -513,17 +513,3 @@ def _marked(block: JsonObject, said: JsonObject) -> JsonObject:
     if said.get("cache_control") is not None:
         block["cache_control"] = said["cache_control"]
     return block
-
-
-def _refuse(param: str, problem: str) -> WindvaneError:
-    """Another provider may know how to say it."""
-    return error_of(
-        Fault(
-            kind=FaultKind.INVALID_REQUEST,
-            source=Source.CLIENT,
-            retry=Retry.OTHER,
-            message=f"{param}: {problem}",
-            status=400,
-            param=param,
-        )
-    )

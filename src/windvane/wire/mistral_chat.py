@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject
-from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.wire.cannot_say import cannot_say
 from windvane.wire.rows import Rows, Table, Translate
 
 TEMPERATURE_MAX = 1.5
@@ -98,7 +98,7 @@ def _functions(value: object) -> object:
 def _tool(tool: JsonObject, place: str) -> JsonObject:
     function = tool.get("function")
     if not isinstance(function, dict):
-        raise _refuse(
+        raise cannot_say(
             f"{place}.type", f"Mistral's chat takes function tools, not {tool.get('type')!r}"
         )
     written: JsonObject = {
@@ -121,11 +121,11 @@ def _response_format(value: object) -> object:
         return None
     kind, schema = value["type"], value.get("json_schema")
     if kind not in _FORMATS:
-        raise _refuse("response_format.type", f"expected one of {', '.join(_FORMATS)}")
+        raise cannot_say("response_format.type", f"expected one of {', '.join(_FORMATS)}")
     if kind != "json_schema":
         return {"type": kind}
     if not isinstance(schema, dict) or not schema.get("name"):
-        raise _refuse("response_format.json_schema", "a schema needs a name")
+        raise cannot_say("response_format.json_schema", "a schema needs a name")
     kept = ("name", "description", "schema", "strict")
     told: JsonObject = {name: schema[name] for name in kept if schema.get(name) is not None}
     # OpenAI's callers may leave the schema out; Mistral's must not.
@@ -184,7 +184,7 @@ _REFUSED = {
 def _refusal(name: str, why: str) -> Translate:
     def refused(value: object) -> object:
         if value != ["text"]:
-            raise _refuse(name, why)
+            raise cannot_say(name, why)
         return None
 
     return refused
@@ -291,7 +291,7 @@ def _assistant(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObje
 def _tool_call(call: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject:
     function = call.get("function")
     if not isinstance(function, dict) or call.get("type") == "custom":
-        raise _refuse(
+        raise cannot_say(
             f"{place}.type", "Mistral's chat takes calls of functions, not of custom tools"
         )
     return _written_call(function, f"{place}.function", call.get("id"), ids)
@@ -302,7 +302,7 @@ def _written_call(
 ) -> JsonObject:
     name = str(function["name"])
     if not _FUNCTION_NAME.fullmatch(name):
-        raise _refuse(f"{place}.name", f"no function can have the name {name[:64]!r}")
+        raise cannot_say(f"{place}.name", f"no function can have the name {name[:64]!r}")
     return {
         "id": ids.of(str(call_id or "")),
         "type": "function",
@@ -322,7 +322,7 @@ def _content(message: JsonObject, place: str, kinds: frozenset[str] | None = Non
     written = []
     for number, part in enumerate(content):
         if kinds is not None and part["type"] not in kinds:
-            raise _refuse(
+            raise cannot_say(
                 f"{place}.content[{number}].type",
                 f"Mistral takes only text of the system, no {part['type']}",
             )
@@ -390,7 +390,7 @@ def _file(part: JsonObject, place: str) -> JsonObject:
         if file.get("filename"):
             document["document_name"] = file["filename"]
         return document
-    raise _refuse(place, "a file part needs file_id or file_data")
+    raise cannot_say(place, "a file part needs file_id or file_data")
 
 
 class _ToolCallIds:
@@ -440,33 +440,33 @@ _MAY_FOLLOW: Mapping[str, frozenset[str]] = {
 def _check_order(messages: list[JsonObject], places: list[int]) -> None:
     """Refuse here what Mistral would refuse with 3230, by its place among what the caller said."""
     if not messages:
-        raise _refuse("messages", "no message has any content")
+        raise cannot_say("messages", "no message has any content")
     previous = "system"
     open_calls: set[object] = set()
     for number, message in enumerate(messages):
         role, place = message["role"], places[number]
         assert isinstance(role, str)
         if number and role not in _MAY_FOLLOW[previous]:
-            raise _refuse(f"messages[{place}].role", f"Mistral takes no {role} after {previous}")
+            raise cannot_say(f"messages[{place}].role", f"Mistral takes no {role} after {previous}")
         if role == "tool":
             call_id = message.get("tool_call_id")
             if call_id not in open_calls:
-                raise _refuse(
+                raise cannot_say(
                     f"messages[{place}].tool_call_id", "no tool call before this has that id"
                 )
             open_calls.discard(call_id)
         elif open_calls:
-            raise _refuse(
+            raise cannot_say(
                 f"messages[{place}]", f"{len(open_calls)} tool call(s) before this have no answer"
             )
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             open_calls = {call["id"] for call in calls}
             if len(open_calls) != len(calls):
-                raise _refuse(f"messages[{place}].tool_calls", "two calls have the same id")
+                raise cannot_say(f"messages[{place}].tool_calls", "two calls have the same id")
         previous = role
     if open_calls:
-        raise _refuse("messages", f"{len(open_calls)} tool call(s) have no answer")
+        raise cannot_say("messages", f"{len(open_calls)} tool call(s) have no answer")
     _check_last(messages, places)
 
 
@@ -475,17 +475,13 @@ def _check_last(messages: list[JsonObject], places: list[int]) -> None:
     *earlier, last = messages
     for number, message in enumerate(earlier):
         if message.get("prefix"):
-            raise _refuse(
+            raise cannot_say(
                 f"messages[{places[number]}].prefix", "only the last message can be continued"
             )
     if last["role"] == "system":
-        raise _refuse("messages", "the last message must be from user or tool, not system")
+        raise cannot_say("messages", "the last message must be from user or tool, not system")
     if last["role"] == "assistant" and not last.get("prefix"):
-        raise _refuse(
+        raise cannot_say(
             f"messages[{places[-1]}].prefix",
             "the last message is the assistant's; set prefix to true to have it continued",
         )
-
-
-def _refuse(param: str, problem: str) -> WindvaneError:
-    return refuse(FaultKind.INVALID_REQUEST, f"{param}: {problem}", param=param)

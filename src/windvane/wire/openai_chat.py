@@ -7,8 +7,8 @@ two differ.
 import msgspec
 
 from windvane.core.chat import ChatRequest, Completion, JsonObject
-from windvane.core.faults import FaultKind, refuse
 from windvane.core.usage import Usage
+from windvane.wire.cannot_say import cannot_say
 from windvane.wire.chat_answer import as_said, choice_object, envelope, is_foreign
 from windvane.wire.dialect import Dialect
 
@@ -84,11 +84,7 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
         written = body.copy()
     elif body.get("guardrails"):
         # Dropping them would answer what the caller wanted blocked.
-        raise refuse(
-            FaultKind.INVALID_REQUEST,
-            "guardrails: only Mistral's models have them; ask for one of those",
-            param="guardrails",
-        )
+        raise cannot_say("guardrails", "only Mistral's models have them; ask for one of those")
     else:
         written = {
             _RENAMED.get(name, name): value

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from windvane.core.faults import BadRequestError
+from windvane.core.faults import BadRequestError, Retry
 from windvane.wire.chat_request import chat_request_of
 from windvane.wire.mistral_chat import FIELDS, TOP_P_MIN, encode_chat, nine_characters
 
@@ -38,6 +38,7 @@ def refusal(*said: dict[str, Any], **fields: Any) -> str | None:
     fault = caught.value.fault
     assert fault.param is not None
     assert fault.message.startswith(f"{fault.param}: ")
+    assert (fault.retry, fault.status) == (Retry.OTHER, 400)  # another may know how to say it
     return fault.param
 
 

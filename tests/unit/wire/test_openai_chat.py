@@ -14,7 +14,7 @@ from windvane.core.chat import (
     ReplyMessage,
     ToolCall,
 )
-from windvane.core.faults import BadRequestError
+from windvane.core.faults import BadRequestError, Retry
 from windvane.core.usage import Usage
 from windvane.wire.chat_request import chat_request_of
 from windvane.wire.dialect import Dialect
@@ -373,7 +373,8 @@ def test_guardrails_are_not_dropped_in_silence():
     }
     with pytest.raises(BadRequestError, match="guardrails") as refused:
         encode_chat(chat_request_of(body), "gpt-4o")
-    assert refused.value.fault.param == "guardrails"
+    fault = refused.value.fault
+    assert (fault.param, fault.retry) == ("guardrails", Retry.OTHER)
 
 
 @pytest.mark.parametrize(
