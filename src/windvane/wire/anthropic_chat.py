@@ -12,6 +12,7 @@ import re
 import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject, Message
+from windvane.wire.allowed_tools import only_allowed, word_of
 from windvane.wire.cannot_say import cannot_say
 from windvane.wire.mistral_chat import nine_characters
 from windvane.wire.rows import Rows, Table
@@ -114,9 +115,9 @@ def _tool(tool: JsonObject, place: str) -> JsonObject:
 def _tool_choice(value: object) -> object:
     if isinstance(value, dict):
         function = value.get("function")
-        if not isinstance(function, dict) or "name" not in function:
-            return {"type": "auto"}
-        return {"type": "tool", "name": function["name"]}
+        if isinstance(function, dict):
+            return {"type": "tool", "name": function["name"]}
+        value = word_of(value)
     return {"type": "any" if value == "required" else value}
 
 
@@ -241,6 +242,7 @@ def _settle_tool_choice(written: JsonObject, body: JsonObject) -> None:
     if not isinstance(tools, list):
         written.pop("tool_choice", None)
         return
+    written["tools"] = only_allowed(tools, body.get("tool_choice"), lambda tool: tool["name"])
     if body.get("parallel_tool_calls") is False:
         written.setdefault("tool_choice", {"type": "auto"})
     choice = written.get("tool_choice")

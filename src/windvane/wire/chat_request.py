@@ -49,9 +49,19 @@ class _FunctionName(msgspec.Struct, frozen=True):
     name: str
 
 
+class _AllowedTool(msgspec.Struct, frozen=True):
+    function: _FunctionName | None = None
+
+
+class _AllowedTools(msgspec.Struct, frozen=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[_AllowedTool], Meta(max_length=TOOLS_MAX)]
+
+
 class _ToolChoice(msgspec.Struct, frozen=True):
     type: str | None = None
     function: _FunctionName | None = None
+    allowed_tools: _AllowedTools | None = None
 
 
 class _Prediction(msgspec.Struct, frozen=True):
@@ -218,6 +228,8 @@ def _check_tools(parsed: ChatBody) -> None:
     if isinstance(choice, _ToolChoice):
         if choice.type in (None, "function") and choice.function is None:
             raise _refuse("tool_choice.function", "the choice of a function needs its name")
+        if choice.type == "allowed_tools" and choice.allowed_tools is None:
+            raise _refuse("tool_choice.allowed_tools", "this field is required")
     else:
         _check_choice("tool_choice", choice, _CHOICES)
     _check_choice("function_call", parsed.function_call, _CALL_CHOICES)

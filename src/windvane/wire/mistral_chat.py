@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject
+from windvane.wire.allowed_tools import only_allowed, word_of
 from windvane.wire.cannot_say import cannot_say
 from windvane.wire.rows import Rows, Table, Translate
 
@@ -59,14 +60,12 @@ def _reasoning_effort(value: object) -> object:
 
 
 def _tool_choice(value: object) -> object:
-    if value == "required":
-        return "any"
     if isinstance(value, dict):
         function = value.get("function")
-        if not isinstance(function, dict):
-            return "auto"
-        return {"type": "function", "function": {"name": function["name"]}}
-    return value
+        if isinstance(function, dict):
+            return {"type": "function", "function": {"name": function["name"]}}
+        value = word_of(value)
+    return "any" if value == "required" else value
 
 
 def _function_call(value: object) -> object:
@@ -208,14 +207,29 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
                 value = translate(value)
             if value is not None:
                 written[told] = value
-    if "tool_choice" in written and "tools" not in written:
-        del written["tool_choice"]
+    if "tool_choice" in written:
+        _settle_tools(written, body)
     if written.get("n", 1) != 1:
         # Mistral takes a prediction for one choice alone, and it only speeds the answer up.
         written.pop("prediction", None)
     if request.stream:
         written["stream"] = True
     return _encode(written)
+
+
+def _settle_tools(written: JsonObject, body: JsonObject) -> None:
+    """There is no choice without tools; and of tools only those are told that it allows."""
+    tools = written.get("tools")
+    if isinstance(tools, list):
+        written["tools"] = only_allowed(tools, body.get("tool_choice"), _name_of)
+    else:
+        del written["tool_choice"]
+
+
+def _name_of(tool: JsonObject) -> object:
+    function = tool["function"]
+    assert isinstance(function, dict)
+    return function["name"]
 
 
 _PLAIN_ROLES = frozenset(("system", "user", "assistant"))

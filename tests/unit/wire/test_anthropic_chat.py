@@ -14,7 +14,14 @@ NEW, OLD, BETWEEN = "claude-sonnet-5-5", "claude-haiku-4-5", "claude-opus-4-6"
 HELLO = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "wind", "parameters": {"type": "object"}}}
 TOLD_TOOL = {"name": "wind", "input_schema": {"type": "object"}}
+OTHER_TOOL = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
 PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    """OpenAI's choice among some tools."""
+    some = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": some}}
 
 
 def sent(model: str = NEW, **fields: Any) -> dict[str, Any]:
@@ -70,6 +77,22 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "wind"}}},
         {"tools": [TOLD_TOOL], "tool_choice": {"type": "tool", "name": "wind"}},
+    ),
+    (
+        {"tools": [TOOL, OTHER_TOOL], "tool_choice": allowed("auto", "wind")},
+        {"tools": [TOLD_TOOL], "tool_choice": {"type": "auto"}},
+    ),
+    (
+        {
+            "tools": [OTHER_TOOL, TOOL],
+            "tool_choice": allowed("required", "wind"),
+            "parallel_tool_calls": False,
+        },
+        {"tools": [TOLD_TOOL], "tool_choice": {"type": "any", "disable_parallel_tool_use": True}},
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": allowed("auto")},
+        {"tools": [TOLD_TOOL], "tool_choice": {"type": "none"}},
     ),
     (
         {"tools": [TOOL], "parallel_tool_calls": False},
@@ -475,6 +498,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "rain"}}},
         "tool_choice",
     ),
+    (
+        {"tools": [TOOL], "tool_choice": allowed("auto", "rain")},
+        "tool_choice.allowed_tools.tools[0]",
+    ),
+    ({"tools": [TOOL], "tool_choice": allowed("required")}, "tool_choice.allowed_tools.tools"),
+    ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice.type"),
     (
         {
             "messages": [

@@ -12,7 +12,14 @@ from windvane.wire.mistral_chat import FIELDS, TOP_P_MIN, encode_chat, nine_char
 
 HELLO = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOOL_G = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
 NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    """OpenAI's choice among some tools."""
+    some = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": some}}
 
 
 def told(**fields: Any) -> dict[str, Any]:
@@ -163,6 +170,21 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"tool_choice": "required"}, {}),
     (
+        {"tools": [TOOL, TOOL_G], "tool_choice": allowed("auto", "g")},
+        {"tools": [TOOL_G], "tool_choice": "auto"},
+    ),
+    (
+        {"tools": [TOOL, TOOL_G], "tool_choice": allowed("required", "f")},
+        {"tools": [TOOL], "tool_choice": "any"},
+    ),
+    (
+        {"tools": [TOOL, TOOL_G], "tool_choice": allowed("auto", "g", "f", "g")},
+        {"tools": [TOOL, TOOL_G], "tool_choice": "auto"},
+    ),
+    ({"tools": [TOOL], "tool_choice": allowed("auto")}, {"tools": [TOOL], "tool_choice": "none"}),
+    ({"tool_choice": allowed("required")}, {}),
+    ({"tool_choice": {"type": "custom", "custom": {"name": "c"}}}, {}),
+    (
         {"functions": [{"name": "g"}], "function_call": {"name": "g"}},
         {
             "tools": [{"type": "function", "function": {"name": "g", "parameters": NO_PARAMETERS}}],
@@ -214,6 +236,16 @@ def test_every_row_of_the_table_has_its_case() -> None:
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"tools": [TOOL, {"type": "custom", "custom": {"name": "c"}}]}, "tools[1].type"),
+        (
+            {"tools": [TOOL], "tool_choice": allowed("auto", "f", "h")},
+            "tool_choice.allowed_tools.tools[1]",
+        ),
+        ({"tools": [TOOL], "tool_choice": allowed("required")}, "tool_choice.allowed_tools.tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice.type"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "f"}}},
+            "tool_choice.type",
+        ),
     ],
 )
 def test_what_mistral_cannot_be_told_is_refused(fields: dict[str, Any], param: str) -> None:
