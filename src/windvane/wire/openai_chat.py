@@ -16,11 +16,24 @@ _encode = msgspec.json.Encoder().encode
 _OPENAI = Dialect.OPENAI
 
 _RENAMED = {"random_seed": "seed"}
-_NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
-_RESPELLED = _NOT_OPENAI.union(_RENAMED)
-_NOT_OPENAI_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
-_ANTHROPICS = ("cache_control", "thinking")
-"""Fields that only Anthropic has, and OpenAI would refuse."""
+_MISTRALS = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
+"""Fields that no server of the dialect has."""
+_RESPELLED = _MISTRALS.union(_RENAMED)
+_OTHERS_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
+_OTHERS_PARTS = frozenset(("thinking", "reference"))
+"""Parts of Mistral's; what is thought is told as `reasoning_content`."""
+
+_UNKNOWN_TO_OPENAI = frozenset(
+    (
+        # of Mistral's SDK, and of vLLM
+        *("min_tokens", "prompt_logprobs", "repetition_penalty", "top_k", "top_prompt_logprobs"),
+        # of Anthropic
+        *("cache_control", "thinking"),
+    )
+)
+"""Fields that some servers of the dialect take, and OpenAI itself would refuse."""
+_UNKNOWN_TO_OPENAI_WITHIN = frozenset(("cache_control", "reasoning_content"))
+"""The same of messages, their parts, and tools."""
 _SAMPLING = ("temperature", "top_p")
 _TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
 """Beginnings of the names of models that take temperature, top_p and max_tokens."""
@@ -51,30 +64,29 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
         limit = written.pop("max_tokens", None)
         if limit is not None:
             written["max_completion_tokens"] = limit
-    for name in _ANTHROPICS:
-        if name in written:
-            del written[name]
+    if not _UNKNOWN_TO_OPENAI.isdisjoint(written):
+        for name in _UNKNOWN_TO_OPENAI:
+            written.pop(name, None)
     if "tools" in written:
-        written["tools"] = _unmarked_all(written["tools"])
+        written["tools"] = _known_within(written["tools"])
     if not request.is_plain_talk:
-        for message in request.messages:
-            if type(message.content) is list:
-                written["messages"] = _unmarked_all(written["messages"])
-                break
+        written["messages"] = _known_within(written["messages"])
     return _encode(written)
 
 
-def _unmarked_all(members: object) -> object:
-    return [_unmarked(member) for member in members] if isinstance(members, list) else members
+def _known_within(members: object) -> object:
+    return [_known(member) for member in members] if isinstance(members, list) else members
 
 
-def _unmarked(member: JsonObject) -> JsonObject:
-    """A message or a tool without Anthropic's marks for its prompt cache."""
-    if "cache_control" in member:
-        member = {name: value for name, value in member.items() if name != "cache_control"}
+def _known(member: JsonObject) -> JsonObject:
+    """A message, a part of one, or a tool, as OpenAI knows it."""
+    if not _UNKNOWN_TO_OPENAI_WITHIN.isdisjoint(member):
+        member = {
+            name: value for name, value in member.items() if name not in _UNKNOWN_TO_OPENAI_WITHIN
+        }
     content = member.get("content")
     if type(content) is list:
-        return {**member, "content": [_unmarked(part) for part in content]}
+        return {**member, "content": [_known(part) for part in content]}
     return member
 
 
@@ -87,9 +99,7 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
         raise cannot_say("guardrails", "only Mistral's models have them; ask for one of those")
     else:
         written = {
-            _RENAMED.get(name, name): value
-            for name, value in body.items()
-            if name not in _NOT_OPENAI
+            _RENAMED.get(name, name): value for name, value in body.items() if name not in _MISTRALS
         }
     if written.get("max_completion_tokens") is not None:
         # Two limits could be read differently by two servers; what is priced must be what is sent.
@@ -124,13 +134,11 @@ def _message(message: JsonObject) -> JsonObject:
         return message  # its role is the other
     calls = message.get("tool_calls")
     is_plain = not isinstance(content, list) and not calls
-    if is_plain and _NOT_OPENAI_IN_MESSAGES.isdisjoint(message):
+    if is_plain and _OTHERS_IN_MESSAGES.isdisjoint(message):
         return message
-    written = {
-        name: value for name, value in message.items() if name not in _NOT_OPENAI_IN_MESSAGES
-    }
+    written = {name: value for name, value in message.items() if name not in _OTHERS_IN_MESSAGES}
     if isinstance(content, list):
-        parts = [_part(part) for part in content if part.get("type") != "thinking"]
+        parts = [_part(part) for part in content if part.get("type") not in _OTHERS_PARTS]
         written["content"] = parts or ""
     if isinstance(calls, list) and calls:
         written["tool_calls"] = [_tool_call(call) for call in calls]

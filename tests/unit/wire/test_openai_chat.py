@@ -123,6 +123,16 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {
             "role": "assistant",
+            "content": [
+                {"type": "text", "text": "x"},
+                {"type": "reference", "reference_ids": [1]},
+            ],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "x"}]},
+    ),
+    (
+        {
+            "role": "assistant",
             "content": [{"type": "thinking", "thinking": "hm"}],
             "tool_calls": [CALL],
         },
@@ -240,6 +250,29 @@ def test_openai_is_not_told_what_is_anthropics_alone() -> None:
         "service_tier": "default",
     }
     assert b"cache_control" in encode_chat(asked, "claude-behind-another-gateway")
+
+
+SERVERS_OWN = {
+    "min_tokens": 3,
+    "prompt_logprobs": 1,
+    "repetition_penalty": 1.1,
+    "top_k": 3,
+    "top_prompt_logprobs": 1,
+}
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1", "gpt-6.1-sol"])
+def test_openai_is_not_told_what_mistrals_sdk_and_other_servers_have(model: str) -> None:
+    thought = {"role": "assistant", "content": "x", "reasoning_content": "hm"}
+    asked = request(messages=[HELLO, thought, HELLO], **SERVERS_OWN)
+    body = msgspec.json.decode(encode_chat_for_openai(asked, model))
+    assert body == {
+        "model": model,
+        "messages": [HELLO, {"role": "assistant", "content": "x"}, HELLO],
+        "service_tier": "default",
+    }
+    body = msgspec.json.decode(encode_chat(asked, "x"))
+    assert body == {"model": "x", "messages": [HELLO, thought, HELLO], **SERVERS_OWN}
 
 
 def test_a_compatible_server_is_told_no_tier_by_us() -> None:
