@@ -13,6 +13,7 @@ import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject, Message
 from windvane.wire.allowed_tools import only_allowed, word_of
+from windvane.wire.anthropic_own import THINKING_TOKENS_MIN, Count, Mark, Thinking, checked
 from windvane.wire.cannot_say import cannot_say
 from windvane.wire.mistral_chat import nine_characters
 from windvane.wire.rows import Rows, Table
@@ -22,7 +23,6 @@ MAX_TOKENS_DEFAULT = 20_000
 """Asked for when the caller sets no limit. Anthropic's SDK waits for no more than about 21,333 without a
 stream, and every model of the catalog can say that much."""
 TEMPERATURE_MAX = 1.0
-THINKING_TOKENS_MIN = 1_024
 USER_ID_CHARS_MAX = 256
 
 _TAKE_SAMPLING = (
@@ -50,10 +50,6 @@ _encode = msgspec.json.Encoder().encode
 
 _CALL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _DATA_ADDRESS = re.compile(r"data:(?P<kind>[\w.+/-]+);base64,(?P<data>.*)", re.DOTALL)
-
-
-def _as_is(value: object) -> object:
-    return value
 
 
 def _temperature(value: object) -> object:
@@ -109,7 +105,7 @@ def _tool(tool: JsonObject, place: str) -> JsonObject:
         written["input_schema"] = strict(schema)
     else:
         written["input_schema"] = schema
-    return _marked(written, tool)
+    return _marked(written, tool, place)
 
 
 def _tool_choice(value: object) -> object:
@@ -141,7 +137,7 @@ def _format(value: object) -> object:
 
 FIELDS: Table = {
     # what the caller says: (what Anthropic is told, how); later rows win over earlier ones
-    "cache_control": ("cache_control", _as_is),
+    "cache_control": ("cache_control", lambda value: checked(value, Mark, "cache_control")),
     "functions": ("tools", _functions),
     "tools": ("tools", _tools),
     "function_call": ("tool_choice", _function_call),
@@ -151,9 +147,9 @@ FIELDS: Table = {
     "service_tier": ("service_tier", _service_tier),
     "stop": ("stop_sequences", _stops),
     "temperature": ("temperature", _temperature),
-    "thinking": ("thinking", _as_is),
-    "top_k": ("top_k", _as_is),
-    "top_p": ("top_p", _as_is),
+    "thinking": ("thinking", lambda value: checked(value, Thinking, "thinking")),
+    "top_k": ("top_k", lambda value: checked(value, Count, "top_k")),
+    "top_p": ("top_p", lambda value: value),
     "user": ("metadata.user_id", _user_id),
     "safety_identifier": ("metadata.user_id", _user_id),
 }
@@ -306,7 +302,7 @@ def encode_messages(request: ChatRequest) -> tuple[object, list[JsonObject]]:
         role = message["role"]
         where = f"messages[{place}]"
         if role in ("system", "developer"):
-            system += _content(message, where)
+            system += _content(message, where, _WORDS)
         elif role == "user":
             talk.say("user", _content(message, where))
         elif role == "assistant":
@@ -390,7 +386,7 @@ class _Talk:
 def _assistant(message: JsonObject, place: str, talk: _Talk) -> list[JsonObject]:
     """Signed thinking, words, calls."""
     blocks = _signed_thinking(message.get("thinking_blocks"))
-    blocks += _content(message, place)
+    blocks += _content(message, place, _WORDS)
     calls = message.get("tool_calls")
     legacy = message.get("function_call")
     if not calls and isinstance(legacy, dict):
@@ -447,15 +443,28 @@ def _tool_result(message: JsonObject, place: str, talk: _Talk) -> JsonObject:
     return told
 
 
-def _content(message: JsonObject, place: str) -> list[JsonObject]:
-    """A message's content as blocks. Blank text is left out: Anthropic refuses it."""
+_WORDS = frozenset(("text", "refusal", "thinking", "reference"))
+"""Parts that the system and the assistant may have: words, and what is left out."""
+
+
+def _content(
+    message: JsonObject, place: str, kinds: frozenset[str] | None = None
+) -> list[JsonObject]:
+    """A message's content as blocks, of parts of these `kinds`; of all, unless some are named. Blank text
+    is left out: Anthropic refuses it."""
     content = message.get("content")
     parts: object = [{"type": "text", "text": content}] if isinstance(content, str) else content
     blocks = []
     for number, part in enumerate(parts if isinstance(parts, list) else ()):
-        block = _part(part, f"{place}.content[{number}]")
+        where = f"{place}.content[{number}]"
+        if kinds is not None and part["type"] not in kinds:
+            raise cannot_say(
+                f"{where}.type",
+                f"Anthropic takes only text of the {message['role']}, no {part['type']}",
+            )
+        block = _part(part, where)
         if block is not None:
-            blocks.append(_marked(block, part))
+            blocks.append(_marked(block, part, where))
     return blocks
 
 
@@ -510,8 +519,8 @@ def _source(address: str, place: str) -> JsonObject:
     return {"type": "base64", "media_type": found["kind"], "data": found["data"]}
 
 
-def _marked(block: JsonObject, said: JsonObject) -> JsonObject:
+def _marked(block: JsonObject, said: JsonObject, place: str) -> JsonObject:
     """The block with the mark up to which the prompt is to be cached, if the caller set one."""
-    if said.get("cache_control") is not None:
-        block["cache_control"] = said["cache_control"]
+    if (mark := said.get("cache_control")) is not None:
+        block["cache_control"] = checked(mark, Mark, f"{place}.cache_control")
     return block

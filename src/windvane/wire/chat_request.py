@@ -250,6 +250,14 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 
 def invalid_field(error: msgspec.ValidationError) -> WindvaneError:
     """Turn msgspec's message, which ends in a JSON path, into ours, which begins with it."""
+    path, what = place_and_problem(error)
+    return refuse(
+        FaultKind.INVALID_REQUEST, f"{path}: {what}" if path else what, param=path or None
+    )
+
+
+def place_and_problem(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What msgspec's message says apart: where, and what is wrong there."""
     found = _PLACE.match(str(error))
     path = ((found and found["path"]) or "").removeprefix("$").removeprefix(".")
     what = found["what"] if found else str(error)
@@ -262,11 +270,7 @@ def invalid_field(error: msgspec.ValidationError) -> WindvaneError:
         path = f"{path}.{field}" if path else field
         is_missing = named[1] == "missing required"
         what = "this field is required" if is_missing else "there is no such field"
-    return refuse(
-        FaultKind.INVALID_REQUEST,
-        f"{path}: {what}" if path else what,
-        param=path or None,
-    )
+    return path, what
 
 
 _MISTRAL_FIELDS = frozenset(("random_seed", "safe_prompt", "prompt_mode", "guardrails"))

@@ -68,6 +68,15 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"service_tier": "flex"}, {}),
     ({"service_tier": "batch"}, {}),
     ({"cache_control": {"type": "ephemeral"}}, {"cache_control": {"type": "ephemeral"}}),
+    *[
+        ({"thinking": thinking}, {"thinking": thinking})
+        for thinking in (
+            {"type": "enabled", "budget_tokens": 2_000, "display": "omitted"},
+            {"type": "adaptive", "display": "summarized"},
+            {"type": "between_tools"},
+            {"type": "disabled"},
+        )
+    ],
     ({"tools": [TOOL]}, {"tools": [TOLD_TOOL]}),
     ({"tools": []}, {}),
     ({"tools": [TOOL], "tool_choice": "auto"}, {"tools": [TOLD_TOOL], "tool_choice": {"type": "auto"}}),
@@ -494,6 +503,35 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"cache_control": "yes"}, "cache_control"),
+    ({"cache_control": {}}, "cache_control.type"),
+    ({"cache_control": {"type": "ephemeral", "ttl": 5}}, "cache_control.ttl"),
+    ({"cache_control": {"type": "ephemeral", "scope": "x"}}, "cache_control.scope"),
+    ({"tools": [{**TOOL, "cache_control": True}]}, "tools[0].cache_control"),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": 1}]}
+            ]
+        },
+        "messages[0].content[0].cache_control",
+    ),
+    ({"thinking": True}, "thinking"),
+    ({"thinking": {"type": "x"}}, "thinking.type"),
+    ({"thinking": {"type": "enabled", "budget_tokens": "many"}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "disabled", "budget_tokens": 2000}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "thinking.budget_tokens"),
+    ({"top_k": "many"}, "top_k"),
+    ({"top_k": -1}, "top_k"),
+    *[
+        ({"messages": [{"role": role, "content": [part]}, HELLO]}, "messages[0].content[0].type")
+        for role in ("system", "developer", "assistant")
+        for part in (
+            {"type": "image_url", "image_url": {"url": PNG}},
+            {"type": "document_url", "document_url": "https://x/a.pdf"},
+        )
+    ],
     (
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "rain"}}},
         "tool_choice",
