@@ -388,6 +388,36 @@ def test_a_wrong_header_is_refused(served, case, path):
         assert error["type"] == "authentication_error"
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "code"),
+    [
+        ("x-windvane-priority", "urgent", "invalid_priority"),
+        ("x-windvane-tags", "a" * 129, "invalid_tags"),
+        ("x-windvane-user", "ann, bob", "invalid_user"),
+    ],
+)
+@pytest.mark.parametrize("agent", ["openai", MISTRAL])
+def test_a_wrong_header_is_no_wrong_field(served, header, value, code, agent):
+    said = {header.replace("-", "_"): value, "user_agent": agent}
+    reply = served.ask(chat(), **said)
+    error = check_error(reply, 400)
+    assert (error["code"], error["param"], "detail" in reply.json) == (code, header, False)
+
+
+def test_wrong_tags_of_the_body_are_named_by_their_field(served):
+    body = chat(metadata={"tags": ["a" * 129]})
+    reply = served.ask(body, user_agent=MISTRAL)
+    error = check_error(reply, 422)
+    assert (error["code"], error["param"]) == ("invalid_tags", "metadata.tags")
+    assert reply.json["detail"][0]["loc"] == ["body", "metadata", "tags"]
+
+
+def test_what_no_window_holds_is_no_wrong_field(served):
+    reply = served.ask(chat(max_tokens=10_000_000), user_agent=MISTRAL)
+    error = check_error(reply, 400)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "max_tokens")
+
+
 def test_a_loop_is_seen_in_whichever_via_header(served):
     body = json.dumps(chat()).encode()
     lines = (f"authorization: Bearer {KEY}", "via: 1.1 windvane", "via: 1.1 proxy")
