@@ -172,7 +172,8 @@ _REFUSED = {
 }
 """Fields whose meaning would be lost: refused instead of dropped, unless they ask for nothing."""
 _MAY_BE_REFUSED = frozenset(_REFUSED)
-_NOTHING: tuple[object, ...] = (None, False, 0, [], {}, ["text"])
+_NOTHING: tuple[object, ...] = (None, False, 0, [], ["text"])
+"""An empty object is something: a search by the provider's own settings."""
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:

@@ -499,6 +499,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"audio": {"voice": "alloy"}}, "audio"),
     ({"guardrails": [{"block_on_error": True}]}, "guardrails"),
     ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
+    ({"web_search_options": {}}, "web_search_options"),
     ({"stop": ["a", "\n\n"]}, "stop"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
