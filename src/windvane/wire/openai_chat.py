@@ -6,10 +6,18 @@ two differ.
 
 import msgspec
 
-from windvane.core.chat import ChatRequest, Completion, JsonObject
+from windvane.core.chat import (
+    ChatRequest,
+    Completion,
+    DocumentPart,
+    FilePart,
+    JsonObject,
+    Message,
+)
 from windvane.core.usage import Usage
 from windvane.wire.cannot_say import cannot_say
 from windvane.wire.chat_answer import as_said, choice_object, envelope, is_foreign
+from windvane.wire.content_parts import split_thinking
 from windvane.wire.dialect import Dialect
 
 _encode = msgspec.json.Encoder().encode
@@ -22,6 +30,10 @@ _RESPELLED = _MISTRALS.union(_RENAMED)
 _OTHERS_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
 _OTHERS_PARTS = frozenset(("thinking", "reference"))
 """Parts of Mistral's; what is thought is told as `reasoning_content`."""
+_FILE = ("file_id", "file_data", "filename")
+"""What Mistral says of a file in the part itself, OpenAI in an object within."""
+
+_ADDRESSES = ("https://", "http://")
 
 _UNKNOWN_TO_OPENAI = frozenset(
     (
@@ -54,6 +66,8 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
     From GPT-5 on (and the o-series) sampling parameters and `max_tokens` are refused. The service tier
     is always named: without one the project's serves, and what that costs is not known here.
     """
+    if not request.is_plain_talk:
+        _check_files(request.messages)
     written = _edited(request, model)
     if written.get("service_tier") is None:
         written["service_tier"] = "default"
@@ -72,6 +86,22 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
     if not request.is_plain_talk:
         written["messages"] = _known_within(written["messages"])
     return _encode(written)
+
+
+def _check_files(messages: list[Message]) -> None:
+    """OpenAI takes a file's data or its id; it fetches none."""
+    for place, message in enumerate(messages):
+        for number, part in enumerate(message.content if type(message.content) is list else ()):
+            address = None
+            if isinstance(part, DocumentPart):
+                address = part.document_url
+            elif isinstance(part, FilePart):
+                address = (part.file or part).file_data
+            if address and address.startswith(_ADDRESSES):
+                raise cannot_say(
+                    f"messages[{place}].content[{number}]",
+                    "OpenAI is sent a document by its data, not by its address",
+                )
 
 
 def _known_within(members: object) -> object:
@@ -140,6 +170,9 @@ def _message(message: JsonObject) -> JsonObject:
     if isinstance(content, list):
         parts = [_part(part) for part in content if part.get("type") not in _OTHERS_PARTS]
         written["content"] = parts or ""
+        _, thinking = split_thinking(content)
+        if thinking is not None and message.get("reasoning_content") is None:
+            written["reasoning_content"] = thinking
     if isinstance(calls, list) and calls:
         written["tool_calls"] = [_tool_call(call) for call in calls]
     return written
@@ -164,8 +197,8 @@ def _part(part: JsonObject) -> JsonObject:
     if part.get("type") == "document_url":
         file = {"file_data": part["document_url"], "filename": part.get("document_name")}
         return {"type": "file", "file": {name: value for name, value in file.items() if value}}
-    if part.get("type") == "file" and part.get("file_id"):
-        return {"type": "file", "file": {"file_id": part["file_id"]}}
+    if part.get("type") == "file" and not isinstance(part.get("file"), dict):
+        return {"type": "file", "file": {name: part[name] for name in _FILE if part.get(name)}}
     return part
 
 
