@@ -14,6 +14,7 @@ import msgspec
 from windvane.core.chat import ChatRequest, JsonObject
 from windvane.wire.allowed_tools import only_allowed, word_of
 from windvane.wire.cannot_say import cannot_say
+from windvane.wire.nameless_schema import nameless
 from windvane.wire.rows import Rows, Table, Translate
 
 TEMPERATURE_MAX = 1.5
@@ -105,10 +106,9 @@ def _tool(tool: JsonObject, place: str) -> JsonObject:
         for name in ("name", "description", "strict")
         if function.get(name) is not None
     }
-    parameters = function.get("parameters") or {"type": "object", "properties": {}}
-    written["parameters"] = {
-        name: schema for name, schema in parameters.items() if name not in ("$schema", "$id")
-    }
+    written["parameters"] = nameless(
+        function.get("parameters") or {"type": "object", "properties": {}}
+    )
     return {"type": "function", "function": written}
 
 
@@ -128,7 +128,7 @@ def _response_format(value: object) -> object:
     kept = ("name", "description", "schema", "strict")
     told: JsonObject = {name: schema[name] for name in kept if schema.get(name) is not None}
     # OpenAI's callers may leave the schema out; Mistral's must not.
-    told.setdefault("schema", {"type": "object"})
+    told["schema"] = nameless(told.get("schema", {"type": "object"}))
     return {"type": kind, "json_schema": told}
 
 

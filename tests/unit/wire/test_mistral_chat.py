@@ -13,6 +13,31 @@ from windvane.wire.mistral_chat import FIELDS, TOP_P_MIN, encode_chat, nine_char
 HELLO = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 TOOL_G = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
+VALUE = {"$id": "a value of the caller's", "$schema": 1}
+NAMED_SCHEMA = {
+    "$schema": "s",
+    "$id": "i",
+    "type": "object",
+    "properties": {
+        "$id": {"$id": "x", "type": "string"},
+        "any": {"anyOf": [{"$schema": "s", "type": "null"}, {"$ref": "#/$defs/$schema"}]},
+        "each": {"type": "array", "items": {"$id": "x", "type": "integer"}},
+        "given": {"const": VALUE, "default": VALUE, "enum": [VALUE], "examples": [VALUE]},
+    },
+    "$defs": {"$schema": {"$schema": "s", "type": "boolean"}},
+    "additionalProperties": {"$id": "x"},
+}
+NAMELESS_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "$id": {"type": "string"},
+        "any": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/$schema"}]},
+        "each": {"type": "array", "items": {"type": "integer"}},
+        "given": {"const": VALUE, "default": VALUE, "enum": [VALUE], "examples": [VALUE]},
+    },
+    "$defs": {"$schema": {"type": "boolean"}},
+    "additionalProperties": {},
+}
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
@@ -119,6 +144,24 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
                 "json_schema": {"name": "s", "schema": {}, "strict": True},
             }
         },
+    ),
+    (
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "schema": NAMED_SCHEMA},
+            }
+        },
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "schema": NAMELESS_SCHEMA},
+            }
+        },
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": NAMED_SCHEMA}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": NAMELESS_SCHEMA}}]},
     ),
     ({"tools": [TOOL]}, {"tools": [TOOL]}),
     ({"tools": []}, {}),
