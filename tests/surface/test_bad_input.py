@@ -339,6 +339,16 @@ def test_a_body_declared_too_large_is_413_before_it_is_sent(served):
     assert b"connection: close" in answer.lower()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+def test_a_caller_who_waits_to_send_too_much_is_not_told_to(served, path):
+    lines = (f"authorization: Bearer {KEY}", "expect: 100-continue")
+    head = raw_request(b"", *lines, path=path).replace(
+        b"content-length: 0", b"content-length: 99999999"
+    )
+    answer = served.talk(head)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_body_that_grows_too_large_in_chunks_is_413(served):
     head = raw_request(b"", f"authorization: Bearer {KEY}").replace(
         b"content-length: 0", b"transfer-encoding: chunked"
@@ -433,7 +443,7 @@ def test_a_stranger_s_large_body_is_not_waited_for(served, framing):
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/keys"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
 def test_a_key_in_a_trailer_is_none(served, path):
     """RFC 9110, 6.5.1: a trailer is no header, and least of all one that says who calls."""
     body = b'{"model":"auto","messages":[]}'
