@@ -177,6 +177,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(
+    "schema", [{"properties": 5}, {"properties": {"a": 5}, "required": 5}, {"required": [{}]}]
+)
+async def test_a_broken_schema_is_refused_in_words_of_the_service(start, ask, chat, schema):
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    said = await ask(await start(), chat("x", tools=[tool], tool_choice="any"))
+    assert said.status == 400
+    assert said.json["message"].startswith("The request cannot be understood: ")
+    assert "Error" not in said.json["message"] and "'int'" not in said.json["message"]
+
+
+@pytest.mark.parametrize(
     ("changes", "status", "code"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
 )
 async def test_strict_mode_refuses_as_the_service_does(start, ask, chat, changes, status, code):

@@ -339,6 +339,16 @@ def test_a_body_declared_too_large_is_413_before_it_is_sent(served):
     assert b"connection: close" in answer.lower()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+def test_a_caller_who_waits_to_send_too_much_is_not_told_to(served, path):
+    lines = (f"authorization: Bearer {KEY}", "expect: 100-continue")
+    head = raw_request(b"", *lines, path=path).replace(
+        b"content-length: 0", b"content-length: 99999999"
+    )
+    answer = served.talk(head)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_body_that_grows_too_large_in_chunks_is_413(served):
     head = raw_request(b"", f"authorization: Bearer {KEY}").replace(
         b"content-length: 0", b"transfer-encoding: chunked"
@@ -388,6 +398,36 @@ def test_a_wrong_header_is_refused(served, case, path):
         assert error["type"] == "authentication_error"
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "code"),
+    [
+        ("x-windvane-priority", "urgent", "invalid_priority"),
+        ("x-windvane-tags", "a" * 129, "invalid_tags"),
+        ("x-windvane-user", "ann, bob", "invalid_user"),
+    ],
+)
+@pytest.mark.parametrize("agent", ["openai", MISTRAL])
+def test_a_wrong_header_is_no_wrong_field(served, header, value, code, agent):
+    said = {header.replace("-", "_"): value, "user_agent": agent}
+    reply = served.ask(chat(), **said)
+    error = check_error(reply, 400)
+    assert (error["code"], error["param"], "detail" in reply.json) == (code, header, False)
+
+
+def test_wrong_tags_of_the_body_are_named_by_their_field(served):
+    body = chat(metadata={"tags": ["a" * 129]})
+    reply = served.ask(body, user_agent=MISTRAL)
+    error = check_error(reply, 422)
+    assert (error["code"], error["param"]) == ("invalid_tags", "metadata.tags")
+    assert reply.json["detail"][0]["loc"] == ["body", "metadata", "tags"]
+
+
+def test_what_no_window_holds_is_no_wrong_field(served):
+    reply = served.ask(chat(max_tokens=10_000_000), user_agent=MISTRAL)
+    error = check_error(reply, 400)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "max_tokens")
+
+
 def test_a_loop_is_seen_in_whichever_via_header(served):
     body = json.dumps(chat()).encode()
     lines = (f"authorization: Bearer {KEY}", "via: 1.1 windvane", "via: 1.1 proxy")
@@ -403,7 +443,7 @@ def test_a_stranger_s_large_body_is_not_waited_for(served, framing):
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/keys"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
 def test_a_key_in_a_trailer_is_none(served, path):
     """RFC 9110, 6.5.1: a trailer is no header, and least of all one that says who calls."""
     body = b'{"model":"auto","messages":[]}'

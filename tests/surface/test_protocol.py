@@ -175,6 +175,16 @@ HEADS: dict[str, tuple[bytes, int]] = {
         raw_request(b"").replace(b"content-length: 0", b"transfer-encoding: chunked") + b"zz\r\n",
         400,
     ),
+    "a coding but chunks": (
+        raw_request(b"").replace(b"content-length: 0", b"transfer-encoding: gzip, chunked"),
+        501,
+    ),
+    "codings in two lines": (
+        raw_request(b"", "transfer-encoding: chunked").replace(
+            b"content-length: 0", b"transfer-encoding: gzip"
+        ),
+        501,
+    ),
     "a bare NUL": (b"GET /\x00 HTTP/1.1\r\n\r\n", 400),
     "a space before the colon": (b"GET / HTTP/1.1\r\nhost : a\r\n\r\n", 400),
     "a folded header": (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\na: b\r\n\x00c\r\n\r\n", 400),

@@ -246,6 +246,11 @@ def test_only_what_cannot_be_said_is_refused(user, options):
     )
     cannot |= "audio" in options or "audio" in options.get("modalities", ())
     cannot |= any(tool["type"] == "custom" for tool in options.get("tools", ()))
+    if options.get("tools") or options.get("functions"):
+        choice = options.get("tool_choice")
+        kind = choice["type"] if isinstance(choice, dict) else None
+        cannot |= kind == "custom"
+        cannot |= kind == "allowed_tools" and choice["allowed_tools"]["mode"] == "required"
     fields = {"model": "auto", "messages": [user], **options}
     if cannot:
         with pytest.raises(BadRequestError):

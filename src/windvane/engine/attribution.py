@@ -26,7 +26,7 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
     headers, body = exchange.headers, exchange.request.body
     user, tags, priority = None, principal.tags, principal.priority
     if USER_HEADER in headers and (shown := text_of(headers[USER_HEADER]).strip()):
-        user = _checked(shown, "user")
+        user = _checked(shown, "user", USER_HEADER.decode())
     elif "user" in body or "safety_identifier" in body:
         said = body.get("safety_identifier") or body.get("user")
         if isinstance(said, str) and (said := said.strip()):
@@ -66,6 +66,7 @@ def _named(user: str) -> str:
 
 
 def _tags(header: bytes | None, body: JsonObject) -> list[str]:
+    place = "metadata.tags" if header is None else TAGS_HEADER.decode()
     if header is not None:
         given = [tag.strip() for tag in text_of(header).split(",") if tag.strip()]
     else:
@@ -77,14 +78,14 @@ def _tags(header: bytes | None, body: JsonObject) -> list[str]:
         else:
             given = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
     if len(given) > TAGS_MAX:
-        raise _wrong("tags", f"at most {TAGS_MAX} tags")
-    return [_checked(tag, "tags") for tag in given]
+        raise _wrong("tags", place, f"at most {TAGS_MAX} tags")
+    return [_checked(tag, "tags", place) for tag in given]
 
 
-def _checked(name: str, what: str) -> str:
+def _checked(name: str, what: str, place: str) -> str:
     """A name fit for reports and scopes; what is not must not be cut into another's."""
     if not _NAME.fullmatch(name):
-        raise _wrong(what, "1 to 128 characters, no comma and no control character")
+        raise _wrong(what, place, "1 to 128 characters, no comma and no control character")
     return name
 
 
@@ -92,9 +93,13 @@ def _priority(header: bytes, allowed: Priority) -> Priority:
     try:
         asked = Priority(header.decode("latin-1").strip().lower())
     except ValueError:
-        raise _wrong("priority", f"one of {', '.join(Priority)}") from None
+        rule = f"one of {', '.join(Priority)}"
+        raise _wrong("priority", PRIORITY_HEADER.decode(), rule) from None
     return asked if asked.rank >= allowed.rank else allowed
 
 
-def _wrong(what: str, rule: str) -> WindvaneError:
-    return refuse(FaultKind.INVALID_REQUEST, f"{what}: {rule}", code=f"invalid_{what}", param=what)
+def _wrong(what: str, place: str, rule: str) -> WindvaneError:
+    """`place` is the header, or the field of the body, that says it."""
+    return refuse(
+        FaultKind.INVALID_REQUEST, f"{place}: {rule}", code=f"invalid_{what}", param=place
+    )

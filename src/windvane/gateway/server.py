@@ -347,6 +347,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX:
             self._refuse(431, f"there are more than {HEADERS_MAX} headers", "too_many_headers")
             return
+        if self._is_coded:
+            self._refuse(501, "of transfer codings only chunked is known", "transfer_coding")
+            return
         self._is_in_head = False
         version = parser.get_http_version()
         keep_alive = version != "1.0" and parser.should_keep_alive()
@@ -400,6 +403,14 @@ class GuardedProtocol(HttpToolsProtocol):
             if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
                 return name + b": " + value
         return b""
+
+    @property
+    def _is_coded(self) -> bool:
+        """Whether the body is compressed on its way (RFC 9112, 6.1): llhttp looks for chunks alone."""
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                return True
+        return False
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -42,6 +42,10 @@ CHOICES_MAX = 32
 _SAID_ONCE = (b"authorization", b"content-length", b"content-type", b"host", b"x-request-id")
 _SHAPE_ERRORS = (TypeError, AttributeError, KeyError, ValueError, IndexError, RecursionError)
 """What an oddly shaped body or tool schema raises where no rule has looked at it."""
+_MISSHAPEN = (
+    "The request cannot be understood: something in it, such as a tool's schema, has another type than"
+    " is documented, or lacks what it needs."
+)
 
 _EVENT_STREAM = "text/event-stream; charset=utf-8"
 
@@ -108,9 +112,8 @@ class Service:
             reply = self._route(call, path.rstrip("/"))
         except Refusal as refusal:
             reply = self._refused(call, refusal)
-        except _SHAPE_ERRORS as error:
-            says = f"The request cannot be understood ({type(error).__name__}: {error})"
-            reply = self._refused(call, Refusal(400, says))
+        except _SHAPE_ERRORS:
+            reply = self._refused(call, Refusal(400, _MISSHAPEN))
         entry.status = reply.status
         self.by_status[reply.status] = self.by_status.get(reply.status, 0) + 1
         return reply, entry

@@ -12,7 +12,9 @@ import re
 import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject, Message
-from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.wire.allowed_tools import only_allowed, word_of
+from windvane.wire.anthropic_own import THINKING_TOKENS_MIN, Count, Mark, Thinking, checked
+from windvane.wire.cannot_say import cannot_say
 from windvane.wire.mistral_chat import nine_characters
 from windvane.wire.rows import Rows, Table
 from windvane.wire.strict_schema import strict
@@ -21,7 +23,6 @@ MAX_TOKENS_DEFAULT = 20_000
 """Asked for when the caller sets no limit. Anthropic's SDK waits for no more than about 21,333 without a
 stream, and every model of the catalog can say that much."""
 TEMPERATURE_MAX = 1.0
-THINKING_TOKENS_MIN = 1_024
 USER_ID_CHARS_MAX = 256
 
 _TAKE_SAMPLING = (
@@ -51,10 +52,6 @@ _CALL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _DATA_ADDRESS = re.compile(r"data:(?P<kind>[\w.+/-]+);base64,(?P<data>.*)", re.DOTALL)
 
 
-def _as_is(value: object) -> object:
-    return value
-
-
 def _temperature(value: object) -> object:
     if type(value) is not float and not isinstance(value, (int, float)):
         return None
@@ -69,7 +66,7 @@ def _stops(value: object) -> object:
         return None
     for stop in said:
         if not str(stop).strip():
-            raise _refuse("stop", "Anthropic takes no stop sequence that is blank")
+            raise cannot_say("stop", "Anthropic takes no stop sequence that is blank")
     return said
 
 
@@ -96,7 +93,7 @@ def _functions(value: object) -> object:
 def _tool(tool: JsonObject, place: str) -> JsonObject:
     function = tool.get("function")
     if not isinstance(function, dict):
-        raise _refuse(
+        raise cannot_say(
             f"{place}.type", f"of tools Anthropic is told functions, not {tool.get('type')!r}"
         )
     written: JsonObject = {"name": function["name"]}
@@ -108,15 +105,15 @@ def _tool(tool: JsonObject, place: str) -> JsonObject:
         written["input_schema"] = strict(schema)
     else:
         written["input_schema"] = schema
-    return _marked(written, tool)
+    return _marked(written, tool, place)
 
 
 def _tool_choice(value: object) -> object:
     if isinstance(value, dict):
         function = value.get("function")
-        if not isinstance(function, dict) or "name" not in function:
-            return {"type": "auto"}
-        return {"type": "tool", "name": function["name"]}
+        if isinstance(function, dict):
+            return {"type": "tool", "name": function["name"]}
+        value = word_of(value)
     return {"type": "any" if value == "required" else value}
 
 
@@ -132,7 +129,7 @@ def _format(value: object) -> object:
     form = value.get("json_schema")
     schema = form.get("schema") if isinstance(form, dict) else None
     if kind != "json_schema" or not isinstance(schema, dict):
-        raise _refuse(
+        raise cannot_say(
             "response_format", "Anthropic writes JSON to a schema: give json_schema with its schema"
         )
     return {"type": "json_schema", "schema": strict(schema)}
@@ -140,7 +137,7 @@ def _format(value: object) -> object:
 
 FIELDS: Table = {
     # what the caller says: (what Anthropic is told, how); later rows win over earlier ones
-    "cache_control": ("cache_control", _as_is),
+    "cache_control": ("cache_control", lambda value: checked(value, Mark, "cache_control")),
     "functions": ("tools", _functions),
     "tools": ("tools", _tools),
     "function_call": ("tool_choice", _function_call),
@@ -150,9 +147,9 @@ FIELDS: Table = {
     "service_tier": ("service_tier", _service_tier),
     "stop": ("stop_sequences", _stops),
     "temperature": ("temperature", _temperature),
-    "thinking": ("thinking", _as_is),
-    "top_k": ("top_k", _as_is),
-    "top_p": ("top_p", _as_is),
+    "thinking": ("thinking", lambda value: checked(value, Thinking, "thinking")),
+    "top_k": ("top_k", lambda value: checked(value, Count, "top_k")),
+    "top_p": ("top_p", lambda value: value),
     "user": ("metadata.user_id", _user_id),
     "safety_identifier": ("metadata.user_id", _user_id),
 }
@@ -175,7 +172,8 @@ _REFUSED = {
 }
 """Fields whose meaning would be lost: refused instead of dropped, unless they ask for nothing."""
 _MAY_BE_REFUSED = frozenset(_REFUSED)
-_NOTHING: tuple[object, ...] = (None, False, 0, [], {}, ["text"])
+_NOTHING: tuple[object, ...] = (None, False, 0, [], ["text"])
+"""An empty object is something: a search by the provider's own settings."""
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:
@@ -231,9 +229,9 @@ def _check(request: ChatRequest) -> None:
     if not _MAY_BE_REFUSED.isdisjoint(request.body):
         for name, why in _REFUSED.items():
             if request.body.get(name) not in _NOTHING:
-                raise _refuse(name, why)
+                raise cannot_say(name, why)
     if request.n > 1:
-        raise _refuse("n", "Anthropic's models give one answer to a request")
+        raise cannot_say("n", "Anthropic's models give one answer to a request")
 
 
 def _settle_tool_choice(written: JsonObject, body: JsonObject) -> None:
@@ -241,13 +239,14 @@ def _settle_tool_choice(written: JsonObject, body: JsonObject) -> None:
     if not isinstance(tools, list):
         written.pop("tool_choice", None)
         return
+    written["tools"] = only_allowed(tools, body.get("tool_choice"), lambda tool: tool["name"])
     if body.get("parallel_tool_calls") is False:
         written.setdefault("tool_choice", {"type": "auto"})
     choice = written.get("tool_choice")
     if not isinstance(choice, dict):
         return
     if choice["type"] == "tool" and choice["name"] not in [tool["name"] for tool in tools]:
-        raise _refuse("tool_choice", f"there is no tool {str(choice['name'])[:64]!r}")
+        raise cannot_say("tool_choice", f"there is no tool {str(choice['name'])[:64]!r}")
     if body.get("parallel_tool_calls") is False and choice["type"] != "none":
         choice["disable_parallel_tool_use"] = True
 
@@ -304,7 +303,7 @@ def encode_messages(request: ChatRequest) -> tuple[object, list[JsonObject]]:
         role = message["role"]
         where = f"messages[{place}]"
         if role in ("system", "developer"):
-            system += _content(message, where)
+            system += _content(message, where, _WORDS)
         elif role == "user":
             talk.say("user", _content(message, where))
         elif role == "assistant":
@@ -364,7 +363,7 @@ class _Talk:
         """What the call is told as that this answers."""
         told = self._told.get(said)
         if told is None or told not in self._open:
-            raise _refuse(f"{place}.tool_call_id", "no tool call before this has that id")
+            raise cannot_say(f"{place}.tool_call_id", "no tool call before this has that id")
         self._open.discard(told)
         return told
 
@@ -372,9 +371,9 @@ class _Talk:
         """The turns, answers of tools first in each. Raises what Anthropic would refuse."""
         self._check_answered()
         if not self._turns:
-            raise _refuse("messages", "no message of the user has any content")
+            raise cannot_say("messages", "no message of the user has any content")
         if self._turns[-1]["role"] == "assistant":
-            raise _refuse("messages", "the last message is the assistant's; it is not continued")
+            raise cannot_say("messages", "the last message is the assistant's; it is not continued")
         for turn in self._turns:
             if turn["role"] == "user" and isinstance(turn["content"], list):
                 turn["content"].sort(key=lambda block: block["type"] != "tool_result")
@@ -382,13 +381,13 @@ class _Talk:
 
     def _check_answered(self) -> None:
         if self._open:
-            raise _refuse("messages", f"{len(self._open)} tool call(s) have no answer")
+            raise cannot_say("messages", f"{len(self._open)} tool call(s) have no answer")
 
 
 def _assistant(message: JsonObject, place: str, talk: _Talk) -> list[JsonObject]:
     """Signed thinking, words, calls."""
     blocks = _signed_thinking(message.get("thinking_blocks"))
-    blocks += _content(message, place)
+    blocks += _content(message, place, _WORDS)
     calls = message.get("tool_calls")
     legacy = message.get("function_call")
     if not calls and isinstance(legacy, dict):
@@ -396,7 +395,7 @@ def _assistant(message: JsonObject, place: str, talk: _Talk) -> list[JsonObject]
     for number, call in enumerate(calls if isinstance(calls, list) else ()):
         function, where = call.get("function"), f"{place}.tool_calls[{number}]"
         if not isinstance(function, dict) or call.get("type") == "custom":
-            raise _refuse(
+            raise cannot_say(
                 f"{where}.type", "Anthropic takes calls of functions, not of custom tools"
             )
         blocks.append(
@@ -430,7 +429,7 @@ def _arguments(said: object, place: str) -> object:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise _refuse(place, "Anthropic wants arguments that are a JSON object")
+        raise cannot_say(place, "Anthropic wants arguments that are a JSON object")
     return parsed
 
 
@@ -445,15 +444,28 @@ def _tool_result(message: JsonObject, place: str, talk: _Talk) -> JsonObject:
     return told
 
 
-def _content(message: JsonObject, place: str) -> list[JsonObject]:
-    """A message's content as blocks. Blank text is left out: Anthropic refuses it."""
+_WORDS = frozenset(("text", "refusal", "thinking", "reference"))
+"""Parts that the system and the assistant may have: words, and what is left out."""
+
+
+def _content(
+    message: JsonObject, place: str, kinds: frozenset[str] | None = None
+) -> list[JsonObject]:
+    """A message's content as blocks, of parts of these `kinds`; of all, unless some are named. Blank text
+    is left out: Anthropic refuses it."""
     content = message.get("content")
     parts: object = [{"type": "text", "text": content}] if isinstance(content, str) else content
     blocks = []
     for number, part in enumerate(parts if isinstance(parts, list) else ()):
-        block = _part(part, f"{place}.content[{number}]")
+        where = f"{place}.content[{number}]"
+        if kinds is not None and part["type"] not in kinds:
+            raise cannot_say(
+                f"{where}.type",
+                f"Anthropic takes only text of the {message['role']}, no {part['type']}",
+            )
+        block = _part(part, where)
         if block is not None:
-            blocks.append(_marked(block, part))
+            blocks.append(_marked(block, part, where))
     return blocks
 
 
@@ -471,10 +483,10 @@ def _part(part: JsonObject, place: str) -> JsonObject | None:
         inner = part.get("file")
         file = inner if isinstance(inner, dict) else part
         if not file.get("file_data"):
-            raise _refuse(place, "Anthropic is sent files by their data, not by another's id")
+            raise cannot_say(place, "Anthropic is sent files by their data, not by another's id")
         return _document(str(file["file_data"]), file.get("filename"), place)
     if kind == "input_audio":
-        raise _refuse(place, "Anthropic's models do not hear")
+        raise cannot_say(place, "Anthropic's models do not hear")
     return None  # thinking that nobody signed, references of an earlier answer
 
 
@@ -496,7 +508,7 @@ def _text_of(source: JsonObject, place: str) -> str:
     try:
         return base64.b64decode(str(source["data"]), validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
-        raise _refuse(place, f"a text in base64 cannot be read: {error}") from error
+        raise cannot_say(place, f"a text in base64 cannot be read: {error}") from error
 
 
 def _source(address: str, place: str) -> JsonObject:
@@ -504,26 +516,12 @@ def _source(address: str, place: str) -> JsonObject:
         return {"type": "url", "url": address}
     found = _DATA_ADDRESS.fullmatch(address)
     if found is None:
-        raise _refuse(place, "expected an https address or data in base64")
+        raise cannot_say(place, "expected an https address or data in base64")
     return {"type": "base64", "media_type": found["kind"], "data": found["data"]}
 
 
-def _marked(block: JsonObject, said: JsonObject) -> JsonObject:
+def _marked(block: JsonObject, said: JsonObject, place: str) -> JsonObject:
     """The block with the mark up to which the prompt is to be cached, if the caller set one."""
-    if said.get("cache_control") is not None:
-        block["cache_control"] = said["cache_control"]
+    if (mark := said.get("cache_control")) is not None:
+        block["cache_control"] = checked(mark, Mark, f"{place}.cache_control")
     return block
-
-
-def _refuse(param: str, problem: str) -> WindvaneError:
-    """Another provider may know how to say it."""
-    return error_of(
-        Fault(
-            kind=FaultKind.INVALID_REQUEST,
-            source=Source.CLIENT,
-            retry=Retry.OTHER,
-            message=f"{param}: {problem}",
-            status=400,
-            param=param,
-        )
-    )

@@ -49,9 +49,19 @@ class _FunctionName(msgspec.Struct, frozen=True):
     name: str
 
 
+class _AllowedTool(msgspec.Struct, frozen=True):
+    function: _FunctionName | None = None
+
+
+class _AllowedTools(msgspec.Struct, frozen=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[_AllowedTool], Meta(max_length=TOOLS_MAX)]
+
+
 class _ToolChoice(msgspec.Struct, frozen=True):
     type: str | None = None
     function: _FunctionName | None = None
+    allowed_tools: _AllowedTools | None = None
 
 
 class _Prediction(msgspec.Struct, frozen=True):
@@ -218,6 +228,8 @@ def _check_tools(parsed: ChatBody) -> None:
     if isinstance(choice, _ToolChoice):
         if choice.type in (None, "function") and choice.function is None:
             raise _refuse("tool_choice.function", "the choice of a function needs its name")
+        if choice.type == "allowed_tools" and choice.allowed_tools is None:
+            raise _refuse("tool_choice.allowed_tools", "this field is required")
     else:
         _check_choice("tool_choice", choice, _CHOICES)
     _check_choice("function_call", parsed.function_call, _CALL_CHOICES)
@@ -238,6 +250,14 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 
 def invalid_field(error: msgspec.ValidationError) -> WindvaneError:
     """Turn msgspec's message, which ends in a JSON path, into ours, which begins with it."""
+    path, what = place_and_problem(error)
+    return refuse(
+        FaultKind.INVALID_REQUEST, f"{path}: {what}" if path else what, param=path or None
+    )
+
+
+def place_and_problem(error: msgspec.ValidationError) -> tuple[str, str]:
+    """What msgspec's message says apart: where, and what is wrong there."""
     found = _PLACE.match(str(error))
     path = ((found and found["path"]) or "").removeprefix("$").removeprefix(".")
     what = found["what"] if found else str(error)
@@ -250,11 +270,7 @@ def invalid_field(error: msgspec.ValidationError) -> WindvaneError:
         path = f"{path}.{field}" if path else field
         is_missing = named[1] == "missing required"
         what = "this field is required" if is_missing else "there is no such field"
-    return refuse(
-        FaultKind.INVALID_REQUEST,
-        f"{path}: {what}" if path else what,
-        param=path or None,
-    )
+    return path, what
 
 
 _MISTRAL_FIELDS = frozenset(("random_seed", "safe_prompt", "prompt_mode", "guardrails"))

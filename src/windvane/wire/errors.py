@@ -88,12 +88,12 @@ def limit_object(limit: LimitReached) -> JsonObject:
 def render_error(fault: Fault, dialect: Dialect, request_id: str) -> tuple[int, bytes]:
     """The status and body for a caller of `dialect`.
 
-    A caller of Mistral's gets 422 with a `detail` list for a wrong field, as its API answers.
+    A caller of Mistral's gets 422 with a `detail` list for a wrong field of the body, as its API answers.
     """
     inner = error_object(fault, request_id)
     body: JsonObject = {"object": "error", **inner, "error": inner, "request_id": request_id}
     status = fault.status
-    if dialect is Dialect.MISTRAL and status == HTTPStatus.BAD_REQUEST and fault.param:
+    if dialect is Dialect.MISTRAL and status == HTTPStatus.BAD_REQUEST and _is_of_a_field(fault):
         status = HTTPStatus.UNPROCESSABLE_ENTITY
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         place = ["body", *_steps(fault.param or "")]
@@ -102,6 +102,12 @@ def render_error(fault: Fault, dialect: Dialect, request_id: str) -> tuple[int, 
             {"type": "value_error", "loc": place, "msg": text} for text in texts[:DETAIL_MAX]
         ]
     return int(status), msgspec.json.encode(body)
+
+
+def _is_of_a_field(fault: Fault) -> bool:
+    """Whether a field of the body is wrong: too long a context is none, nor is a header."""
+    param = fault.param
+    return fault.kind is FaultKind.INVALID_REQUEST and bool(param and not param.startswith("x-"))
 
 
 def _steps(param: str) -> list[str | int]:

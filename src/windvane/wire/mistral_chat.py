@@ -12,7 +12,9 @@ from collections.abc import Mapping
 import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject
-from windvane.core.faults import FaultKind, WindvaneError, refuse
+from windvane.wire.allowed_tools import only_allowed, word_of
+from windvane.wire.cannot_say import cannot_say
+from windvane.wire.nameless_schema import nameless
 from windvane.wire.rows import Rows, Table, Translate
 
 TEMPERATURE_MAX = 1.5
@@ -59,14 +61,12 @@ def _reasoning_effort(value: object) -> object:
 
 
 def _tool_choice(value: object) -> object:
-    if value == "required":
-        return "any"
     if isinstance(value, dict):
         function = value.get("function")
-        if not isinstance(function, dict):
-            return "auto"
-        return {"type": "function", "function": {"name": function["name"]}}
-    return value
+        if isinstance(function, dict):
+            return {"type": "function", "function": {"name": function["name"]}}
+        value = word_of(value)
+    return "any" if value == "required" else value
 
 
 def _function_call(value: object) -> object:
@@ -98,7 +98,7 @@ def _functions(value: object) -> object:
 def _tool(tool: JsonObject, place: str) -> JsonObject:
     function = tool.get("function")
     if not isinstance(function, dict):
-        raise _refuse(
+        raise cannot_say(
             f"{place}.type", f"Mistral's chat takes function tools, not {tool.get('type')!r}"
         )
     written: JsonObject = {
@@ -106,10 +106,9 @@ def _tool(tool: JsonObject, place: str) -> JsonObject:
         for name in ("name", "description", "strict")
         if function.get(name) is not None
     }
-    parameters = function.get("parameters") or {"type": "object", "properties": {}}
-    written["parameters"] = {
-        name: schema for name, schema in parameters.items() if name not in ("$schema", "$id")
-    }
+    written["parameters"] = nameless(
+        function.get("parameters") or {"type": "object", "properties": {}}
+    )
     return {"type": "function", "function": written}
 
 
@@ -121,15 +120,15 @@ def _response_format(value: object) -> object:
         return None
     kind, schema = value["type"], value.get("json_schema")
     if kind not in _FORMATS:
-        raise _refuse("response_format.type", f"expected one of {', '.join(_FORMATS)}")
+        raise cannot_say("response_format.type", f"expected one of {', '.join(_FORMATS)}")
     if kind != "json_schema":
         return {"type": kind}
     if not isinstance(schema, dict) or not schema.get("name"):
-        raise _refuse("response_format.json_schema", "a schema needs a name")
+        raise cannot_say("response_format.json_schema", "a schema needs a name")
     kept = ("name", "description", "schema", "strict")
     told: JsonObject = {name: schema[name] for name in kept if schema.get(name) is not None}
     # OpenAI's callers may leave the schema out; Mistral's must not.
-    told.setdefault("schema", {"type": "object"})
+    told["schema"] = nameless(told.get("schema", {"type": "object"}))
     return {"type": kind, "json_schema": told}
 
 
@@ -184,7 +183,7 @@ _REFUSED = {
 def _refusal(name: str, why: str) -> Translate:
     def refused(value: object) -> object:
         if value != ["text"]:
-            raise _refuse(name, why)
+            raise cannot_say(name, why)
         return None
 
     return refused
@@ -208,14 +207,29 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
                 value = translate(value)
             if value is not None:
                 written[told] = value
-    if "tool_choice" in written and "tools" not in written:
-        del written["tool_choice"]
+    if "tool_choice" in written:
+        _settle_tools(written, body)
     if written.get("n", 1) != 1:
         # Mistral takes a prediction for one choice alone, and it only speeds the answer up.
         written.pop("prediction", None)
     if request.stream:
         written["stream"] = True
     return _encode(written)
+
+
+def _settle_tools(written: JsonObject, body: JsonObject) -> None:
+    """There is no choice without tools; and of tools only those are told that it allows."""
+    tools = written.get("tools")
+    if isinstance(tools, list):
+        written["tools"] = only_allowed(tools, body.get("tool_choice"), _name_of)
+    else:
+        del written["tool_choice"]
+
+
+def _name_of(tool: JsonObject) -> object:
+    function = tool["function"]
+    assert isinstance(function, dict)
+    return function["name"]
 
 
 _PLAIN_ROLES = frozenset(("system", "user", "assistant"))
@@ -291,7 +305,7 @@ def _assistant(message: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObje
 def _tool_call(call: JsonObject, place: str, ids: "_ToolCallIds") -> JsonObject:
     function = call.get("function")
     if not isinstance(function, dict) or call.get("type") == "custom":
-        raise _refuse(
+        raise cannot_say(
             f"{place}.type", "Mistral's chat takes calls of functions, not of custom tools"
         )
     return _written_call(function, f"{place}.function", call.get("id"), ids)
@@ -302,7 +316,7 @@ def _written_call(
 ) -> JsonObject:
     name = str(function["name"])
     if not _FUNCTION_NAME.fullmatch(name):
-        raise _refuse(f"{place}.name", f"no function can have the name {name[:64]!r}")
+        raise cannot_say(f"{place}.name", f"no function can have the name {name[:64]!r}")
     return {
         "id": ids.of(str(call_id or "")),
         "type": "function",
@@ -322,7 +336,7 @@ def _content(message: JsonObject, place: str, kinds: frozenset[str] | None = Non
     written = []
     for number, part in enumerate(content):
         if kinds is not None and part["type"] not in kinds:
-            raise _refuse(
+            raise cannot_say(
                 f"{place}.content[{number}].type",
                 f"Mistral takes only text of the system, no {part['type']}",
             )
@@ -390,7 +404,7 @@ def _file(part: JsonObject, place: str) -> JsonObject:
         if file.get("filename"):
             document["document_name"] = file["filename"]
         return document
-    raise _refuse(place, "a file part needs file_id or file_data")
+    raise cannot_say(place, "a file part needs file_id or file_data")
 
 
 class _ToolCallIds:
@@ -440,33 +454,33 @@ _MAY_FOLLOW: Mapping[str, frozenset[str]] = {
 def _check_order(messages: list[JsonObject], places: list[int]) -> None:
     """Refuse here what Mistral would refuse with 3230, by its place among what the caller said."""
     if not messages:
-        raise _refuse("messages", "no message has any content")
+        raise cannot_say("messages", "no message has any content")
     previous = "system"
     open_calls: set[object] = set()
     for number, message in enumerate(messages):
         role, place = message["role"], places[number]
         assert isinstance(role, str)
         if number and role not in _MAY_FOLLOW[previous]:
-            raise _refuse(f"messages[{place}].role", f"Mistral takes no {role} after {previous}")
+            raise cannot_say(f"messages[{place}].role", f"Mistral takes no {role} after {previous}")
         if role == "tool":
             call_id = message.get("tool_call_id")
             if call_id not in open_calls:
-                raise _refuse(
+                raise cannot_say(
                     f"messages[{place}].tool_call_id", "no tool call before this has that id"
                 )
             open_calls.discard(call_id)
         elif open_calls:
-            raise _refuse(
+            raise cannot_say(
                 f"messages[{place}]", f"{len(open_calls)} tool call(s) before this have no answer"
             )
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             open_calls = {call["id"] for call in calls}
             if len(open_calls) != len(calls):
-                raise _refuse(f"messages[{place}].tool_calls", "two calls have the same id")
+                raise cannot_say(f"messages[{place}].tool_calls", "two calls have the same id")
         previous = role
     if open_calls:
-        raise _refuse("messages", f"{len(open_calls)} tool call(s) have no answer")
+        raise cannot_say("messages", f"{len(open_calls)} tool call(s) have no answer")
     _check_last(messages, places)
 
 
@@ -475,17 +489,13 @@ def _check_last(messages: list[JsonObject], places: list[int]) -> None:
     *earlier, last = messages
     for number, message in enumerate(earlier):
         if message.get("prefix"):
-            raise _refuse(
+            raise cannot_say(
                 f"messages[{places[number]}].prefix", "only the last message can be continued"
             )
     if last["role"] == "system":
-        raise _refuse("messages", "the last message must be from user or tool, not system")
+        raise cannot_say("messages", "the last message must be from user or tool, not system")
     if last["role"] == "assistant" and not last.get("prefix"):
-        raise _refuse(
+        raise cannot_say(
             f"messages[{places[-1]}].prefix",
             "the last message is the assistant's; set prefix to true to have it continued",
         )
-
-
-def _refuse(param: str, problem: str) -> WindvaneError:
-    return refuse(FaultKind.INVALID_REQUEST, f"{param}: {problem}", param=param)

@@ -6,21 +6,46 @@ two differ.
 
 import msgspec
 
-from windvane.core.chat import ChatRequest, Completion, JsonObject
-from windvane.core.faults import FaultKind, refuse
+from windvane.core.chat import (
+    ChatRequest,
+    Completion,
+    DocumentPart,
+    FilePart,
+    JsonObject,
+    Message,
+)
 from windvane.core.usage import Usage
+from windvane.wire.cannot_say import cannot_say
 from windvane.wire.chat_answer import as_said, choice_object, envelope, is_foreign
+from windvane.wire.content_parts import split_thinking
 from windvane.wire.dialect import Dialect
 
 _encode = msgspec.json.Encoder().encode
 _OPENAI = Dialect.OPENAI
 
 _RENAMED = {"random_seed": "seed"}
-_NOT_OPENAI = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
-_RESPELLED = _NOT_OPENAI.union(_RENAMED)
-_NOT_OPENAI_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
-_ANTHROPICS = ("cache_control", "thinking")
-"""Fields that only Anthropic has, and OpenAI would refuse."""
+_MISTRALS = frozenset(("safe_prompt", "prompt_mode", "guardrails"))
+"""Fields that no server of the dialect has."""
+_RESPELLED = _MISTRALS.union(_RENAMED)
+_OTHERS_IN_MESSAGES = frozenset(("prefix", "thinking_blocks"))
+_OTHERS_PARTS = frozenset(("thinking", "reference"))
+"""Parts of Mistral's; what is thought is told as `reasoning_content`."""
+_FILE = ("file_id", "file_data", "filename")
+"""What Mistral says of a file in the part itself, OpenAI in an object within."""
+
+_ADDRESSES = ("https://", "http://")
+
+_UNKNOWN_TO_OPENAI = frozenset(
+    (
+        # of Mistral's SDK, and of vLLM
+        *("min_tokens", "prompt_logprobs", "repetition_penalty", "top_k", "top_prompt_logprobs"),
+        # of Anthropic
+        *("cache_control", "thinking"),
+    )
+)
+"""Fields that some servers of the dialect take, and OpenAI itself would refuse."""
+_UNKNOWN_TO_OPENAI_WITHIN = frozenset(("cache_control", "reasoning_content"))
+"""The same of messages, their parts, and tools."""
 _SAMPLING = ("temperature", "top_p")
 _TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
 """Beginnings of the names of models that take temperature, top_p and max_tokens."""
@@ -41,6 +66,8 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
     From GPT-5 on (and the o-series) sampling parameters and `max_tokens` are refused. The service tier
     is always named: without one the project's serves, and what that costs is not known here.
     """
+    if not request.is_plain_talk:
+        _check_files(request.messages)
     written = _edited(request, model)
     if written.get("service_tier") is None:
         written["service_tier"] = "default"
@@ -51,30 +78,45 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
         limit = written.pop("max_tokens", None)
         if limit is not None:
             written["max_completion_tokens"] = limit
-    for name in _ANTHROPICS:
-        if name in written:
-            del written[name]
+    if not _UNKNOWN_TO_OPENAI.isdisjoint(written):
+        for name in _UNKNOWN_TO_OPENAI:
+            written.pop(name, None)
     if "tools" in written:
-        written["tools"] = _unmarked_all(written["tools"])
+        written["tools"] = _known_within(written["tools"])
     if not request.is_plain_talk:
-        for message in request.messages:
-            if type(message.content) is list:
-                written["messages"] = _unmarked_all(written["messages"])
-                break
+        written["messages"] = _known_within(written["messages"])
     return _encode(written)
 
 
-def _unmarked_all(members: object) -> object:
-    return [_unmarked(member) for member in members] if isinstance(members, list) else members
+def _check_files(messages: list[Message]) -> None:
+    """OpenAI takes a file's data or its id; it fetches none."""
+    for place, message in enumerate(messages):
+        for number, part in enumerate(message.content if type(message.content) is list else ()):
+            address = None
+            if isinstance(part, DocumentPart):
+                address = part.document_url
+            elif isinstance(part, FilePart):
+                address = (part.file or part).file_data
+            if address and address.startswith(_ADDRESSES):
+                raise cannot_say(
+                    f"messages[{place}].content[{number}]",
+                    "OpenAI is sent a document by its data, not by its address",
+                )
 
 
-def _unmarked(member: JsonObject) -> JsonObject:
-    """A message or a tool without Anthropic's marks for its prompt cache."""
-    if "cache_control" in member:
-        member = {name: value for name, value in member.items() if name != "cache_control"}
+def _known_within(members: object) -> object:
+    return [_known(member) for member in members] if isinstance(members, list) else members
+
+
+def _known(member: JsonObject) -> JsonObject:
+    """A message, a part of one, or a tool, as OpenAI knows it."""
+    if not _UNKNOWN_TO_OPENAI_WITHIN.isdisjoint(member):
+        member = {
+            name: value for name, value in member.items() if name not in _UNKNOWN_TO_OPENAI_WITHIN
+        }
     content = member.get("content")
     if type(content) is list:
-        return {**member, "content": [_unmarked(part) for part in content]}
+        return {**member, "content": [_known(part) for part in content]}
     return member
 
 
@@ -84,16 +126,10 @@ def _edited(request: ChatRequest, model: str) -> JsonObject:
         written = body.copy()
     elif body.get("guardrails"):
         # Dropping them would answer what the caller wanted blocked.
-        raise refuse(
-            FaultKind.INVALID_REQUEST,
-            "guardrails: only Mistral's models have them; ask for one of those",
-            param="guardrails",
-        )
+        raise cannot_say("guardrails", "only Mistral's models have them; ask for one of those")
     else:
         written = {
-            _RENAMED.get(name, name): value
-            for name, value in body.items()
-            if name not in _NOT_OPENAI
+            _RENAMED.get(name, name): value for name, value in body.items() if name not in _MISTRALS
         }
     if written.get("max_completion_tokens") is not None:
         # Two limits could be read differently by two servers; what is priced must be what is sent.
@@ -128,14 +164,15 @@ def _message(message: JsonObject) -> JsonObject:
         return message  # its role is the other
     calls = message.get("tool_calls")
     is_plain = not isinstance(content, list) and not calls
-    if is_plain and _NOT_OPENAI_IN_MESSAGES.isdisjoint(message):
+    if is_plain and _OTHERS_IN_MESSAGES.isdisjoint(message):
         return message
-    written = {
-        name: value for name, value in message.items() if name not in _NOT_OPENAI_IN_MESSAGES
-    }
+    written = {name: value for name, value in message.items() if name not in _OTHERS_IN_MESSAGES}
     if isinstance(content, list):
-        parts = [_part(part) for part in content if part.get("type") != "thinking"]
+        parts = [_part(part) for part in content if part.get("type") not in _OTHERS_PARTS]
         written["content"] = parts or ""
+        _, thinking = split_thinking(content)
+        if thinking is not None and message.get("reasoning_content") is None:
+            written["reasoning_content"] = thinking
     if isinstance(calls, list) and calls:
         written["tool_calls"] = [_tool_call(call) for call in calls]
     return written
@@ -160,8 +197,8 @@ def _part(part: JsonObject) -> JsonObject:
     if part.get("type") == "document_url":
         file = {"file_data": part["document_url"], "filename": part.get("document_name")}
         return {"type": "file", "file": {name: value for name, value in file.items() if value}}
-    if part.get("type") == "file" and part.get("file_id"):
-        return {"type": "file", "file": {"file_id": part["file_id"]}}
+    if part.get("type") == "file" and not isinstance(part.get("file"), dict):
+        return {"type": "file", "file": {name: part[name] for name in _FILE if part.get(name)}}
     return part
 
 

@@ -14,7 +14,14 @@ NEW, OLD, BETWEEN = "claude-sonnet-5-5", "claude-haiku-4-5", "claude-opus-4-6"
 HELLO = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "wind", "parameters": {"type": "object"}}}
 TOLD_TOOL = {"name": "wind", "input_schema": {"type": "object"}}
+OTHER_TOOL = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
 PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    """OpenAI's choice among some tools."""
+    some = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": some}}
 
 
 def sent(model: str = NEW, **fields: Any) -> dict[str, Any]:
@@ -61,6 +68,15 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"service_tier": "flex"}, {}),
     ({"service_tier": "batch"}, {}),
     ({"cache_control": {"type": "ephemeral"}}, {"cache_control": {"type": "ephemeral"}}),
+    *[
+        ({"thinking": thinking}, {"thinking": thinking})
+        for thinking in (
+            {"type": "enabled", "budget_tokens": 2_000, "display": "omitted"},
+            {"type": "adaptive", "display": "summarized"},
+            {"type": "between_tools"},
+            {"type": "disabled"},
+        )
+    ],
     ({"tools": [TOOL]}, {"tools": [TOLD_TOOL]}),
     ({"tools": []}, {}),
     ({"tools": [TOOL], "tool_choice": "auto"}, {"tools": [TOLD_TOOL], "tool_choice": {"type": "auto"}}),
@@ -70,6 +86,22 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "wind"}}},
         {"tools": [TOLD_TOOL], "tool_choice": {"type": "tool", "name": "wind"}},
+    ),
+    (
+        {"tools": [TOOL, OTHER_TOOL], "tool_choice": allowed("auto", "wind")},
+        {"tools": [TOLD_TOOL], "tool_choice": {"type": "auto"}},
+    ),
+    (
+        {
+            "tools": [OTHER_TOOL, TOOL],
+            "tool_choice": allowed("required", "wind"),
+            "parallel_tool_calls": False,
+        },
+        {"tools": [TOLD_TOOL], "tool_choice": {"type": "any", "disable_parallel_tool_use": True}},
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": allowed("auto")},
+        {"tools": [TOLD_TOOL], "tool_choice": {"type": "none"}},
     ),
     (
         {"tools": [TOOL], "parallel_tool_calls": False},
@@ -467,14 +499,50 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"audio": {"voice": "alloy"}}, "audio"),
     ({"guardrails": [{"block_on_error": True}]}, "guardrails"),
     ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
+    ({"web_search_options": {}}, "web_search_options"),
     ({"stop": ["a", "\n\n"]}, "stop"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"cache_control": "yes"}, "cache_control"),
+    ({"cache_control": {}}, "cache_control.type"),
+    ({"cache_control": {"type": "ephemeral", "ttl": 5}}, "cache_control.ttl"),
+    ({"cache_control": {"type": "ephemeral", "scope": "x"}}, "cache_control.scope"),
+    ({"tools": [{**TOOL, "cache_control": True}]}, "tools[0].cache_control"),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": 1}]}
+            ]
+        },
+        "messages[0].content[0].cache_control",
+    ),
+    ({"thinking": True}, "thinking"),
+    ({"thinking": {"type": "x"}}, "thinking.type"),
+    ({"thinking": {"type": "enabled", "budget_tokens": "many"}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "disabled", "budget_tokens": 2000}}, "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "thinking.budget_tokens"),
+    ({"top_k": "many"}, "top_k"),
+    ({"top_k": -1}, "top_k"),
+    *[
+        ({"messages": [{"role": role, "content": [part]}, HELLO]}, "messages[0].content[0].type")
+        for role in ("system", "developer", "assistant")
+        for part in (
+            {"type": "image_url", "image_url": {"url": PNG}},
+            {"type": "document_url", "document_url": "https://x/a.pdf"},
+        )
+    ],
     (
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "rain"}}},
         "tool_choice",
     ),
+    (
+        {"tools": [TOOL], "tool_choice": allowed("auto", "rain")},
+        "tool_choice.allowed_tools.tools[0]",
+    ),
+    ({"tools": [TOOL], "tool_choice": allowed("required")}, "tool_choice.allowed_tools.tools"),
+    ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice.type"),
     (
         {
             "messages": [

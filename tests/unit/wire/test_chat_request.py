@@ -173,6 +173,11 @@ REFUSED: list[tuple[dict[str, Any], str | None]] = [
     ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
     ({"tool_choice": {"function": {}}}, "tool_choice.function.name"),
     ({"tool_choice": {}}, "tool_choice.function"),
+    ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+    (
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "any", "tools": []}}},
+        "tool_choice.allowed_tools.mode",
+    ),
     ({"function_call": "required"}, "function_call"),
     ({"functions": [{}]}, "functions[0].name"),
     ({"guardrails": [{"block": True}]}, "guardrails[0].block"),

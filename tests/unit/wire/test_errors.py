@@ -74,6 +74,7 @@ def test_each_kind_has_its_type_and_code(kind: FaultKind) -> None:
         (Dialect.MISTRAL, 400, "model", 422, ["body", "model"]),
         (Dialect.OPENAI, 422, None, 422, ["body"]),
         (Dialect.MISTRAL, 404, "model", 404, None),
+        (Dialect.MISTRAL, 400, "x-windvane-priority", 400, None),
     ],
 )
 def test_mistrals_clients_get_422_with_a_list_of_details_for_a_wrong_field(
@@ -83,6 +84,12 @@ def test_mistrals_clients_get_422_with_a_list_of_details_for_a_wrong_field(
     assert told == shown
     expected = [{"type": "value_error", "loc": loc, "msg": "it is wrong"}] if loc else None
     assert body.get("detail") == expected
+
+
+@pytest.mark.parametrize("kind", [FaultKind.CONTEXT_TOO_LONG, FaultKind.NO_ROUTE])
+def test_what_is_no_wrong_field_keeps_its_status(kind: FaultKind) -> None:
+    status, body = rendered(fault(kind, param="messages"), Dialect.MISTRAL)
+    assert (status, body["param"], "detail" in body) == (400, "messages", False)
 
 
 def test_details_are_a_list_of_limited_length() -> None:

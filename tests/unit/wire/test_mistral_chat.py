@@ -6,13 +6,45 @@ from typing import Any
 import msgspec
 import pytest
 
-from windvane.core.faults import BadRequestError
+from windvane.core.faults import BadRequestError, Retry
 from windvane.wire.chat_request import chat_request_of
 from windvane.wire.mistral_chat import FIELDS, TOP_P_MIN, encode_chat, nine_characters
 
 HELLO = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOOL_G = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
+VALUE = {"$id": "a value of the caller's", "$schema": 1}
+NAMED_SCHEMA = {
+    "$schema": "s",
+    "$id": "i",
+    "type": "object",
+    "properties": {
+        "$id": {"$id": "x", "type": "string"},
+        "any": {"anyOf": [{"$schema": "s", "type": "null"}, {"$ref": "#/$defs/$schema"}]},
+        "each": {"type": "array", "items": {"$id": "x", "type": "integer"}},
+        "given": {"const": VALUE, "default": VALUE, "enum": [VALUE], "examples": [VALUE]},
+    },
+    "$defs": {"$schema": {"$schema": "s", "type": "boolean"}},
+    "additionalProperties": {"$id": "x"},
+}
+NAMELESS_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "$id": {"type": "string"},
+        "any": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/$schema"}]},
+        "each": {"type": "array", "items": {"type": "integer"}},
+        "given": {"const": VALUE, "default": VALUE, "enum": [VALUE], "examples": [VALUE]},
+    },
+    "$defs": {"$schema": {"type": "boolean"}},
+    "additionalProperties": {},
+}
 NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    """OpenAI's choice among some tools."""
+    some = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": some}}
 
 
 def told(**fields: Any) -> dict[str, Any]:
@@ -38,6 +70,7 @@ def refusal(*said: dict[str, Any], **fields: Any) -> str | None:
     fault = caught.value.fault
     assert fault.param is not None
     assert fault.message.startswith(f"{fault.param}: ")
+    assert (fault.retry, fault.status) == (Retry.OTHER, 400)  # another may know how to say it
     return fault.param
 
 
@@ -112,6 +145,24 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
             }
         },
     ),
+    (
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "schema": NAMED_SCHEMA},
+            }
+        },
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "schema": NAMELESS_SCHEMA},
+            }
+        },
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": NAMED_SCHEMA}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": NAMELESS_SCHEMA}}]},
+    ),
     ({"tools": [TOOL]}, {"tools": [TOOL]}),
     ({"tools": []}, {}),
     (
@@ -161,6 +212,21 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
     ),
     ({"tool_choice": "required"}, {}),
+    (
+        {"tools": [TOOL, TOOL_G], "tool_choice": allowed("auto", "g")},
+        {"tools": [TOOL_G], "tool_choice": "auto"},
+    ),
+    (
+        {"tools": [TOOL, TOOL_G], "tool_choice": allowed("required", "f")},
+        {"tools": [TOOL], "tool_choice": "any"},
+    ),
+    (
+        {"tools": [TOOL, TOOL_G], "tool_choice": allowed("auto", "g", "f", "g")},
+        {"tools": [TOOL, TOOL_G], "tool_choice": "auto"},
+    ),
+    ({"tools": [TOOL], "tool_choice": allowed("auto")}, {"tools": [TOOL], "tool_choice": "none"}),
+    ({"tool_choice": allowed("required")}, {}),
+    ({"tool_choice": {"type": "custom", "custom": {"name": "c"}}}, {}),
     (
         {"functions": [{"name": "g"}], "function_call": {"name": "g"}},
         {
@@ -213,6 +279,16 @@ def test_every_row_of_the_table_has_its_case() -> None:
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"tools": [TOOL, {"type": "custom", "custom": {"name": "c"}}]}, "tools[1].type"),
+        (
+            {"tools": [TOOL], "tool_choice": allowed("auto", "f", "h")},
+            "tool_choice.allowed_tools.tools[1]",
+        ),
+        ({"tools": [TOOL], "tool_choice": allowed("required")}, "tool_choice.allowed_tools.tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice.type"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "f"}}},
+            "tool_choice.type",
+        ),
     ],
 )
 def test_what_mistral_cannot_be_told_is_refused(fields: dict[str, Any], param: str) -> None:

@@ -14,7 +14,7 @@ from windvane.core.chat import (
     ReplyMessage,
     ToolCall,
 )
-from windvane.core.faults import BadRequestError
+from windvane.core.faults import BadRequestError, Retry
 from windvane.core.usage import Usage
 from windvane.wire.chat_request import chat_request_of
 from windvane.wire.dialect import Dialect
@@ -118,6 +118,49 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "role": "assistant",
             "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "x"}],
         },
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "x"}],
+            "reasoning_content": "hm",
+        },
+    ),
+    (
+        {
+            "role": "assistant",
+            "content": [
+                {
+                    "type": "thinking",
+                    "thinking": [
+                        {"type": "text", "text": "so"},
+                        {"type": "reference", "reference_ids": [1]},
+                        {"type": "text", "text": " it is"},
+                    ],
+                },
+                {"type": "text", "text": "x"},
+            ],
+            "reasoning_content": None,
+        },
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "x"}],
+            "reasoning_content": "so it is",
+        },
+    ),
+    (
+        {"role": "user", "content": [{"type": "file", "file_data": "d", "filename": "n"}]},
+        {
+            "role": "user",
+            "content": [{"type": "file", "file": {"file_data": "d", "filename": "n"}}],
+        },
+    ),
+    (
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "x"},
+                {"type": "reference", "reference_ids": [1]},
+            ],
+        },
         {"role": "assistant", "content": [{"type": "text", "text": "x"}]},
     ),
     (
@@ -126,7 +169,12 @@ MESSAGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "content": [{"type": "thinking", "thinking": "hm"}],
             "tool_calls": [CALL],
         },
-        {"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "function"}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{**CALL, "type": "function"}],
+            "reasoning_content": "hm",
+        },
     ),
     (
         {
@@ -240,6 +288,55 @@ def test_openai_is_not_told_what_is_anthropics_alone() -> None:
         "service_tier": "default",
     }
     assert b"cache_control" in encode_chat(asked, "claude-behind-another-gateway")
+
+
+SERVERS_OWN = {
+    "min_tokens": 3,
+    "prompt_logprobs": 1,
+    "repetition_penalty": 1.1,
+    "top_k": 3,
+    "top_prompt_logprobs": 1,
+}
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1", "gpt-6.1-sol"])
+def test_openai_is_not_told_what_mistrals_sdk_and_other_servers_have(model: str) -> None:
+    thought = {"role": "assistant", "content": "x", "reasoning_content": "hm"}
+    asked = request(messages=[HELLO, thought, HELLO], **SERVERS_OWN)
+    body = msgspec.json.decode(encode_chat_for_openai(asked, model))
+    assert body == {
+        "model": model,
+        "messages": [HELLO, {"role": "assistant", "content": "x"}, HELLO],
+        "service_tier": "default",
+    }
+    body = msgspec.json.decode(encode_chat(asked, "x"))
+    assert body == {"model": "x", "messages": [HELLO, thought, HELLO], **SERVERS_OWN}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "document_url", "document_url": "https://x/a.pdf"},
+        {"type": "file", "file": {"file_data": "http://x/a.pdf"}},
+        {"type": "file", "file_data": "https://x/a.pdf"},
+    ],
+)
+def test_openai_fetches_no_documents(part: dict[str, Any]) -> None:
+    """Some servers of its dialect do."""
+    asked = request(messages=[HELLO, {"role": "user", "content": [part]}])
+    with pytest.raises(BadRequestError) as refused:
+        encode_chat_for_openai(asked, "gpt-4.1")
+    fault = refused.value.fault
+    assert (fault.param, fault.retry) == ("messages[1].content[0]", Retry.OTHER)
+    told = msgspec.json.decode(encode_chat(asked, "x"))["messages"][1]["content"]
+    assert told[0]["file"]["file_data"].endswith("://x/a.pdf")
+
+
+def test_openai_is_not_told_what_was_thought() -> None:
+    said = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "x"}]
+    asked = request(messages=[HELLO, {"role": "assistant", "content": said}, HELLO])
+    body = msgspec.json.decode(encode_chat_for_openai(asked, "gpt-4.1"))
+    assert body["messages"][1] == {"role": "assistant", "content": said[1:]}
 
 
 def test_a_compatible_server_is_told_no_tier_by_us() -> None:
@@ -373,7 +470,8 @@ def test_guardrails_are_not_dropped_in_silence():
     }
     with pytest.raises(BadRequestError, match="guardrails") as refused:
         encode_chat(chat_request_of(body), "gpt-4o")
-    assert refused.value.fault.param == "guardrails"
+    fault = refused.value.fault
+    assert (fault.param, fault.retry) == ("guardrails", Retry.OTHER)
 
 
 @pytest.mark.parametrize(

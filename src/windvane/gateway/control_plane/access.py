@@ -232,7 +232,7 @@ async def _body_of(request: Request, incoming: Incoming) -> bytes:
         return await read_body(request.receive, incoming, BODY_BYTES_MAX, BODY_TIMEOUT_S)
     except WindvaneError as error:
         if error.fault.kind is FaultKind.TOO_LARGE:
-            await discard_rest(request.receive)
+            await discard_rest(request.receive, incoming)
         raise
     except ClientGoneError:
         raise refuse(

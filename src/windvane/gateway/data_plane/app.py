@@ -106,7 +106,7 @@ class DataPlane:
         if door.exchange is None:
             self._engine.tell_of(request_id, endpoint_name(caller.path), status, fault)
             if status == 413:
-                await discard_rest(caller.receive)
+                await discard_rest(caller.receive, door.incoming)
         headers: HeaderList = [JSON, *error_headers(fault, door.exchange, request_id)]
         if status == 405:
             headers.append((b"allow", _endpoint_at(caller.path)[0].encode()))

@@ -105,6 +105,11 @@ class Incoming:
         return shown.pop() if shown else None
 
     @property
+    def waits_to_send(self) -> bool:
+        """Whether the caller sends no body before it is told to (RFC 9110, 10.1.1)."""
+        return self.headers.get(b"expect", b"").lower() == b"100-continue"
+
+    @property
     def names_loopback(self) -> bool:
         """Whether the caller calls us by a name that only this machine has.
 
@@ -216,12 +221,15 @@ async def _read_rest(receive: Receive, first: bytes, bytes_max: int) -> bytes:
             return b"".join(pieces)
 
 
-async def discard_rest(receive: Receive) -> None:
+async def discard_rest(receive: Receive, incoming: Incoming) -> None:
     """Read what is left of a body that was refused, within bounds.
 
     SDKs send their whole body before they read: closing over unread bytes would reset the connection,
-    and the reset would destroy the very answer that says why.
+    and the reset would destroy the very answer that says why. Who waits to be told to send, and has said
+    how much it would be, was refused by that and is not told.
     """
+    if incoming.waits_to_send and b"content-length" in incoming.headers:
+        return
     size = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_S):
