@@ -51,6 +51,10 @@ WINDOW_SLACK_TOKENS = 1_024
 FAIR_PARTS = 8
 HELD_RETRY_S = 1.0
 """When money held for a running request may be free again cannot be foretold."""
+FORM_BYTES = len('{"model":"","messages":[{"role":"user","content":""}]}')
+"""So many bytes of every request that is sent are its form, besides the model's name: no model reads
+them. A request may be longer by this as it is sent than as it came, and its bound holds: there is room
+in it for the name of a limit or of a tier."""
 _PROMPTED = frozenset(("tools", "functions", "response_format"))
 """Fields to which a provider may add a prompt of its own."""
 _BOUNDED_APART = PRICED_APART | _PROMPTED | {"prediction"}

@@ -20,6 +20,7 @@ from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
 from windvane.engine.admission import Admission, tokens_expected
 from windvane.engine.asking import Asking, OpenStream
+from windvane.engine.bounding import FORM_BYTES, Bound
 from windvane.engine.health import HealthBook
 from windvane.engine.relay import ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
@@ -241,6 +242,8 @@ class Dispatch:
             if bound.output_tokens_max is not None:
                 asked = limited(asked, bound.output_tokens_max)
             body = upstream.provider.encode_chat(asked, deployment.model)
+            if len(body) - len(deployment.model) - FORM_BYTES > exchange.body_bytes:
+                bound, body = self._bound_as_written(exchange, plan, body)
             lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
             attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
         except BaseException:
@@ -258,6 +261,24 @@ class Dispatch:
         return attempt, UpstreamRequest(
             url, headers, attempt.id, body, connect_s, credential, attempt
         )
+
+    def _bound_as_written(
+        self, exchange: Exchange, plan: _Plan, body: bytes
+    ) -> tuple[Bound, bytes]:
+        """The bound, and the body, of a request that is longer as it is sent than as it came.
+
+        A number may be written longer, the form of a tool filled in. What is sent is what is billed: it
+        is bounded anew, by its own size, and written anew with the limit that leaves. The size it counts
+        with grows each time, and a limit takes up no more than a form has to spare: it ends.
+        """
+        deployment, encode = plan.current.deployment, plan.upstream.provider.encode_chat
+        while len(body) - len(deployment.model) - FORM_BYTES > exchange.body_bytes:
+            exchange.body_bytes = len(body)
+            bound, asked = self._settlement.bound(exchange, deployment), exchange.request
+            if bound.output_tokens_max is not None:
+                asked = limited(asked, bound.output_tokens_max)
+            body = encode(asked, deployment.model)
+        return bound, body
 
     def _failed(
         self,
