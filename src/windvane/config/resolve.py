@@ -135,6 +135,9 @@ def _provider(name: str, settings: ProviderConfig, problems: list[Problem]) -> P
         known = ", ".join(PROVIDERS)
         what = f"must be one of {known}; got {settings.kind or 'nothing'}"
         problems.append(Problem(f"providers.{name}.kind", what))
+    elif settings.abort_billing == "run_to_end":
+        billing = msgspec.structs.replace(provider.billing, runs_to_end=True)
+        return msgspec.structs.replace(provider, billing=billing)
     return provider
 
 

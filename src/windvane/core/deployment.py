@@ -47,6 +47,8 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     """The limit that goes out with a request that has none, where the provider must be told one."""
     hides_reasoning: bool = False
     """Whether thinking is billed that is never shown whole."""
+    runs_to_end: bool = False
+    """Whether an answer is billed whole though its connection was closed midway."""
 
     def of_tier(self, tier: object) -> int | None:
         """Thousandths of the list price in `tier` as asked for; None when it is not known."""

@@ -181,6 +181,7 @@ MISTAKES = {
     ("rates", "team:a", "concurrency"): -3,
     ("cache", "routes", "slow", "ttl_s"): 0,
     ("limits",): 5,
+    ("providers", "mistral", "abort_billing"): "sometimes",
     # and what is when it is understood
     ("providers", "mistral", "api_key"): "a key",
     ("providers", "mistral", "price_factor"): -1,
