@@ -410,6 +410,24 @@ def test_a_clock_that_jumps_over_midnight_and_back_spends_no_day_twice() -> None
     assert (old.spent_nano_usd, new.spent_nano_usd) == (2 * SPENT, SPENT)
 
 
+@pytest.mark.parametrize("days", [2, 40, 1_220, -2])
+def test_a_clock_that_jumps_far_and_returns_gives_no_day_twice_and_freezes_none(days: int) -> None:
+    day_s = 24 * HOUR_S
+    limit = held(16) + SPENT
+    script = Playbook(under({"global": budget(daily=limit)}))
+    for jump_s in (0, days * day_s):
+        # One request spends what a day has, or all but what a request needs; one more is sent in between.
+        script = script >> jumps(jump_s) >> ask("small", max_tokens=16) << Sent("one/small")
+        script = script >> answer("hello " * 16) << Settled("exact", "ok") << Said("hello " * 16)
+    script = script >> jumps(-days * day_s) >> ask("small", max_tokens=16)
+    script = script << Failed("budget_exceeded", 429) >> jumps(day_s) >> ask("small", max_tokens=16)
+    play = (
+        script << Sent("one/small") >> answer("hello") << Settled("exact", "ok") << Said("hello")
+    ).run()
+    refused = play.exchanges[2].fault
+    assert refused is not None and refused.retry_after_s == pytest.approx(day_s / 2, abs=1)
+
+
 def test_a_month_ends_and_the_next_begins_whole() -> None:
     play = (
         Playbook(under({"global": budget(monthly=held(20))}))
