@@ -164,8 +164,8 @@ class MemoryBudgets:
         self._forget_old(at_us - US_PER_DAY)
 
     def _forget_old(self, before_us: int) -> None:
-        """Drop the accounts of periods that ended before this, but for those of the day the clock came
-        from: it may go back there. If it had jumped to that day, it may as well to the one before."""
+        """Drop the accounts of periods that ended before this, but not those of the day the clock came
+        from, or later: it may go back there. If it had jumped to that day, it may to the one before."""
         first, *days = self._days_us
         if len(days) < DAYS_KEPT - 1 or days[0] != first + US_PER_DAY:
             days.append(first)
@@ -173,10 +173,11 @@ class MemoryBudgets:
             known_since_us = self._known_since_us[place]
             for account in kept:
                 end_us = account.ends_at_us
-                if end_us is None or not known_since_us < end_us <= before_us:
-                    continue
-                if not any(account.starts_at_us <= day_us < end_us for day_us in days):
-                    known_since_us = end_us
+                if end_us is None or end_us > before_us:
+                    break
+                if any(account.starts_at_us <= day_us < end_us for day_us in days):
+                    break
+                known_since_us = max(known_since_us, end_us)
             if known_since_us != self._known_since_us[place]:
                 self._forget_before(place, known_since_us)
 
