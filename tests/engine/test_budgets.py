@@ -232,6 +232,31 @@ def test_a_key_that_must_not_be_clamped_has_its_fair_share_without_a_limit() -> 
     assert play.exchanges[0].clamped_to == sent
 
 
+def test_nor_is_it_refused_what_is_left_when_that_is_little() -> None:
+    key = KeyConfig(key="sk-strict-1", name="strict", clamp=False, budget=budget(total=held(99)))
+    play = (
+        Playbook(under({}, key))
+        >> ask("small", key="sk-strict-1")
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    sent = play.stage.transport.calls[0].body["max_tokens"]
+    assert isinstance(sent, int) and 99 <= sent < 4_096
+
+
+def test_what_costs_more_than_a_whole_budget_is_promised_no_renewal() -> None:
+    play = (
+        Playbook(under({"global": budget(daily=held(16) - 1)}))
+        >> ask("small", max_tokens=16)
+        << Failed("budget_exceeded", 429)
+    ).run()
+    fault = fault_of(play)
+    assert fault.retry_after_s is None
+    assert "that is more than all of it" in fault.message and "renews" not in fault.message
+
+
 def test_the_key_has_enough_and_its_team_has_not() -> None:
     keys = [
         KeyConfig(key=f"sk-member-{n}", name=f"m{n}", team="t", budget=budget(daily=10**9))

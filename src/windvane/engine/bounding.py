@@ -206,7 +206,7 @@ class Bounder:
         is_clamped = sent < whole
         if amount > left:
             least = min(sent, OUTPUT_TOKENS_MIN)
-            if not principal.may_clamp:
+            if asked and not principal.may_clamp:
                 raise self._refuse(scopes, amount, principal, now_us)
             if (needed := worst.of(least)) > left:
                 raise self._refuse(scopes, needed, principal, now_us)
@@ -357,7 +357,9 @@ def budget_exceeded(
     assert account.limit is not None
     left = account.left or 0
     when, retry_s = "it does not renew", None
-    if account.limit - account.spent >= needed:
+    if needed > account.limit:
+        when = "that is more than all of it"
+    elif account.limit - account.spent >= needed:
         when, retry_s = "the rest is held for requests that are running", HELD_RETRY_S
     elif account.ends_at_us is not None:
         when = f"it renews at {_utc(account.ends_at_us)}"
