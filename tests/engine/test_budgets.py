@@ -246,6 +246,25 @@ def test_nor_is_it_refused_what_is_left_when_that_is_little() -> None:
     assert isinstance(sent, int) and 99 <= sent < 4_096
 
 
+def test_a_route_that_is_refused_says_what_its_cheapest_model_needs() -> None:
+    """`large` is asked after `small`, and needs more than all of the budget."""
+    limit = held(16, "auto") + SPENT - 1
+    assert limit < held(16, "auto", (500, 1500))
+    play = (
+        Playbook(under({"global": budget(daily=limit)}))
+        >> ask("small", max_tokens=16)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=SPENT)
+        << Said("hello")
+        >> ask("auto", max_tokens=16)
+        << Failed("budget_exceeded", 429)
+    ).run()
+    fault = fault_of(play)
+    assert fault.limit is not None and fault.limit.needed == held(16, "auto")
+    assert fault.retry_after_s is not None and "it renews at" in fault.message
+
+
 def test_what_costs_more_than_a_whole_budget_is_promised_no_renewal() -> None:
     play = (
         Playbook(under({"global": budget(daily=held(16) - 1)}))

@@ -53,6 +53,7 @@ class _Plan:
         "current",
         "limits_key",
         "place",
+        "refusal",
         "tokens",
         "upstream",
         "upstreams",
@@ -64,6 +65,8 @@ class _Plan:
         self.candidates = candidates
         self.upstreams = upstreams
         self.tokens = tokens
+        self.refusal: WindvaneError | None = None
+        """Of what was refused by a budget, what needs least."""
         self.move_to(0)
 
     @property
@@ -82,6 +85,15 @@ class _Plan:
         """Those who may be asked after the current one, with their places."""
         for place in range(self.place + 1, len(self.candidates)):
             yield place, self.candidates[place].deployment
+
+    def told(self, error: WindvaneError) -> WindvaneError:
+        """What a caller is told when there is none to ask after `error`: refused by a budget, what would
+        have cost least, which the budget will cover first."""
+        if error.fault.kind is not FaultKind.BUDGET_EXCEEDED:
+            return error
+        if self.refusal is None or _needed(error) < _needed(self.refusal):
+            self.refusal = error
+        return self.refusal
 
     def move_to_stronger(self) -> bool:
         """Go to the next candidate of higher quality; False, and no move, when there is none."""
@@ -327,6 +339,7 @@ class Dispatch:
         watchdog: Watchdog,
     ) -> None:
         """Wait, or move to the next candidate, as the policy says; raise `error` to stop."""
+        error = plan.told(error)
         step = next_step(
             snapshot.retry,
             error.fault,
@@ -404,6 +417,11 @@ class Dispatch:
             watchdog=watchdog,
             on_end=self._on_end,
         )
+
+
+def _needed(error: WindvaneError) -> int:
+    limit = error.fault.limit
+    return 0 if limit is None or limit.needed is None else limit.needed
 
 
 def _about_own_key(fault: Fault) -> Fault:

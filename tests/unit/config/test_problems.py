@@ -184,9 +184,9 @@ MISTAKES = {
     ("providers", "mistral", "abort_billing"): "sometimes",
     # and what is when it is understood
     ("providers", "mistral", "api_key"): "a key",
-    ("providers", "mistral", "price_factor"): -1,
+    ("providers", "mistral", "price_factor"): 101,
     ("providers", "mistral", "tier"): "gold",
-    ("providers", "mistral", "models", "mine", "price", "output"): -1,
+    ("providers", "mistral", "models", "mine", "price", "output"): 150_000_000,
     ("providers", "near", "api_base"): "ftp://near",
     ("providers", "odd"): {"kind": "homemade", "models": {"c": {"card": "no-such-card"}}},
     ("router", "preset"): "clever",
