@@ -232,6 +232,50 @@ def test_a_key_that_must_not_be_clamped_has_its_fair_share_without_a_limit() -> 
     assert play.exchanges[0].clamped_to == sent
 
 
+def test_nor_is_it_refused_what_is_left_when_that_is_little() -> None:
+    key = KeyConfig(key="sk-strict-1", name="strict", clamp=False, budget=budget(total=held(99)))
+    play = (
+        Playbook(under({}, key))
+        >> ask("small", key="sk-strict-1")
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    sent = play.stage.transport.calls[0].body["max_tokens"]
+    assert isinstance(sent, int) and 99 <= sent < 4_096
+
+
+def test_a_route_that_is_refused_says_what_its_cheapest_model_needs() -> None:
+    """`large` is asked after `small`, and needs more than all of the budget."""
+    limit = held(16, "auto") + SPENT - 1
+    assert limit < held(16, "auto", (500, 1500))
+    play = (
+        Playbook(under({"global": budget(daily=limit)}))
+        >> ask("small", max_tokens=16)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok", cost=SPENT)
+        << Said("hello")
+        >> ask("auto", max_tokens=16)
+        << Failed("budget_exceeded", 429)
+    ).run()
+    fault = fault_of(play)
+    assert fault.limit is not None and fault.limit.needed == held(16, "auto")
+    assert fault.retry_after_s is not None and "it renews at" in fault.message
+
+
+def test_what_costs_more_than_a_whole_budget_is_promised_no_renewal() -> None:
+    play = (
+        Playbook(under({"global": budget(daily=held(16) - 1)}))
+        >> ask("small", max_tokens=16)
+        << Failed("budget_exceeded", 429)
+    ).run()
+    fault = fault_of(play)
+    assert fault.retry_after_s is None
+    assert "that is more than all of it" in fault.message and "renews" not in fault.message
+
+
 def test_the_key_has_enough_and_its_team_has_not() -> None:
     keys = [
         KeyConfig(key=f"sk-member-{n}", name=f"m{n}", team="t", budget=budget(daily=10**9))
@@ -408,6 +452,24 @@ def test_a_clock_that_jumps_over_midnight_and_back_spends_no_day_twice() -> None
     (old,) = play.stage.budgets.standings(NOON_US)
     (new,) = play.stage.budgets.standings(NOON_US + 13 * HOUR_S * MICROSECONDS)
     assert (old.spent_nano_usd, new.spent_nano_usd) == (2 * SPENT, SPENT)
+
+
+@pytest.mark.parametrize("days", [2, 40, 1_220, -2])
+def test_a_clock_that_jumps_far_and_returns_gives_no_day_twice_and_freezes_none(days: int) -> None:
+    day_s = 24 * HOUR_S
+    limit = held(16) + SPENT
+    script = Playbook(under({"global": budget(daily=limit)}))
+    for jump_s in (0, days * day_s):
+        # One request spends what a day has, or all but what a request needs; one more is sent in between.
+        script = script >> jumps(jump_s) >> ask("small", max_tokens=16) << Sent("one/small")
+        script = script >> answer("hello " * 16) << Settled("exact", "ok") << Said("hello " * 16)
+    script = script >> jumps(-days * day_s) >> ask("small", max_tokens=16)
+    script = script << Failed("budget_exceeded", 429) >> jumps(day_s) >> ask("small", max_tokens=16)
+    play = (
+        script << Sent("one/small") >> answer("hello") << Settled("exact", "ok") << Said("hello")
+    ).run()
+    refused = play.exchanges[2].fault
+    assert refused is not None and refused.retry_after_s == pytest.approx(day_s / 2, abs=1)
 
 
 def test_a_month_ends_and_the_next_begins_whole() -> None:

@@ -165,8 +165,13 @@ def limit_of(told: dict[str, Any], kind: str, deployment: Deployment) -> int:
     """The one limit that goes out, under the name that its provider reads."""
     names = {"max_tokens", "max_completion_tokens"}
     said = {name: told[name] for name in names if told.get(name) is not None}
+    (limit,) = set(said.values())
+    if kind == "compatible":
+        # A server may know one of the names alone.
+        assert "max_tokens" in said
+        return int(limit)
     assert len(said) == 1, f"{deployment.model} is told {said}"
-    ((name, limit),) = said.items()
+    (name,) = said
     if kind == "mistral":
         assert name == "max_tokens"
     if deployment.model in NEW_NAME:
@@ -267,7 +272,7 @@ def test_no_usage_costs_more_than_was_held(
     event("clamped" if bound.is_clamped else "whole")
     if bound.is_clamped and (asked is not None or limit < OUTPUT_TOKENS_DEFAULT):
         # What is left allowed no more than this, not one token.
-        assert may_clamp
+        assert may_clamp or not asked
         longer = exchange_of({**body, "max_tokens": limit + 1, "max_completion_tokens": None})
         longer.body_bytes = exchange.body_bytes  # a number may be written shorter than `null`
         with pytest.raises(WindvaneError) as refused:
@@ -283,6 +288,11 @@ def test_no_usage_costs_more_than_was_held(
         ({"web_search_options": {}}, "web_search_options"),
         ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
         ({"audio": {"voice": "x"}}, "audio"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+        ({"models": ["dearer"]}, "models"),
+        ({"fallbacks": ["dearer"]}, "fallbacks"),
+        ({"best_of": 20}, "best_of"),
+        ({"search_parameters": {"mode": "on"}}, "search_parameters"),
         ({"tools": [{"type": "web_search"}]}, "the tool 'web_search'"),
         (
             {
@@ -315,6 +325,18 @@ def test_what_has_no_price_is_refused_by_name(more: dict[str, Any], named: str) 
     with pytest.raises(WindvaneError, match=named) as refused:
         bound_of(exchange_of(body), deployment, 10**12)
     assert (refused.value.fault.status, refused.value.fault.code) == (403, "unpriceable")
+
+
+@pytest.mark.parametrize("kind", ["mistral", "anthropic"])
+def test_what_a_provider_is_not_told_costs_nothing_there(kind: str) -> None:
+    price = Price(since=DAY, input=NanoUsd(1), output=NanoUsd(1))  # type: ignore[arg-type]
+    billing = PROVIDERS[kind].billing
+    deployment = Deployment(id="a/b", provider=kind, model="b", own_price=price, billing=billing)
+    more = {"plugins": [{"id": "web"}], "models": ["dearer"], "best_of": 20}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
+    exchange = exchange_of(body)
+    told = sent_by(exchange, kind, deployment, bound_of(exchange, deployment, 10**12))
+    assert not told.keys() & more.keys()
 
 
 def test_what_is_kept_for_an_hour_is_held_for_where_only_a_tier_has_a_price_of_its_own() -> None:

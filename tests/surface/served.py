@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import uvloop
@@ -263,13 +263,20 @@ async def _serve(
     await sim.stop()
 
 
-def config_for(sim_url: str, provider_key: str = "simulated", **settings: Any) -> Config:
+def config_for(
+    sim_url: str,
+    provider_key: str = "simulated",
+    abort_billing: Literal["stop", "run_to_end"] = "stop",
+    **settings: Any,
+) -> Config:
+    paths = {"mistral": "v1", "openai": "openai/v1", "anthropic": "anthropic/v1"}
     config = Config(
         data_dir=IN_MEMORY,
         providers={
-            "mistral": ProviderConfig(api_base=f"{sim_url}/v1", api_key=provider_key),
-            "openai": ProviderConfig(api_base=f"{sim_url}/openai/v1", api_key=provider_key),
-            "anthropic": ProviderConfig(api_base=f"{sim_url}/anthropic/v1", api_key=provider_key),
+            name: ProviderConfig(
+                api_base=f"{sim_url}/{path}", api_key=provider_key, abort_billing=abort_billing
+            )
+            for name, path in paths.items()
         },
         limits=LimitsConfig(body_bytes_max=256 * 1024),
         retry=ONE_TRY,

@@ -35,6 +35,8 @@ from windvane.core.upstream_limits import UpstreamTerms
 from windvane.engine.snapshot import CacheRules, Snapshot, Upstream
 from windvane.providers import PROVIDERS, Provider
 
+PRICE_FACTOR_MAX = 100
+
 
 def shipped_catalog() -> Catalog:
     """The catalog that comes with this version."""
@@ -135,6 +137,9 @@ def _provider(name: str, settings: ProviderConfig, problems: list[Problem]) -> P
         known = ", ".join(PROVIDERS)
         what = f"must be one of {known}; got {settings.kind or 'nothing'}"
         problems.append(Problem(f"providers.{name}.kind", what))
+    elif settings.abort_billing == "run_to_end":
+        billing = msgspec.structs.replace(provider.billing, runs_to_end=True)
+        return msgspec.structs.replace(provider, billing=billing)
     return provider
 
 
@@ -320,9 +325,11 @@ def _factor(name: str, settings: ProviderConfig, problems: list[Problem]) -> int
     if settings.price_factor is None:
         return None
     permille = settings.price_factor * PERMILLE
-    if not permille.is_finite() or permille != permille.to_integral_value() or permille <= 0:
-        place = f"providers.{name}.price_factor"
-        problems.append(Problem(place, "must be positive, with at most three decimals"))
+    if not permille.is_finite() or permille != permille.to_integral_value():
+        permille = Decimal(0)
+    if not 0 < permille <= PRICE_FACTOR_MAX * PERMILLE:
+        problem = f"must be above 0 and at most {PRICE_FACTOR_MAX}, with at most three decimals"
+        problems.append(Problem(f"providers.{name}.price_factor", problem))
         return None
     return int(permille)
 

@@ -54,8 +54,9 @@ class UpstreamLimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A provider to use. `kind` is one of mistral, openai, anthropic, compatible; the provider's own name
     serves when it is one of those. `price_factor` multiplies list prices (1.1 for Mistral's
-    regional hosts). `tier` is Mistral's (hobbyist, standard, enterprise), with its limits; `limits`
-    states others."""
+    regional hosts). `abort_billing` says what an answer costs there whose connection is closed
+    midway: what had been made of it (stop), or all of it (run_to_end). `tier` is Mistral's (hobbyist,
+    standard, enterprise), with its limits; `limits` states others."""
 
     kind: str | None = None
     api_base: str | None = None
@@ -63,6 +64,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     models: dict[str, ModelConfig | None] = {}
     timeouts: Timeouts | None = None
     price_factor: Decimal | None = None
+    abort_billing: Literal["stop", "run_to_end"] = "stop"
     tier: str | None = None
     limits: UpstreamLimitsConfig | None = None
 

@@ -47,6 +47,8 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     """The limit that goes out with a request that has none, where the provider must be told one."""
     hides_reasoning: bool = False
     """Whether thinking is billed that is never shown whole."""
+    runs_to_end: bool = False
+    """Whether an answer is billed whole though its connection was closed midway."""
 
     def of_tier(self, tier: object) -> int | None:
         """Thousandths of the list price in `tier` as asked for; None when it is not known."""
@@ -78,7 +80,18 @@ def keeps_for_an_hour(body: JsonObject) -> bool:
 
 
 TOO_LONG = "the request is too long"
-PRICED_APART = frozenset(("service_tier", "web_search_options", "audio", "tools"))
+EXTRAS = (
+    "web_search_options",
+    "audio",
+    "plugins",
+    "models",
+    "fallbacks",
+    "best_of",
+    "search_parameters",
+)
+"""Fields that ask, at some server, for what is billed apart: a search, sound, a dearer model instead, more
+answers than are given."""
+PRICED_APART = frozenset(("service_tier", "tools", *EXTRAS))
 """Fields that may ask for what the price of tokens does not cover."""
 _CALLERS_TOOLS = (None, "function", "custom")
 """Tools that the caller runs: their calls are tokens, and nothing besides."""
@@ -139,8 +152,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
             return "documents, which are billed by the page"
         if self.billing.of_tier(body.get("service_tier")) is None:
             return f"the service tier {str(body['service_tier'])[:40]!r}"
-        for name in ("web_search_options", "audio"):
-            if body.get(name) is not None and name not in self.billing.untold:
+        for name in EXTRAS:
+            if body.get(name) not in (None, []) and name not in self.billing.untold:
                 return name
         tools = body.get("tools")
         for tool in tools if isinstance(tools, list) else ():

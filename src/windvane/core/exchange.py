@@ -123,6 +123,7 @@ class Exchange(msgspec.Struct):
     """Request headers as they came, names in lower case; for rules that ask about one."""
     client_request_id: str | None = None
     body_bytes: int = 0
+    """Its size as JSON: as it came, or as it was sent, where that is longer. Bounds are made of it."""
     reading: Reading | None = None
     """What is known of its bytes, when they may be met again."""
     principal: Principal | None = None

@@ -25,6 +25,11 @@ AMOUNT_MAX = (1 << 63) - 1
 """About nine billion dollars: what a database's integer holds."""
 
 
+PRICE_MAX_USD = 10_000
+"""For a million units. No model comes near it; above it, sums of amounts would not fit a database's
+integer."""
+
+
 def round_up(amount: int, divisor: int = UNITS_PER_PRICE) -> NanoUsd:
     """Divide `amount` by `divisor`, rounding up to a whole nano-dollar, of which there are at most
     `AMOUNT_MAX`."""
@@ -50,9 +55,11 @@ def usd_text(amount: NanoUsd | int) -> str:
 def nano_per_million(usd_per_million: Decimal | str | int) -> NanoUsdPerMillion:
     """Turn a published price, in dollars per million units, into nano-dollars per million.
 
-    Raises ValueError when it is negative, not a number, or finer than a nano-dollar.
+    Raises ValueError when it is negative, not a number, finer than a nano-dollar, or above any price.
     """
     exact = Decimal(usd_per_million) * NANO_PER_USD
     if not exact.is_finite() or exact < 0 or exact != exact.to_integral_value():
         raise ValueError(f"not a price in whole nano-dollars per million: {usd_per_million}")
+    if exact > PRICE_MAX_USD * NANO_PER_USD:
+        raise ValueError(f"more than ${PRICE_MAX_USD:,} per million: {usd_per_million}")
     return NanoUsdPerMillion(int(exact))

@@ -51,6 +51,10 @@ WINDOW_SLACK_TOKENS = 1_024
 FAIR_PARTS = 8
 HELD_RETRY_S = 1.0
 """When money held for a running request may be free again cannot be foretold."""
+FORM_BYTES = len('{"model":"","messages":[{"role":"user","content":""}]}')
+"""So many bytes of every request that is sent are its form, besides the model's name: no model reads
+them. A request may be longer by this as it is sent than as it came, and its bound holds: there is room
+in it for the name of a limit or of a tier."""
 _PROMPTED = frozenset(("tools", "functions", "response_format"))
 """Fields to which a provider may add a prompt of its own."""
 _BOUNDED_APART = PRICED_APART | _PROMPTED | {"prediction"}
@@ -202,7 +206,7 @@ class Bounder:
         is_clamped = sent < whole
         if amount > left:
             least = min(sent, OUTPUT_TOKENS_MIN)
-            if not principal.may_clamp:
+            if asked and not principal.may_clamp:
                 raise self._refuse(scopes, amount, principal, now_us)
             if (needed := worst.of(least)) > left:
                 raise self._refuse(scopes, needed, principal, now_us)
@@ -353,7 +357,9 @@ def budget_exceeded(
     assert account.limit is not None
     left = account.left or 0
     when, retry_s = "it does not renew", None
-    if account.limit - account.spent >= needed:
+    if needed > account.limit:
+        when = "that is more than all of it"
+    elif account.limit - account.spent >= needed:
         when, retry_s = "the rest is held for requests that are running", HELD_RETRY_S
     elif account.ends_at_us is not None:
         when = f"it renews at {_utc(account.ends_at_us)}"

@@ -20,6 +20,7 @@ from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
 from windvane.engine.admission import Admission, tokens_expected
 from windvane.engine.asking import Asking, OpenStream
+from windvane.engine.bounding import FORM_BYTES, Bound
 from windvane.engine.health import HealthBook
 from windvane.engine.relay import ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
@@ -52,6 +53,7 @@ class _Plan:
         "current",
         "limits_key",
         "place",
+        "refusal",
         "tokens",
         "upstream",
         "upstreams",
@@ -63,6 +65,8 @@ class _Plan:
         self.candidates = candidates
         self.upstreams = upstreams
         self.tokens = tokens
+        self.refusal: WindvaneError | None = None
+        """Of what was refused by a budget, what needs least."""
         self.move_to(0)
 
     @property
@@ -81,6 +85,15 @@ class _Plan:
         """Those who may be asked after the current one, with their places."""
         for place in range(self.place + 1, len(self.candidates)):
             yield place, self.candidates[place].deployment
+
+    def told(self, error: WindvaneError) -> WindvaneError:
+        """What a caller is told when there is none to ask after `error`: refused by a budget, what would
+        have cost least, which the budget will cover first."""
+        if error.fault.kind is not FaultKind.BUDGET_EXCEEDED:
+            return error
+        if self.refusal is None or _needed(error) < _needed(self.refusal):
+            self.refusal = error
+        return self.refusal
 
     def move_to_stronger(self) -> bool:
         """Go to the next candidate of higher quality; False, and no move, when there is none."""
@@ -241,6 +254,8 @@ class Dispatch:
             if bound.output_tokens_max is not None:
                 asked = limited(asked, bound.output_tokens_max)
             body = upstream.provider.encode_chat(asked, deployment.model)
+            if len(body) - len(deployment.model) - FORM_BYTES > exchange.body_bytes:
+                bound, body = self._bound_as_written(exchange, plan, body)
             lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
             attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
         except BaseException:
@@ -258,6 +273,24 @@ class Dispatch:
         return attempt, UpstreamRequest(
             url, headers, attempt.id, body, connect_s, credential, attempt
         )
+
+    def _bound_as_written(
+        self, exchange: Exchange, plan: _Plan, body: bytes
+    ) -> tuple[Bound, bytes]:
+        """The bound, and the body, of a request that is longer as it is sent than as it came.
+
+        A number may be written longer, the form of a tool filled in. What is sent is what is billed: it
+        is bounded anew, by its own size, and written anew with the limit that leaves. The size it counts
+        with grows each time, and a limit takes up no more than a form has to spare: it ends.
+        """
+        deployment, encode = plan.current.deployment, plan.upstream.provider.encode_chat
+        while len(body) - len(deployment.model) - FORM_BYTES > exchange.body_bytes:
+            exchange.body_bytes = len(body)
+            bound, asked = self._settlement.bound(exchange, deployment), exchange.request
+            if bound.output_tokens_max is not None:
+                asked = limited(asked, bound.output_tokens_max)
+            body = encode(asked, deployment.model)
+        return bound, body
 
     def _failed(
         self,
@@ -306,6 +339,7 @@ class Dispatch:
         watchdog: Watchdog,
     ) -> None:
         """Wait, or move to the next candidate, as the policy says; raise `error` to stop."""
+        error = plan.told(error)
         step = next_step(
             snapshot.retry,
             error.fault,
@@ -383,6 +417,11 @@ class Dispatch:
             watchdog=watchdog,
             on_end=self._on_end,
         )
+
+
+def _needed(error: WindvaneError) -> int:
+    limit = error.fault.limit
+    return 0 if limit is None or limit.needed is None else limit.needed
 
 
 def _about_own_key(fault: Fault) -> Fault:

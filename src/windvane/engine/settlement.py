@@ -9,7 +9,8 @@ How an amount is known:
   left while a connection was being made): *exact*, zero;
 - it was cut off after it had begun to answer, or did not say its usage: *estimated*, which is what it
   cost at most, by the request and what was delivered (`estimating` has the bound);
-- it was sent, of which one byte is enough, and nothing is known: *assumed*, the whole hold.
+- it was sent, of which one byte is enough, and nothing is known: *assumed*, the whole hold; and so when
+  it was cut off at a provider that is known to bill the whole answer then.
 """
 
 from collections.abc import Sequence
@@ -180,13 +181,15 @@ class Settlement:
         self, exchange: Exchange, attempt: Attempt, fold: Fold | None, outcome: str
     ) -> None:
         """Cut off on the way: exact when finish and usage had come, estimated when words had, else
-        assumed. Usage before the finish is a count so far, and what comes after it is not known."""
+        assumed; so it is where a provider bills all that it would have said. Usage before the finish is
+        a count so far, and what comes after it is not known."""
         if fold is None:
             self._assume(exchange, attempt, outcome)
         elif (usage := fold.final_usage) is not None and fold.has_all(exchange.request.n):
             self._settle_exact(exchange, attempt, usage, outcome)
         elif (
             not fold.chunks
+            or attempt.deployment.billing.runs_to_end
             or fold.unread_bytes is None
             or may_have_thought(attempt.deployment, fold)
         ):

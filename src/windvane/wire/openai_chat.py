@@ -49,15 +49,23 @@ _UNKNOWN_TO_OPENAI_WITHIN = frozenset(("cache_control", "reasoning_content"))
 _SAMPLING = ("temperature", "top_p")
 _TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
 """Beginnings of the names of models that take temperature, top_p and max_tokens."""
+_ONE_NAME = ("gpt-", "o1", "o3", "o4", "ft:gpt-", "chatgpt-")
+"""Beginnings of the names of models that refuse a limit by both its names."""
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:
     """The body for an OpenAI-compatible server: the caller's own, edited.
 
     Unknown fields go along: such servers take extensions. Usage is always asked for in streams,
-    because an answer that is not counted cannot be accounted for.
+    because an answer that is not counted cannot be accounted for. A limit goes by both its names, since a
+    server that does not know the newer one would take it for an extension and set none; but for models
+    of OpenAI's, wherever they are served: they take one name at a time, and know both.
     """
-    return _encode(_edited(request, model))
+    written = _edited(request, model)
+    limit = written.get("max_completion_tokens")
+    if limit is not None and not model.startswith(_ONE_NAME):
+        written["max_tokens"] = limit
+    return _encode(written)
 
 
 def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:

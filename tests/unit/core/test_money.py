@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from windvane.core.money import nano_per_million, round_up, usd_text
+from windvane.core.money import NANO_PER_USD, nano_per_million, round_up, usd_text
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,10 @@ def test_a_published_price_becomes_whole_nano_dollars(
 def test_what_is_no_price_is_refused(price: str) -> None:
     with pytest.raises(ValueError, match=r"not a price|cannot convert"):
         nano_per_million(price)
+
+
+def test_what_is_above_any_price_is_refused() -> None:
+    assert nano_per_million(10_000) == 10_000 * NANO_PER_USD
+    for price in ("10000.000000001", "150000000", "1e30"):
+        with pytest.raises(ValueError, match=r"more than \$10,000 per million"):
+            nano_per_million(price)

@@ -650,6 +650,79 @@ def test_a_clock_set_far_back_finds_no_money_that_nobody_knows_of() -> None:
     assert store.hold("back", (KEY,), 1, at(-5)) is not None
 
 
+YEARS = 1_220
+"""Days, to a date that a broken clock may show."""
+
+
+def spent_in_full(store: MemoryBudgets, day: int) -> int:
+    """How much could be held on a day of a budget of ten."""
+    granted = 0
+    while store.hold(f"{day} {store.open_holds}", (KEY,), 1, at(day)) is None:
+        granted += 1
+    return granted
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        (YEARS,),
+        (YEARS, YEARS + 1),
+        (YEARS, YEARS * 2),
+        (-YEARS,),
+        (-YEARS, 1 - YEARS),
+        (-YEARS, YEARS),
+        (YEARS, -YEARS),
+        (2,),
+        (-2,),
+        (2, 3),
+    ],
+)
+@pytest.mark.parametrize("is_spent_there", [False, True])
+def test_a_clock_that_jumps_and_returns_finds_what_it_left(
+    there: tuple[int, ...], is_spent_there: bool
+) -> None:
+    store = opened(daily=10, monthly=10_000)
+    assert spent_in_full(store, 0) == 10
+    for day in there:
+        if is_spent_there:
+            spent_in_full(store, day)
+        else:
+            store.room((KEY,), at(day))
+    assert spent_in_full(store, 0) == 0
+    (account, _) = store.accounts((KEY,), at(0))
+    assert (account.starts_at_us, account.ends_at_us) == (at(0, 0), at(1, 0))
+    # And from there on every day renews as ever; the days that were spent ahead of time have been.
+    was_spent = set(there) if is_spent_there else set()
+    for day in range(1, 9):
+        assert spent_in_full(store, day) == (0 if day in was_spent else 10)
+        assert spent_in_full(store, day - 1) == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_clock_that_is_often_wrong_gives_each_day_once(seed: int) -> None:
+    """Each day it is somewhere else for a while: ahead or behind, for one midnight or for none."""
+    rng, store = Random(seed), opened(daily=10)
+    elsewhere = [(YEARS,), (YEARS, YEARS + 1), (-YEARS,), (3 * YEARS, YEARS), (-YEARS, 1 - YEARS)]
+    given: Counter[int] = Counter()
+    for day in range(40):
+        assert spent_in_full(store, day) == 10
+        for _ in range(rng.randrange(3)):
+            for there in rng.choice(elsewhere):
+                given[there] += spent_in_full(store, there)
+            assert spent_in_full(store, day) == 0
+    assert max(given[YEARS], given[YEARS + 1], given[3 * YEARS]) <= 10
+
+
+def test_what_a_jump_left_does_not_stay_for_ever() -> None:
+    store = MemoryBudgets(BudgetTable({Scope("user:*"): terms(daily=5)}), {}, at(0))
+    for week in range(20):
+        for day in range(5):
+            for number in range(10):
+                scope = Scope(f"user:{number} of {week}/{day}")
+                store.accounts((scope,), at(7 * week + day))
+    assert len(store._accounts) <= 40
+
+
 def test_the_opening_counts_in_its_own_periods_alone() -> None:
     opening = {Period.DAILY: {KEY: 9}, Period.MONTHLY: {KEY: 12}, Period.TOTAL: {KEY: 20}}
     table = BudgetTable({KEY: terms(daily=10, monthly=30, total=30)})

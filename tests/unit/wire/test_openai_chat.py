@@ -497,3 +497,25 @@ def test_mistrals_clients_get_ids_of_calls_as_mistral_makes_them(
     else:
         openai = msgspec.json.decode(encode_completion(answer, USAGE, Dialect.OPENAI, None))
         assert openai["choices"][0]["message"]["tool_calls"][0]["id"] == said
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("llama", {"max_tokens": 7, "max_completion_tokens": 7}),
+        ("mistral-small", {"max_tokens": 7, "max_completion_tokens": 7}),
+        # at another's address
+        ("gpt-5-mini", {"max_completion_tokens": 7}),
+        ("gpt-4o", {"max_completion_tokens": 7}),
+        ("o3", {"max_completion_tokens": 7}),
+    ],
+)
+def test_a_compatible_server_is_told_a_limit_by_the_name_that_it_knows(model, told):
+    for more in ({}, {"max_tokens": 9}):
+        body = msgspec.json.decode(encode_chat(request(max_completion_tokens=7, **more), model))
+        assert {name: body[name] for name in LIMITS if name in body} == told
+    body = msgspec.json.decode(encode_chat(request(max_tokens=7), model))
+    assert {name: body[name] for name in LIMITS if name in body} == {"max_tokens": 7}
+
+
+LIMITS = ("max_tokens", "max_completion_tokens")

@@ -112,6 +112,7 @@ def analyze(request: ChatRequest, asked: frozenset[str] = EVERYTHING) -> Analysi
     tokens += images * IMAGE_TOKENS
     tools, form = len(request.tools), request.response_format
     if tools or form is not None or "functions" in request.body:
+        tools += _functions(request.body)
         tokens += _schema_tokens(request.body)
     question = _text_of(last)
     words = _words_for(asked)
@@ -185,6 +186,12 @@ def _tool_call_tokens(message: Message) -> float:
     for call in message.tool_calls or ():
         total += estimate_tokens(call.name) + estimate_tokens(call.arguments) + 8
     return total
+
+
+def _functions(body: JsonObject) -> int:
+    """How many tools are offered by their old name."""
+    functions = body.get("functions")
+    return len(functions) if isinstance(functions, list) else 0
 
 
 def _schema_tokens(body: JsonObject) -> float:

@@ -1,9 +1,9 @@
 """Budgets in memory: every grant is one step of the loop, so none can be seen half.
 
 What is spent at the start comes from the ledger, holds that a dead process left among it. Accounts
-are made when they are first needed, and for a new period with nothing spent. The last few of a scope
-are kept: when the clock is set back over midnight, the day before is paid from again. How far back
-what was spent is known is remembered; what comes before counts as of then.
+are made when they are first needed, and for a new period with nothing spent. Those of the last days that
+the clock has shown are kept, whichever those are: a clock that jumps, ahead or back, and returns finds
+what it left. How far back what was spent is known is remembered; what comes before counts as of then.
 
 A row of scopes has a *purse*: its accounts, and what befell all of them alike and is not *written up* in
 each yet. No account can have lost more than all together since it was last looked at; so what was found
@@ -33,8 +33,8 @@ from windvane.core.principal import Scope
 Opening = Mapping[Period, Mapping[Scope, int]]
 """What was spent in the period around the opening, by period and scope."""
 
-PERIODS_KEPT = 3
-"""Accounts of one scope and kind of period: this one, the one before, and one the clock came from."""
+DAYS_KEPT = 3
+"""So many days that the clock has shown are remembered."""
 FOUND_MAX = 10_000
 """Above this many, what was found is looked for anew: scopes may be named by callers."""
 
@@ -91,6 +91,8 @@ class MemoryBudgets:
         self._opening = opening or {}
         self._opened_at_us = opened_at_us
         self._forgotten_us = opened_at_us
+        self._days_us: list[int] = []
+        """When the last days began that the clock has shown, in the order in which it did."""
         self._accounts: dict[tuple[Scope, Period], list[Account]] = {}
         self._known_since_us: dict[tuple[Scope, Period], int] = {}
         self._holds: dict[str, _Hold] = {}
@@ -155,25 +157,40 @@ class MemoryBudgets:
 
     def _turn_to_day_of(self, at_us: int) -> None:
         """All periods begin and end with a day: within one, what was found stays."""
-        is_later = at_us >= self._found_until_us
         self._forget_found()
         self._found_from_us = at_us - at_us % US_PER_DAY
         self._found_until_us = self._found_from_us + US_PER_DAY
-        if is_later:
-            self._forget_old(at_us)
+        self._days_us = [*self._days_us[1 - DAYS_KEPT :], self._found_from_us]
+        self._forget_old(at_us - US_PER_DAY)
 
-    def _forget_old(self, at_us: int) -> None:
-        """Drop the accounts of scopes whose last period ended more than a day ago."""
-        before_us = at_us - US_PER_DAY
-        old = [
-            place
-            for place, kept in self._accounts.items()
-            if (end := kept[-1].ends_at_us) is not None and end <= before_us
-        ]
-        for place in old:
+    def _forget_old(self, before_us: int) -> None:
+        """Drop the accounts of periods that ended before this, but not those of the day the clock came
+        from, or later: it may go back there. If it had jumped to that day, it may to the one before."""
+        first, *days = self._days_us
+        if len(days) < DAYS_KEPT - 1 or days[0] != first + US_PER_DAY:
+            days.append(first)
+        for place, kept in list(self._accounts.items()):
+            known_since_us = self._known_since_us[place]
+            for account in kept:
+                end_us = account.ends_at_us
+                if end_us is None or end_us > before_us:
+                    break
+                if any(account.starts_at_us <= day_us < end_us for day_us in days):
+                    break
+                known_since_us = max(known_since_us, end_us)
+            if known_since_us != self._known_since_us[place]:
+                self._forget_before(place, known_since_us)
+
+    def _forget_before(self, place: tuple[Scope, Period], since_us: int) -> None:
+        """Of this place, nothing is known from now of what was before."""
+        self._forgotten_us = max(self._forgotten_us, since_us)
+        kept = [each for each in self._accounts[place] if (each.ends_at_us or NEVER) > since_us]
+        if kept:
+            self._accounts[place] = kept
+            self._known_since_us[place] = since_us
+        else:
             del self._accounts[place]
             del self._known_since_us[place]
-        self._forgotten_us = max(self._forgotten_us, before_us)
 
     def _find(self, scopes: tuple[Scope, ...], at_us: int) -> tuple[Account, ...]:
         found = []
@@ -214,9 +231,6 @@ class MemoryBudgets:
         self._known_since_us.setdefault(place, since_us)
         kept.append(account)
         kept.sort(key=lambda each: each.starts_at_us)
-        if len(kept) > PERIODS_KEPT:
-            del kept[0]
-            self._known_since_us[place] = kept[0].starts_at_us
 
     def hold(
         self, attempt_id: str, scopes: tuple[Scope, ...], amount: int, at_us: int

@@ -90,6 +90,12 @@ def test_everything_that_is_sent_adds_tokens() -> None:
     assert of([{"type": "text", "text": "hello"}, IMAGE]).input_tokens == least + IMAGE_TOKENS
 
 
+def test_functions_are_tools_by_their_old_name() -> None:
+    assert of("hello", functions=[{"name": "f"}, {"name": "g"}]).tools == 2
+    assert of("hello", functions=[{"name": "f"}], tools=[TOOL]).tools == 2
+    assert of("hello", functions=None).tools == 0
+
+
 def test_difficulty_rises_with_each_sign_and_ends_at_one() -> None:
     questions = [
         "Hi",
