@@ -96,7 +96,7 @@ def _resolve(
         for public, deployment in _deployments(upstream, own, factor, catalog, day):
             deployments.setdefault(public, []).append(deployment)
             deployments.setdefault(f"{name}/{public}", []).append(deployment)
-    routes = routes_of(config, problems)
+    routes = routes_of(config, deployments, problems)
     check_routes(config, deployments, catalog, day, doubts, problems)
     keys = keys_of(config, pepper, problems)
     names = ModelNames({**deployments, **running}, catalog, day)

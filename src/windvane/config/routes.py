@@ -16,7 +16,7 @@ from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Catalog, ModelCard
 from windvane.core.deployment import Deployment
 from windvane.core.routing.decide import why_unserved
-from windvane.core.routing.presets import PRESETS
+from windvane.core.routing.presets import PRESETS, USUAL_PRESETS
 from windvane.core.routing.table import Route, RouteTable, Rule, compile_rule
 from windvane.engine.snapshot import Snapshot
 
@@ -28,10 +28,12 @@ def route_names(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys((AUTO, *config.routes)))
 
 
-def routes_of(config: Config, problems: list[Problem]) -> RouteTable:
+def routes_of(
+    config: Config, deployments: Mapping[str, Sequence[Deployment]], problems: list[Problem]
+) -> RouteTable:
     """The routes, ready to match; none when a condition is wrong."""
     routes = dict(config.routes)
-    preset = PRESETS.get(config.router.preset)
+    preset = PRESETS.get(config.router.preset or usual_preset(deployments))
     if preset is None:
         known = ", ".join(PRESETS)
         problems.append(Problem("router.preset", f"must be one of {known}"))
@@ -41,6 +43,19 @@ def routes_of(config: Config, problems: list[Problem]) -> RouteTable:
     wrong = list(_wrong_conditions(routes))
     problems += wrong
     return RouteTable({}) if wrong else RouteTable.of(routes)
+
+
+def usual_preset(deployments: Mapping[str, Sequence[Deployment]]) -> str:
+    """The preset of whoever names none: the first of the usual ones that those who serve lead somewhere."""
+    for name in USUAL_PRESETS:
+        if leads_on(PRESETS[name](), deployments):
+            return name
+    return USUAL_PRESETS[0]
+
+
+def leads_on(route: Route, deployments: Mapping[str, Sequence[Deployment]]) -> bool:
+    """Whether somebody serves a request that no rule of the route is about."""
+    return any(model in deployments for model in (*route.default_models, *route.fallbacks))
 
 
 def _wrong_conditions(routes: dict[str, Route]) -> Iterable[Problem]:

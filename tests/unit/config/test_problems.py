@@ -606,7 +606,7 @@ async def test_what_is_noted_is_in_the_log_of_the_start(tmp_path, caplog):
 def test_a_preset_that_no_provider_serves_is_noted(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("")
-    result = check(tmp_path, str(path), OPENAI_API_KEY="sk-x")
+    result = check(tmp_path, str(path), OPENAI_API_KEY="sk-x", ROUTER_PRESET="default")
     [note] = [line for line in result.output.splitlines() if line.startswith("note: ")]
     assert note.startswith(
         "note: router.preset: what comes here is refused with 400 no_route (mistral-"
