@@ -190,8 +190,9 @@ def _upstream_terms(config: Config, problems: list[Problem]) -> dict[str, Upstre
         if settings.tier is not None and provider is not None:
             known = provider.tiers.get(settings.tier.lower())
             if known is None:
-                tiers = ", ".join(provider.tiers) or "none: state limits instead"
-                problems.append(Problem(f"providers.{name}.tier", f"must be one of {tiers}"))
+                tiers = f"must be one of {', '.join(provider.tiers)}"
+                what = tiers if provider.tiers else "it has no tiers; say its `limits` instead"
+                problems.append(Problem(f"providers.{name}.tier", what))
             else:
                 terms = known
         if settings.limits is not None:
