@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from windvane.config.accounts import ModelNames, budgets_of, keys_of, rates_of
+from windvane.config.addresses import wrong_base, wrong_host, wrong_url
 from windvane.config.check import ConfigError, Doubts, Problem
 from windvane.config.routes import check_routes, route_names, routes_of
 from windvane.config.schema import (
@@ -81,6 +82,8 @@ def _resolve(
 ) -> Snapshot:
     """The snapshot, as far as there is one, its mistakes added to `problems`."""
     catalog = shipped_catalog()
+    if (wrong := wrong_host(config.host)) is not None:
+        problems.append(Problem("host", wrong))
     upstreams: dict[str, Upstream] = {}
     deployments: dict[str, list[Deployment]] = {}
     for name, settings in config.providers.items():
@@ -150,8 +153,8 @@ def _upstream(
     place = f"providers.{name}"
     told = len(problems)
     base, key = settings.api_base or provider.api_base, settings.api_key
-    if base is None or not _is_address(base):
-        problems.append(Problem(f"{place}.api_base", "an http(s) address is needed"))
+    if (wrong := wrong_base(base)) is not None:
+        problems.append(Problem(f"{place}.api_base", wrong))
     is_brought = config.auth.passthrough == name or doubts.cover("auth.passthrough")
     if key:
         if not key.isascii() or any(sign.isspace() for sign in key):
@@ -371,8 +374,8 @@ def _check_keys(config: Config, doubts: Doubts, problems: list[Problem]) -> None
                 Problem(f"auth.keys[{place}].route", f'there is no route "{spec.route}"; {known}')
             )
     webhook = config.alerts.webhook
-    if webhook is not None and not _is_address(webhook):
-        problems.append(Problem("alerts.webhook", "an http(s) address is needed"))
+    if webhook is not None and (wrong := wrong_url(webhook)) is not None:
+        problems.append(Problem("alerts.webhook", wrong))
     brought = config.auth.passthrough
     if not (brought is None or brought in config.providers or doubts.cover("providers")):
         problems.append(Problem("auth.passthrough", f'no provider "{brought}" is configured'))
@@ -423,14 +426,6 @@ def _route_policy(policy: CachePolicy, said: CacheRouteConfig) -> CachePolicy | 
     if said.replay is not None:
         changes["is_paced"] = said.replay == "natural"
     return msgspec.structs.replace(policy, **changes)
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port above 65,535, a bracket too few
-        return False
 
 
 def is_loopback(host: str) -> bool:

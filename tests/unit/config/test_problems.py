@@ -617,6 +617,48 @@ def test_a_home_that_is_not_known_is_a_problem(tmp_path, folder, says):
     assert says in problems_of(tmp_path, f"data_dir: {folder}")["data_dir"]
 
 
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ("http://one.test/v1?key=sk-canary-in-config", "it cannot have a ? or a #"),
+        ("http://one.test/v1#x", "it cannot have a ? or a #"),
+        ("http://one.test/a path", "a space or a non-ASCII character"),
+        ("http://one.test/v1\\n", "a space or a non-ASCII character"),
+        ("http://bücher.test/v1", "a space or a non-ASCII character"),
+        ("http://ada:sk-canary-in-config@one.test/v1", "would not be sent"),
+        ("one.test/v1", "an http(s) address is needed"),
+        ("http://one.test:99999", "an http(s) address is needed"),
+    ],
+)
+def test_an_address_that_would_not_be_asked_as_written_is_refused(tmp_path, base, says):
+    found = problems_of(tmp_path, f'providers: {{one: {{kind: compatible, api_base: "{base}"}}}}')
+    assert list(found) == ["providers.one.api_base"]
+    assert says in found["providers.one.api_base"]
+
+
+@pytest.mark.parametrize(
+    ("webhook", "says"),
+    [("http://ada:b@one.test", "would not be sent"), ("http://one.test/a b", "a space")],
+)
+def test_so_is_that_of_a_webhook_but_for_its_query(tmp_path, webhook, says):
+    found = problems_of(tmp_path, f"alerts: {{webhook: '{webhook}'}}")
+    assert says in found["alerts.webhook"]
+    snapshot_of(read(tmp_path, "alerts: {webhook: 'http://one.test/a?b=c'}"))
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]", "127.0.0.1:80", "a b", "|\n a\n", "''", "1.2.3", "http://a"]
+)
+def test_a_host_that_nothing_can_listen_at_is_a_problem(tmp_path, host):
+    text = f"host: {host}" if "|" in host else f"host: {json.dumps(host.strip(chr(39)))}"
+    assert "without port or brackets" in problems_of(tmp_path, text)["host"]
+
+
+@pytest.mark.parametrize("host", ["::1", "0.0.0.0", "::", "localhost", "my_host.example.", "a-b"])
+def test_an_address_or_a_name_is_a_host(tmp_path, host):
+    snapshot_of(read(tmp_path, f"host: '{host}'"))
+
+
 HOUSE = """
 providers:
   mistral: {api_key: sk-x, models: {my-tuned: {model: "ft:a", card: mistral-small-2603}}}
