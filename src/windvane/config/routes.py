@@ -59,17 +59,20 @@ def leads_on(route: Route, deployments: Mapping[str, Sequence[Deployment]]) -> b
 
 
 def _wrong_conditions(routes: dict[str, Route]) -> Iterable[Problem]:
-    """Each comparison is tried alone, so that none hides another."""
+    """Each comparison is tried alone, so that none hides another; then those that may exclude each other
+    together."""
     for name, route in routes.items():
         for place, rule in enumerate(route.rules):
             for field, wanted in rule.when.items():
-                whats = dict.fromkeys(
-                    str(error).removeprefix(f"{field}: ")
-                    for each in _comparisons(wanted)
-                    if (error := _error_of(msgspec.structs.replace(rule, when={field: each})))
-                )
-                for what in whats:
+                alone = _whats(rule, field, _comparisons(wanted))
+                for what in alone or _whats(rule, field, [wanted]):
                     yield Problem(f"routes.{name}.rules[{place}].when.{field}", what)
+
+
+def _whats(rule: Rule, field: str, tried: list[object]) -> list[str]:
+    """What is wrong with conditions on one field, each by itself."""
+    errors = (_error_of(msgspec.structs.replace(rule, when={field: each})) for each in tried)
+    return list(dict.fromkeys(str(error).removeprefix(f"{field}: ") for error in errors if error))
 
 
 def _comparisons(wanted: object) -> list[object]:
