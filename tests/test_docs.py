@@ -33,7 +33,7 @@ from windvane.core.ledger import LedgerEntry
 from windvane.core.money import NanoUsd
 from windvane.core.principal import GLOBAL
 from windvane.core.priority import Priority
-from windvane.core.routing import table
+from windvane.core.routing import fields, table
 from windvane.core.routing.presets import PRESETS
 from windvane.core.upstream_limits import Standing as UpstreamLimit
 from windvane.core.upstream_limits import Unit
@@ -324,7 +324,7 @@ def test_each_metric_has_a_row_with_its_labels() -> None:
 def test_each_field_that_rules_may_ask_about_has_a_row() -> None:
     analysis = [field.name for field in msgspec.structs.fields(Analysis)]
     known = rows(page("routing.md"))
-    assert {*analysis, *table.FACT_FIELDS, f"{table.HEADER_PREFIX}NAME"} <= known.keys()
+    assert {*analysis, *fields.FACT_FIELDS, f"{fields.HEADER_PREFIX}NAME"} <= known.keys()
 
 
 def test_each_comparison_and_preset_is_named() -> None:

@@ -165,7 +165,7 @@ class _Kept(NamedTuple):
 async def _open_cache(config: Config, clock: Clock) -> _Kept:
     """The cache, from what is nearest to what is shared.
 
-    Raises ConfigError for an address that is none, RuntimeError without the package for it.
+    Raises ConfigError for an address that is none, and without the package for it.
     """
     said = config.cache
     if said.scope is None:
@@ -185,7 +185,7 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
                 rng=system.new_rng(),
                 owed_file=None if config.data_dir == IN_MEMORY else folder / OWED_FILE,
             )
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise ConfigError([Problem("cache.redis", str(error))], "the configuration") from error
         await shared.start()
         cache = TieredCache(memory, (shared.cache,))

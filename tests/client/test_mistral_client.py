@@ -2,6 +2,8 @@
 
 import asyncio
 import queue
+import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -168,6 +170,44 @@ async def test_errors_are_raised_as_the_openai_sdk_names_them(
     assert raised.value.fault.message
     stats = client.get_stats()
     assert (stats["requests"], stats["errors"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": float("-inf")}, "top_p is -inf"),
+        ({"tools": [{"type": "function", "x": (float("inf"),)}]}, "tools[0].x[0] is inf"),
+    ],
+)
+async def test_a_number_that_json_has_not_is_refused(
+    client: MistralClient, options: dict[str, Any], said: str
+) -> None:
+    """It would be sent as null, or left out."""
+    with pytest.raises(BadRequestError, match=re.escape(f"cannot be written as JSON: {said}")):
+        await client.chat("hello", **options)
+    assert client.get_stats()["errors"] == 1
+
+
+async def test_a_closed_client_opens_again_and_goes_on_counting(client: MistralClient) -> None:
+    await client.chat("hello", use_cache=False)
+    await client.aclose()
+    await client.chat("hello", use_cache=False)
+    assert client.get_stats()["requests"] == 2
+
+
+async def test_redis_without_its_package_is_a_problem_of_the_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("cache", "invalidations", "leases", "link", "node"):
+        monkeypatch.delitem(sys.modules, f"windvane.stores.redis.{name}", raising=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "redis"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    async with MistralClient(api_key="k", redis_url="redis://127.0.0.1:1") as client:
+        with pytest.raises(ConfigError, match=r"pip install 'windvane\[redis\]'") as caught:
+            await client.chat("hello")
+    assert [problem.path for problem in caught.value.problems] == ["cache.redis"]
 
 
 async def test_without_any_provider_the_error_says_what_to_set(

@@ -1,6 +1,8 @@
 """Answers that come whole: what the engine does with each thing a provider may do."""
 
-from windvane.config.schema import AuthConfig, KeyConfig
+import msgspec
+
+from windvane.config.schema import AuthConfig, KeyConfig, UpstreamLimitsConfig
 from windvane.core.retry import RetryPolicy
 from windvane.engine.snapshot import Timeouts
 from windvane.testing.answers import error_body
@@ -70,6 +72,49 @@ def test_a_long_retry_after_is_not_waited_for_when_another_can_answer() -> None:
         << Settled("exact", "rate_limited")
         << Slept(0)
         << Sent("two/large")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+
+
+def test_a_429_that_says_nothing_is_answered_elsewhere_where_there_is_room() -> None:
+    """The first choice would be asked again after a short wait; but it is closed for a second."""
+    (
+        Playbook()
+        >> ask("auto")
+        << Sent("one/small")
+        >> status(429)
+        << Settled("exact", "rate_limited")
+        << JITTER
+        << Sent("two/large")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+
+
+def test_a_429_that_says_nothing_is_waited_for_where_all_share_the_limit() -> None:
+    """The first choice is asked again when it is open, and then the next: none would be asked sooner."""
+    config = two_providers()
+    one, two = config.providers["one"], config.providers["two"]
+    both = msgspec.structs.replace(
+        one,
+        models={**one.models, **two.models},
+        limits=UpstreamLimitsConfig(requests_per_minute=1_000),
+    )
+    (
+        Playbook(msgspec.structs.replace(config, providers={"one": both}))
+        >> ask("auto")
+        << Sent("one/small")
+        >> status(429)
+        << Settled("exact", "rate_limited")
+        << Slept(1.0)
+        << Sent("one/small")
+        >> status(429)
+        << Settled("exact", "rate_limited")
+        << Slept(2.0)
+        << Sent("one/large")
         >> answer("hello")
         << Settled("exact", "ok")
         << Said("hello")

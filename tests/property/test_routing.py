@@ -1,6 +1,7 @@
 """Routing: junk is refused by its place, and a decision is an order of what was offered."""
 
 from datetime import date
+from operator import ge, gt, le, lt
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,14 +11,8 @@ from windvane.core.catalog.models import Capability, Catalog, ModelCard, Status
 from windvane.core.deployment import Deployment
 from windvane.core.faults import NoRouteError
 from windvane.core.routing.decide import decide
-from windvane.core.routing.table import (
-    ANALYSIS_FIELDS,
-    FACT_FIELDS,
-    Route,
-    RouteTable,
-    Rule,
-    first_match,
-)
+from windvane.core.routing.fields import ANALYSIS_FIELDS, FACT_FIELDS
+from windvane.core.routing.table import Route, RouteTable, Rule, first_match
 
 DAY = date(2026, 11, 20)
 NAMES = ["a", "b", "c", "d", "nobody"]
@@ -36,6 +31,31 @@ CONDITION = st.recursive(
 JUNK_RULE = st.builds(
     Rule, use=st.sampled_from(NAMES), when=st.dictionaries(FIELD, CONDITION, max_size=3)
 )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["gt", "gte", "lt", "lte"]),
+        st.integers(-3, 26) | st.floats(-3, 26),
+        min_size=1,
+    )
+)
+def test_a_range_is_refused_exactly_when_no_value_is_in_it(limits: dict[str, float]) -> None:
+    try:
+        routes = {"auto": Route(rules=(Rule(use="a", when={"hour": limits}),))}
+        rules = RouteTable.of(routes).routes["auto"][1]
+        is_refused = False
+    except ValueError:
+        is_refused = True
+    tests = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
+    met = [
+        hour
+        for hour in range(24)
+        if all(tests[name](hour, limit) for name, limit in limits.items())
+    ]
+    assert is_refused is not bool(met)
+    for hour in met:
+        assert first_match(rules, Analysis(), {"hour": hour}) == 1
 
 
 @settings(deadline=None, max_examples=300)

@@ -30,6 +30,32 @@ def test_words_are_read_with_their_arguments():
     assert [f.kind for f in faults_in("!slow 5 !cut 2")] == ["slow", "cut"]
 
 
+@pytest.mark.parametrize("number", ["42", "99", "199", "600", "1000", "503.5"])
+def test_a_number_that_is_no_status_is_not_taken(number):
+    """The status line would be none."""
+    assert faults_in(f"!error {number}")[0].status == 500
+    assert faults_in(f"!html {number} retry-after=2")[0].status == 502
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"status": 99},
+        {"status": 600},
+        {"retry_after": -1},
+        {"at_token": -1},
+        {"delay_s": float("nan")},
+        {"delay_s": float("inf")},
+        {"first": -1},
+        {"after": -1},
+    ],
+    ids=str,
+)
+def test_a_rule_that_cannot_be_carried_out_is_refused(field):
+    with pytest.raises(ValueError, match=next(iter(field))):
+        FaultRule(kind="error", **field)
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 429, 500, 502, 503, 504, 529])
 @pytest.mark.parametrize("prefix", ["", "/openai"])
 async def test_error_answers_with_that_status(start, ask, chat, status, prefix):

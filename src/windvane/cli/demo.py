@@ -1,6 +1,6 @@
 """`windvane demo`: gateway and simulated provider in one process; no key, nothing kept.
 
-With `MISTRAL_API_KEY` set it is the real thing: the simulator stays away.
+With a real provider's key set it is the real thing: the simulator stays away.
 """
 
 import secrets
@@ -11,11 +11,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from windvane.assembly import in_memory
+from windvane.assembly import in_memory, snapshot_of
 from windvane.cli.configuration import read_config
 from windvane.cli.serving import run
 from windvane.config import Config
+from windvane.config.routes import AUTO, leads_on
 from windvane.config.schema import KeyConfig, ProviderConfig
+from windvane.gateway.data_plane.models import public_names
 from windvane.simulator import Simulator, SimulatorConfig
 
 SIMULATED = SimulatorConfig(ttft_ms=120.0, tokens_per_s=80.0, jitter=0.4)
@@ -68,7 +70,8 @@ def _announce(address: str, key: str, config: Config, is_simulated: bool) -> Non
     what = (
         "simulated providers (no money is spent)" if is_simulated else ", ".join(config.providers)
     )
-    body = '{"model": "auto", "messages": [{"role": "user", "content": "What is a windvane?"}]}'
+    model = AUTO if is_simulated else _served(config)
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a windvane?"}}]}}'
     click.echo(f"""
 windvane on {address}  with {what}
 key: {key}
@@ -86,3 +89,13 @@ API: {address}/docs   metrics: {address}/metrics   stop: Ctrl-C
 """)  # noqa: E501 - a command line is pasted whole
     if is_simulated:
         click.echo("For the real thing: export MISTRAL_API_KEY=... and run this again.\n")
+
+
+def _served(config: Config) -> str:
+    """What to ask for: `auto`, unless nobody of those configured serves what it leads to."""
+    snapshot = snapshot_of(config)
+    route, _ = snapshot.routes.routes[AUTO]
+    if leads_on(route, snapshot.deployments):
+        return AUTO
+    models = [name for name in public_names(snapshot) if name not in snapshot.routes]
+    return models[0] if models else AUTO

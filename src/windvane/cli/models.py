@@ -11,6 +11,9 @@ from windvane.config.resolve import shipped_catalog
 from windvane.core.catalog.models import Catalog, ModelCard
 from windvane.core.money import usd_text
 
+NARROW = 120
+"""Columns below which what else is known of a model stands under it."""
+
 
 @click.command("models")
 @click.option("--provider", help="Only this provider's.")
@@ -59,31 +62,43 @@ def _aliases(card: ModelCard, catalog: Catalog, day: date) -> list[str]:
 
 
 def _show(cards: list[ModelCard], catalog: Catalog, day: date) -> None:
-    from rich.console import Console  # noqa: PLC0415 - slow to load; only for people
-    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - slow to load; only for people
 
-    table = Table(title=f"Dollars per million tokens (catalog of {catalog.as_of})", box=None)
-    table.add_column("model")
+    from windvane.cli.tables import (  # noqa: PLC0415 - likewise
+        plain_table,
+        print_table,
+        terminal_width,
+    )
+
+    table = plain_table(f"Dollars per million tokens (catalog of {catalog.as_of})")
+    table.add_column("model", no_wrap=True)
     for heading in ("input", "cached", "output", "window"):
-        table.add_column(heading, justify="right")
-    table.add_column("also called; note", overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
+    width = terminal_width()
+    is_narrow = width is not None and width < NARROW
+    if not is_narrow:
+        table.add_column("also called; note")
     provider = None
     for card in sorted(cards, key=lambda card: card.provider):
         if card.provider != provider:
             provider = card.provider
-            table.add_row(f"[bold]{provider}[/bold]")
+            table.add_row(Text(provider, style="bold"))
         price = card.price_on(day)
         cached = price.cache_read if price else None
-        notes = [", ".join(_aliases(card, catalog, day)), _note(card, day)]
+        aliases, note = _aliases(card, catalog, day), _note(card, day)
+        beside = "; ".join(each for each in (", ".join(aliases), note) if each)
         table.add_row(
             card.id,
             usd_text(price.input) if price else "unknown",
             usd_text(cached) if cached is not None else "-",
             usd_text(price.output) if price else "unknown",
             _window(card.context_window_tokens),
-            "; ".join(note for note in notes if note),
+            *(() if is_narrow else (beside,)),
         )
-    Console().print(table)
+        for each in (*aliases, note) if is_narrow else ():
+            if each:
+                table.add_row(f"  {each}")
+    print_table(table)
 
 
 def _note(card: ModelCard, day: date) -> str:

@@ -13,6 +13,9 @@ from windvane.system import allow_open_files
 OPEN_FILES = 20_000
 """A connection is one: load tests open thousands."""
 
+LIMIT = click.IntRange(min=1)
+"""Elsewhere here 0 means without bounds; as a limit it would refuse every request."""
+
 
 @click.command("simulator")
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -21,8 +24,8 @@ OPEN_FILES = 20_000
 @click.option("--ttft-ms", default=0.0, show_default=True, help="Time to the first token.")
 @click.option("--tokens-per-s", default=0.0, show_default=True, help="0: as fast as it goes.")
 @click.option("--jitter", default=0.0, show_default=True, help="Spread of the time to first token.")
-@click.option("--requests-per-minute", type=int, help="Answer 429 above this, per key.")
-@click.option("--tokens-per-minute", type=int, help="Answer 429 above this, per key.")
+@click.option("--requests-per-minute", type=LIMIT, help="Answer 429 above this, per key.")
+@click.option("--tokens-per-minute", type=LIMIT, help="Answer 429 above this, per key.")
 def command(
     host: str,
     port: int,
@@ -39,14 +42,17 @@ def command(
     any key, keeps a bill at /_sim/bill, and fails on demand: a prompt with "!error 429" or "!cut 5" does
     what it says.
     """
-    config = SimulatorConfig(
-        seed=seed,
-        ttft_ms=ttft_ms,
-        tokens_per_s=tokens_per_s,
-        jitter=jitter,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-    )
+    try:
+        config = SimulatorConfig(
+            seed=seed,
+            ttft_ms=ttft_ms,
+            tokens_per_s=tokens_per_s,
+            jitter=jitter,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     allow_open_files(OPEN_FILES)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, host, port))

@@ -7,6 +7,7 @@ kept in memory unless a configuration names a folder.
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -335,6 +336,7 @@ def _request(body: JsonObject) -> tuple[ChatRequest, int]:
     Through JSON and back: what a gateway's caller could not send is refused here as well.
     """
     try:
+        _check_numbers(msgspec.to_builtins(body))
         text = msgspec.json.encode(body)
         fields = msgspec.json.decode(text)
     except (TypeError, ValueError, RecursionError) as error:
@@ -347,6 +349,19 @@ def _request(body: JsonObject) -> tuple[ChatRequest, int]:
             param="stream",
         )
     return chat_request_of(fields), len(text)
+
+
+def _check_numbers(body: object) -> None:
+    """Raise ValueError where a number is none that JSON has: it would be written as null."""
+    unseen = [("", body)]
+    while unseen:
+        place, value = unseen.pop()
+        if isinstance(value, dict):
+            unseen += [(f"{place}.{name}" if place else name, each) for name, each in value.items()]
+        elif isinstance(value, list | tuple):
+            unseen += [(f"{place}[{number}]", each) for number, each in enumerate(value)]
+        elif isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{place} is {value}")
 
 
 def _result(exchange: Exchange, answer: Completion) -> ChatResult:

@@ -5,9 +5,11 @@ about the leaves alone. What cannot be read is left out, or stood in for, so tha
 at all the same; what is then said of such a place would only follow from it (`Doubts`).
 """
 
+import enum
 import types
 import typing
 from collections.abc import Iterable
+from datetime import date, datetime
 from difflib import get_close_matches
 
 import msgspec
@@ -16,11 +18,12 @@ from msgspec import UNSET
 
 class Problem(msgspec.Struct, frozen=True):
     """One mistake: where, and what is wrong there. `about` is the place of the value that is to blame,
-    when that is not `path`."""
+    when that is not `path`; `lacking` is a place that was read, and where something may be missing."""
 
     path: str
     what: str
     about: str | None = None
+    lacking: str | None = None
 
     @property
     def place(self) -> str:
@@ -44,20 +47,24 @@ class Doubts:
     """The places of which it is not known what was meant, by the problems that were found there."""
 
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
-        self._places = frozenset(problem.place for problem in problems)
+        told = tuple(problems)
+        self._places = frozenset(each.place for each in told)
+        self._lacking = frozenset(each.lacking for each in told if each.lacking is not None)
 
     def cover(self, place: str) -> bool:
-        """Whether nothing is known of `place`: it was not read, or stands in what was not."""
-        return any(_is_in(place, each) for each in self._places)
+        """Whether not all is known of `place`: it was not read, or stands in what was not, or was said
+        twice, once by another name."""
+        return any(is_in(place, each) for each in self._places | self._lacking)
 
     def touch(self, problem: Problem) -> bool:
         """Whether a problem may be one only because of what was not read."""
-        return self.cover(problem.place) or any(
-            _is_in(each, problem.place) for each in self._places
+        return any(
+            is_in(problem.place, each) or is_in(each, problem.place) for each in self._places
         )
 
 
-def _is_in(place: str, outer: str) -> bool:
+def is_in(place: str, outer: str) -> bool:
+    """Whether `place` is `outer`, or within it; everything is within the whole, ''."""
     return place == outer or not outer or place.startswith((f"{outer}.", f"{outer}["))
 
 
@@ -77,8 +84,18 @@ def build(value: object, kind: typing.Any, path: str, problems: list[Problem]) -
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        problems.append(Problem(path, str(error)))
+        choices = _choices(kind)
+        what = f"must be one of {', '.join(choices)}" if choices else str(error)
+        problems.append(Problem(path, what))
         return UNSET
+
+
+def _choices(kind: typing.Any) -> tuple[str, ...]:
+    """The texts that a value may be, where they are known one by one."""
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)
+    is_enum = isinstance(kind, type) and issubclass(kind, enum.Enum)
+    return tuple(str(each.value) for each in kind) if is_enum else ()
 
 
 def _without_none(kind: typing.Any) -> tuple[typing.Any, bool]:
@@ -106,7 +123,12 @@ def _build_struct(
         if field is None:
             near = get_close_matches(str(name), fields, n=1)
             about = _within(path, near[0]) if near else None
-            problems.append(Problem(place, _unknown(near, fields), about))
+            is_there = bool(near) and near[0] in value
+            problems.append(
+                Problem(place, _unknown(near, fields), lacking=about)
+                if is_there
+                else Problem(place, _unknown(near, fields), about)
+            )
             meant.update(near)
         elif member is None and not field.required:
             continue
@@ -178,5 +200,17 @@ def _unknown(near: list[str], known: Iterable[str]) -> str:
 
 def _shown(value: object) -> str:
     """What kind of value it is; the value itself may be a secret in the wrong place."""
-    kinds = {dict: "a mapping", list: "a list", str: "a text", bool: "a truth value"}
-    return "nothing" if value is None else kinds.get(type(value), "a number")
+    return "nothing" if value is None else _KINDS.get(type(value), "another kind of value")
+
+
+_KINDS: dict[type, str] = {
+    dict: "a mapping",
+    list: "a list",
+    str: "a text",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    date: "a date",
+    datetime: "a date",
+}
+"""What YAML can mean."""

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from windvane.config.accounts import ModelNames, budgets_of, keys_of, rates_of
+from windvane.config.addresses import wrong_base, wrong_host, wrong_url
 from windvane.config.check import ConfigError, Doubts, Problem
 from windvane.config.routes import check_routes, route_names, routes_of
 from windvane.config.schema import (
@@ -83,6 +84,8 @@ def _resolve(
 ) -> Snapshot:
     """The snapshot, as far as there is one, its mistakes added to `problems`."""
     catalog = shipped_catalog()
+    if (wrong := wrong_host(config.host)) is not None:
+        problems.append(Problem("host", wrong))
     upstreams: dict[str, Upstream] = {}
     deployments: dict[str, list[Deployment]] = {}
     for name, settings in config.providers.items():
@@ -98,7 +101,7 @@ def _resolve(
         for public, deployment in _deployments(upstream, own, factor, catalog, day):
             deployments.setdefault(public, []).append(deployment)
             deployments.setdefault(f"{name}/{public}", []).append(deployment)
-    routes = routes_of(config, problems)
+    routes = routes_of(config, deployments, problems)
     check_routes(config, deployments, catalog, day, doubts, problems)
     keys = keys_of(config, pepper, problems)
     names = ModelNames({**deployments, **running}, catalog, day)
@@ -155,8 +158,8 @@ def _upstream(
     place = f"providers.{name}"
     told = len(problems)
     base, key = settings.api_base or provider.api_base, settings.api_key
-    if base is None or not _is_address(base):
-        problems.append(Problem(f"{place}.api_base", "an http(s) address is needed"))
+    if (wrong := wrong_base(base)) is not None:
+        problems.append(Problem(f"{place}.api_base", wrong))
     is_brought = config.auth.passthrough == name or doubts.cover("auth.passthrough")
     if key:
         if not key.isascii() or any(sign.isspace() for sign in key):
@@ -195,8 +198,9 @@ def _upstream_terms(config: Config, problems: list[Problem]) -> dict[str, Upstre
         if settings.tier is not None and provider is not None:
             known = provider.tiers.get(settings.tier.lower())
             if known is None:
-                tiers = ", ".join(provider.tiers) or "none: state limits instead"
-                problems.append(Problem(f"providers.{name}.tier", f"must be one of {tiers}"))
+                tiers = f"must be one of {', '.join(provider.tiers)}"
+                what = tiers if provider.tiers else "it has no tiers; say its `limits` instead"
+                problems.append(Problem(f"providers.{name}.tier", what))
             else:
                 terms = known
         if settings.limits is not None:
@@ -377,8 +381,8 @@ def _check_keys(config: Config, doubts: Doubts, problems: list[Problem]) -> None
                 Problem(f"auth.keys[{place}].route", f'there is no route "{spec.route}"; {known}')
             )
     webhook = config.alerts.webhook
-    if webhook is not None and not _is_address(webhook):
-        problems.append(Problem("alerts.webhook", "an http(s) address is needed"))
+    if webhook is not None and (wrong := wrong_url(webhook)) is not None:
+        problems.append(Problem("alerts.webhook", wrong))
     brought = config.auth.passthrough
     if not (brought is None or brought in config.providers or doubts.cover("providers")):
         problems.append(Problem("auth.passthrough", f'no provider "{brought}" is configured'))
@@ -429,14 +433,6 @@ def _route_policy(policy: CachePolicy, said: CacheRouteConfig) -> CachePolicy | 
     if said.replay is not None:
         changes["is_paced"] = said.replay == "natural"
     return msgspec.structs.replace(policy, **changes)
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port above 65,535, a bracket too few
-        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -16,7 +16,7 @@ from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Catalog, ModelCard
 from windvane.core.deployment import Deployment
 from windvane.core.routing.decide import why_unserved
-from windvane.core.routing.presets import PRESETS
+from windvane.core.routing.presets import PRESETS, USUAL_PRESETS
 from windvane.core.routing.table import Route, RouteTable, Rule, compile_rule
 from windvane.engine.snapshot import Snapshot
 
@@ -28,10 +28,12 @@ def route_names(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys((AUTO, *config.routes)))
 
 
-def routes_of(config: Config, problems: list[Problem]) -> RouteTable:
+def routes_of(
+    config: Config, deployments: Mapping[str, Sequence[Deployment]], problems: list[Problem]
+) -> RouteTable:
     """The routes, ready to match; none when a condition is wrong."""
     routes = dict(config.routes)
-    preset = PRESETS.get(config.router.preset)
+    preset = PRESETS.get(config.router.preset or usual_preset(deployments))
     if preset is None:
         known = ", ".join(PRESETS)
         problems.append(Problem("router.preset", f"must be one of {known}"))
@@ -43,18 +45,34 @@ def routes_of(config: Config, problems: list[Problem]) -> RouteTable:
     return RouteTable({}) if wrong else RouteTable.of(routes)
 
 
+def usual_preset(deployments: Mapping[str, Sequence[Deployment]]) -> str:
+    """The preset of whoever names none: the first of the usual ones that those who serve lead somewhere."""
+    for name in USUAL_PRESETS:
+        if leads_on(PRESETS[name](), deployments):
+            return name
+    return USUAL_PRESETS[0]
+
+
+def leads_on(route: Route, deployments: Mapping[str, Sequence[Deployment]]) -> bool:
+    """Whether somebody serves a request that no rule of the route is about."""
+    return any(model in deployments for model in (*route.default_models, *route.fallbacks))
+
+
 def _wrong_conditions(routes: dict[str, Route]) -> Iterable[Problem]:
-    """Each comparison is tried alone, so that none hides another."""
+    """Each comparison is tried alone, so that none hides another; then those that may exclude each other
+    together."""
     for name, route in routes.items():
         for place, rule in enumerate(route.rules):
             for field, wanted in rule.when.items():
-                whats = dict.fromkeys(
-                    str(error).removeprefix(f"{field}: ")
-                    for each in _comparisons(wanted)
-                    if (error := _error_of(msgspec.structs.replace(rule, when={field: each})))
-                )
-                for what in whats:
+                alone = _whats(rule, field, _comparisons(wanted))
+                for what in alone or _whats(rule, field, [wanted]):
                     yield Problem(f"routes.{name}.rules[{place}].when.{field}", what)
+
+
+def _whats(rule: Rule, field: str, tried: list[object]) -> list[str]:
+    """What is wrong with conditions on one field, each by itself."""
+    errors = (_error_of(msgspec.structs.replace(rule, when={field: each})) for each in tried)
+    return list(dict.fromkeys(str(error).removeprefix(f"{field}: ") for error in errors if error))
 
 
 def _comparisons(wanted: object) -> list[object]:

@@ -74,12 +74,13 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`preset` gives the route `auto` when `routes` does not; `length_threshold` replaces the preset's
-    own (120 characters, 100 in `small-large`). `metadata` puts `router_metadata`
+    """`preset` gives the route `auto` when `routes` does not: unless said, `default`, or `mux` where the
+    providers serve only that one's models. `length_threshold` replaces the preset's own (120
+    characters, 100 in `small-large`). `metadata` puts `router_metadata`
     into JSON answers. From `economy_at_percent` of a budget on, a route asks its cheapest model
     first; 101 turns that off."""
 
-    preset: str = "default"
+    preset: str | None = None
     economy_at_percent: Annotated[int, Meta(ge=0, le=101)] = 80
     length_threshold: Positive | None = None
     metadata: bool = True

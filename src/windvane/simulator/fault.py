@@ -8,6 +8,7 @@ fault_effects.py; this file only knows the names.
 
 import re
 from collections.abc import Sequence
+from math import inf
 
 from msgspec import Struct, structs
 
@@ -54,6 +55,8 @@ FAULT_WORDS: dict[str, FaultWord] = {
 SHAPES = ("zero", "month", "capacity", "quota")
 """Variants of `!error 429 shape=...`: no allowance, month used up, backend full, no credit."""
 
+STATUSES = range(200, 600)
+"""What an answer's status can be."""
 _MS_PER_S = 1000.0
 _WORD = re.compile(r"(?<!\S)!([a-z][a-z-]*)((?:[ \t]+(?:[a-z-]+=[^\s]+|\d+(?:\.\d+)?(?![\w.])))*)")
 
@@ -95,6 +98,12 @@ class FaultRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"rate is a share from 0 to 1, not {self.rate}")
         if self.every is not None and self.every < 1:
             raise ValueError(f"every is 1 or more, not {self.every}")
+        if self.status is not None and self.status not in STATUSES:
+            raise ValueError(f"status is {STATUSES[0]} to {STATUSES[-1]}, not {self.status}")
+        for name in ("first", "after", "retry_after", "at_token", "delay_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < inf:
+                raise ValueError(f"{name} is 0 or more, not {value}")
         if self.shape is not None and self.shape not in SHAPES:
             raise ValueError(f"no shape is called {self.shape!r}; known: {', '.join(SHAPES)}")
 
@@ -171,6 +180,8 @@ def _read_word(kind: str, rest: str) -> Fault:
         if not equals:
             if word.argument and word.argument not in changes:
                 number = float(part)
+                if word.argument == "status" and number not in STATUSES:
+                    continue
                 is_delay = word.argument == "delay_s"
                 changes[word.argument] = number / _MS_PER_S if is_delay else int(number)
         elif name == "retry-after" and value.replace(".", "", 1).isdigit():

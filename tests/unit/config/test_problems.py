@@ -292,6 +292,11 @@ def test_all_mistakes_are_told_together(tmp_path, told_of):
             {"routes.a.rules[0].use", "routes.a.rules[0].when.code"},
         ),
         ("routes: {a: {otherwise: 5}}", {}, {"routes.a.otherwise"}),
+        (
+            "provider: {a: {models: {mine: }}}\nproviders: {}\nroutes: {auto: {otherwise: mine}}",
+            {},
+            {"provider"},
+        ),
         ("a: [", {"PORT": "abc", "ROUTER_PRESET": "clever"}, {"", "port"}),
         (
             "routes: {auto: {otherwise: nobody}}",
@@ -305,19 +310,40 @@ def test_what_only_follows_from_a_mistake_is_not_told(tmp_path, text, environmen
     assert set(problems_of(tmp_path, text, **environment)) == places
 
 
+def nested(item):
+    """Ten of ten of ten, a hundred million in all, in a few lines."""
+    pairs = zip("abcdefgh", "bcdefghi", strict=True)
+    lines = [f"{name}: &{name} {item.format(', '.join([f'*{of}'] * 10))}" for of, name in pairs]
+    return "\n".join(["a: &a {x: 1}", *lines])
+
+
+NESTED_ALIASES = nested("[{}]")
+NESTED_MERGES = nested("{{<<: [{}]}}")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("port: 1\nport: 2", "line 2, column 1: the key 'port' is there twice"),
         ("auth:\n  keys: []\n  keys: []", "line 3, column 3: the key 'keys' is there twice"),
         ("? [a]\n: 1", "a key must be a text"),
-        ("a: 2026-99-99", "is not valid YAML"),
+        ("a: 2026-99-99", "line 1, column 4: month must be in 1..12"),
         ("a: [", "line 1"),
         (f"api_key: {SECRET}: b", "line 1"),
-        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("a: !!python/object/apply:os.system [ls]", "line 1, column 4: the tag"),
         ("- 1", "must be a mapping"),
         ("hello", "must be a mapping"),
-        ("[" * 3000, "is not valid YAML"),
+        ("[" * 3000, "line 1, column 101: this is nested too deeply"),
+        ("[" * 150 + "]" * 150, "line 1, column 101: this is nested too deeply"),
+        (NESTED_ALIASES, "line 6, column 4: these are more than 100,000 values"),
+        (NESTED_MERGES, "these are more than 100,000 values"),
+        ("a: &a [*a]", "line 1, column 8: an alias stands within what it means"),
+        ("a: &a {<<: *a}", "line 1, column 12: an alias stands within what it means"),
+        ("a: {<<: {b: 1, b: 2}}", "the key 'b' is there twice"),
+        ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "line 2, column 13: the key '<<' is there twice"),
+        ("a: {<<: 1}", "line 1, column 9: expected a mapping or list of mappings"),
+        ("? !!timestamp x\n: 1", "line 1, column 3: the tag"),
+        ("port: !!int x", "line 1, column 7: the tag"),
         ("a: \x01", "is not valid YAML"),
     ],
 )
@@ -325,6 +351,44 @@ def test_a_file_that_cannot_be_read_is_told_with_its_line_and_without_its_text(
     tmp_path, text, says
 ):
     assert says in problems_of(tmp_path, text)[""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "log: {<<: &base {level: error, format: json}, level: debug}",
+        "log: {<<: [{format: json}, {format: text, level: error}], level: debug}",
+        "log: {level: debug, <<: {<<: {level: error, format: json}, level: warning}}",
+        "log: {<<: &one {<<: &two {format: text, level: error}, format: json}, level: debug}",
+    ],
+)
+def test_a_merge_key_gives_what_its_mapping_does_not_say_itself(tmp_path, text):
+    log = read(tmp_path, text).log
+    assert (log.level, log.format) == ("debug", "json")
+
+
+def test_an_alias_of_what_merges_is_read_as_it_was_written(tmp_path):
+    """Though what it merges has the same keys."""
+    config = read(
+        tmp_path,
+        """
+        rates:
+          key:a: &a {<<: &base {concurrency: 1, requests_per_minute: 5}, concurrency: 2}
+          key:b: {<<: *a, tokens_per_minute: 9}
+          key:c: *a
+          key:d: *base
+        """,
+    )
+    rates = {
+        name: (each.concurrency, each.requests_per_minute, each.tokens_per_minute)
+        for name, each in config.rates.items()
+    }
+    assert rates == {
+        "key:a": (2, 5, None),
+        "key:b": (2, 5, 9),
+        "key:c": (2, 5, None),
+        "key:d": (1, 5, None),
+    }
 
 
 def test_a_file_that_is_not_there_is_a_problem(tmp_path):
@@ -358,6 +422,18 @@ def test_the_environment_wins_over_the_file(tmp_path):
         ({"DEFAULT_DAILY_BUDGET": "ten"}, "budgets.key:*.daily", "DEFAULT_DAILY_BUDGET"),
         ({"WINDVANE__LIMITS": "5"}, "limits", "WINDVANE__LIMITS"),
         ({"WINDVANE__LOG__LEVEL": "loud"}, "log.level", "WINDVANE__LOG__LEVEL"),
+        ({"WINDVANE__FOO__BAR": "1"}, "foo", "WINDVANE__FOO__BAR"),
+        ({"WINDVANE__LOG__LEVL__X": "1"}, "log.levl", "WINDVANE__LOG__LEVL__X"),
+        ({"WINDVANE__LIMITS": "{body_max: 1}"}, "limits.body_max", "WINDVANE__LIMITS"),
+        ({"WINDVANE__AUTH__KEYS": "[{key: short}]"}, "auth.keys[0]", "WINDVANE__AUTH__KEYS"),
+        ({"WINDVANE__PROVIDERS__A__TIER": "x"}, "providers.a.kind", "WINDVANE__PROVIDERS__A__TIER"),
+        ({"ROUTER_PRESET": "clever"}, "router.preset", "ROUTER_PRESET"),
+        (
+            {"MISTRAL_API_KEY": "sk-x", "MISTRAL_TIER": "gold"},
+            "providers.mistral.tier",
+            "MISTRAL_TIER",
+        ),
+        ({"MISTRAL_API_KEY": "a key"}, "providers.mistral.api_key", "MISTRAL_API_KEY"),
     ],
 )
 def test_a_wrong_value_of_the_environment_is_told_with_its_variable(
@@ -424,17 +500,19 @@ def test_a_provider_needs_only_its_key_in_the_environment(tmp_path, section):
 def test_a_secret_may_be_a_file_or_a_reference(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text(f"{SECRET}\n")
+    admin = tmp_path / "admin"
+    admin.write_text(f"{SECRET}-of-admin\n")
     config = read(
         tmp_path,
         f"providers: {{mistral: {{api_key: 'file:{secret}'}}, openai: {{api_key: '${{MINE}}'}}}}",
         MINE_FILE=str(secret),
         ALLOWED_API_KEYS_FILE=str(secret),
-        WINDVANE__AUTH__ADMIN_KEY_FILE=str(secret),
+        WINDVANE__AUTH__ADMIN_KEY_FILE=str(admin),
     )
     assert config.providers["mistral"].api_key == SECRET
     assert config.providers["openai"].api_key == SECRET
     assert config.auth.keys[0].key == SECRET
-    assert config.auth.admin_key == SECRET
+    assert config.auth.admin_key == f"{SECRET}-of-admin"
 
 
 @pytest.mark.parametrize(
@@ -456,6 +534,130 @@ def test_a_secret_may_be_a_file_or_a_reference(tmp_path):
 )
 def test_a_wrong_reference_or_variable_is_told_by_its_name(tmp_path, text, environment, place):
     assert place in problems_of(tmp_path, text, **environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        (
+            "provider: {}\nproviders: {mistral: {api_key: k, tier: gold}, foo: {}}",
+            {"provider", "providers.mistral.tier", "providers.foo.kind"},
+        ),
+        ("auth: {key: x, keys: [{key: short}]}", {"auth.key", "auth.keys[0]"}),
+        ("logs: {}\nlog: {level: loud}", {"logs", "log.level"}),
+    ],
+)
+def test_a_misspelt_key_hides_nothing_of_the_one_that_is_there_too(tmp_path, text, places):
+    assert set(problems_of(tmp_path, text)) == places
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("log: {format: JSON}", "must be one of text, json"),
+        ("log: {level: INFO}", "must be one of debug, info, warning, error"),
+        ("cache: {scope: all}", "must be one of key, team, shared"),
+        ("cache: {replay: 5}", "must be one of immediate, natural"),
+        ("auth: {keys: [{key: sk-12345678, priority: High}]}", "must be one of high, normal, low"),
+        (
+            "providers: {openai: {api_key: k, tier: one}}",
+            "it has no tiers; say its `limits` instead",
+        ),
+        (
+            "providers: {mistral: {api_key: k, tier: gold}}",
+            "must be one of hobbyist, standard, enterprise",
+        ),
+        ("limits: 2026-01-01", "expected a mapping, got a date"),
+        ("auth: {keys: 2026-01-01 10:00:00}", "expected a list, got a date"),
+        ("limits: 5.5", "expected a mapping, got a number"),
+        ("limits: yes", "expected a mapping, got a truth value"),
+    ],
+)
+def test_what_a_value_may_be_is_told_with_what_it_is_not(tmp_path, text, says):
+    assert list(problems_of(tmp_path, text).values()) == [says]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${A:-${B:-x}}", "x"),
+        ("${A:-${B:-x}}-${B:-y}", "x-y"),
+        ("${A:-${SET}}", "set"),
+        ("${SET:-${NOWHERE}}", "set"),
+        ("${A:-}${A:-b}", "b"),
+        ("${SET}.${SET:-}", "set.set"),
+        ("${ODD}", "${SET}"),
+        ("${A:-un", "${A:-un"),
+        ("{}${}$x", "{}${}$x"),
+    ],
+)
+def test_a_default_may_be_a_reference(tmp_path, text, value):
+    config = read(tmp_path, f"auth: {{admin_key: '{text}'}}", SET="set", ODD="${SET}")
+    assert config.auth.admin_key == value
+
+
+def test_a_default_that_is_needed_and_leads_nowhere_is_told(tmp_path):
+    found = problems_of(tmp_path, "auth: {admin_key: '${A:-${NOWHERE}}'}")
+    assert found == {"auth.admin_key": "the environment variable NOWHERE is not set"}
+
+
+def test_a_tilde_stands_for_the_home_folder(tmp_path):
+    (tmp_path / "secret").write_text("sk-of-a-file")
+    text = "data_dir: ~/x\nauth: {admin_key: 'file:~/secret'}"
+    config = read(tmp_path, text, HOME=str(tmp_path))
+    assert config.data_dir == str(tmp_path / "x")
+    assert config.auth.admin_key == "sk-of-a-file"
+    assert read(tmp_path, "", WINDVANE_DATA_DIR="~/y", HOME="/home/ada").data_dir == "/home/ada/y"
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [("~/x", "HOME, which the environment does not say"), ("~ada/x", "only ~/ stands for")],
+)
+def test_a_home_that_is_not_known_is_a_problem(tmp_path, folder, says):
+    assert says in problems_of(tmp_path, f"data_dir: {folder}")["data_dir"]
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ("http://one.test/v1?key=sk-canary-in-config", "it cannot have a ? or a #"),
+        ("http://one.test/v1#x", "it cannot have a ? or a #"),
+        ("http://one.test/a path", "a space or a non-ASCII character"),
+        ("http://one.test/v1\\n", "a space or a non-ASCII character"),
+        ("http://bücher.test/v1", "a space or a non-ASCII character"),
+        ("http://ada:sk-canary-in-config@one.test/v1", "would not be sent"),
+        ("one.test/v1", "an http(s) address is needed"),
+        ("http://one.test:99999", "an http(s) address is needed"),
+    ],
+)
+def test_an_address_that_would_not_be_asked_as_written_is_refused(tmp_path, base, says):
+    found = problems_of(tmp_path, f'providers: {{one: {{kind: compatible, api_base: "{base}"}}}}')
+    assert list(found) == ["providers.one.api_base"]
+    assert says in found["providers.one.api_base"]
+
+
+@pytest.mark.parametrize(
+    ("webhook", "says"),
+    [("http://ada:b@one.test", "would not be sent"), ("http://one.test/a b", "a space")],
+)
+def test_so_is_that_of_a_webhook_but_for_its_query(tmp_path, webhook, says):
+    found = problems_of(tmp_path, f"alerts: {{webhook: '{webhook}'}}")
+    assert says in found["alerts.webhook"]
+    snapshot_of(read(tmp_path, "alerts: {webhook: 'http://one.test/a?b=c'}"))
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]", "127.0.0.1:80", "a b", "|\n a\n", "''", "1.2.3", "http://a"]
+)
+def test_a_host_that_nothing_can_listen_at_is_a_problem(tmp_path, host):
+    text = f"host: {host}" if "|" in host else f"host: {json.dumps(host.strip(chr(39)))}"
+    assert "without port or brackets" in problems_of(tmp_path, text)["host"]
+
+
+@pytest.mark.parametrize("host", ["::1", "0.0.0.0", "::", "localhost", "my_host.example.", "a-b"])
+def test_an_address_or_a_name_is_a_host(tmp_path, host):
+    snapshot_of(read(tmp_path, f"host: '{host}'"))
 
 
 HOUSE = """
@@ -607,7 +809,7 @@ async def test_what_is_noted_is_in_the_log_of_the_start(tmp_path, caplog):
 def test_a_preset_that_no_provider_serves_is_noted(tmp_path):
     path = tmp_path / "empty.yaml"
     path.write_text("")
-    result = check(tmp_path, str(path), OPENAI_API_KEY="sk-x")
+    result = check(tmp_path, str(path), OPENAI_API_KEY="sk-x", ROUTER_PRESET="default")
     [note] = [line for line in result.output.splitlines() if line.startswith("note: ")]
     assert note.startswith(
         "note: router.preset: what comes here is refused with 400 no_route (mistral-"

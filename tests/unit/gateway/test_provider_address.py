@@ -16,7 +16,6 @@ from windvane.gateway.control_plane.app import _address_of
         ("http://one.test/v1", "http://one.test/v1"),
         ("https://one.test:8443/gateway/v1/", "https://one.test:8443/gateway/v1"),
         ("http://[::1]:8080/v1", "http://[::1]:8080/v1"),
-        ("http://ada:secret@one.test", "http://one.test"),
     ],
 )
 def test_it_is_as_configured_but_for_what_is_secret(kind: str, configured: str, shown: str) -> None:

@@ -133,6 +133,9 @@ _SCRIPTS: tuple[tuple[int, int, str], ...] = (
     (0x4E00, 0x9FFF, "han"),
     (0xAC00, 0xD7AF, "hangul"),
 )
+LATIN = "latin"
+SCRIPTS = (LATIN, *(script for _, _, script in _SCRIPTS))
+"""All that a text's script can be."""
 _LATIN = "l"
 _SCRIPT_OF = {str(place): script for place, (_, _, script) in enumerate(_SCRIPTS)}
 """Kinds of character: a Latin letter, and a letter of each of `_SCRIPTS`, by its place there."""

@@ -144,3 +144,6 @@ PRESETS: Mapping[str, Callable[..., Route]] = {
     "task": task,
     "mux": mux,
 }
+
+USUAL_PRESETS = ("default", "mux")
+"""Those to choose from where none is named: the house's own, and one for whoever has no key of Mistral."""

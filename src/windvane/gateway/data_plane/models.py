@@ -48,8 +48,9 @@ async def _send(door: Door, value: JsonObject) -> None:
 
 
 def public_names(snapshot: Snapshot) -> list[str]:
-    """Routes first, then models; a model is listed under its plain name alone."""
-    models = [name for name in snapshot.deployments if "/" not in name]
+    """Routes first, then models; a model is listed under its plain name alone, unless a route has it."""
+    routes = snapshot.routes
+    models = [name for name in snapshot.deployments if "/" not in name and name not in routes]
     return [*snapshot.routes.routes, *sorted(models)]
 
 
@@ -86,8 +87,8 @@ def _check_open(name: str, snapshot: Snapshot, principal: Principal) -> None:
 
 
 def model_object(name: str, snapshot: Snapshot) -> JsonObject:
-    serving = snapshot.deployments.get(name)
-    if not serving:
+    """What a request for `name` gets: the route of that name, should it hide a model."""
+    if name in snapshot.routes:
         return {
             "id": name,
             "object": "model",
@@ -97,6 +98,7 @@ def model_object(name: str, snapshot: Snapshot) -> JsonObject:
             "capabilities": _capabilities(frozenset(Capability)),
             "description": "a route: the gateway chooses the model",
         }
+    serving = snapshot.deployments[name]
     card = serving[0].card
     written: JsonObject = {
         "id": name,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from windvane.core.analysis import Analysis
+from windvane.core.analysis import Analysis, lexicon
 from windvane.core.routing.table import Route, RouteTable, Rule, compile_rule, first_match
 
 ASKED = Analysis(
@@ -110,8 +110,50 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"language": {"in": []}}, "language: an empty list matches nothing$"),
     ({"language": {"gt": 5}}, "language: `gt` compares numbers, and it is a text$"),
     ({"header.x-tier": 1}, "header.x-tier: it is a text, never 1$"),
-    ({"weekday": "monday"}, "weekday: it is a number, never 'monday'$"),
+    ({"weekday": "monday"}, "weekday: it is a number from 0 to 6, never 'monday'$"),
+    ({"weekday": 7}, "weekday: it is a number from 0 to 6, never 7$"),
+    ({"hour": 25}, "hour: it is a number from 0 to 23, never 25$"),
+    ({"hour": [1, 24]}, "hour: it is a number from 0 to 23, never 24$"),
+    ({"hour": {"not": 24}}, "hour: it is a number from 0 to 23, never 24$"),
+    ({"hour": {"gt": 23}}, "hour: it is a number from 0 to 23, never gt 23$"),
+    ({"hour": {"gt": 3, "lt": 4}}, "hour: it is a number from 0 to 23, never gt 3 and lt 4$"),
+    ({"difficulty": {"gt": 2}}, "difficulty: it is a number from 0 to 1, never gt 2$"),
+    ({"difficulty": {"gt": 1}}, "difficulty: it is a number from 0 to 1, never gt 1$"),
+    ({"difficulty": {"lt": 0}}, "difficulty: it is a number from 0 to 1, never lt 0$"),
+    ({"chars": {"gt": 5, "lt": 3}}, "chars: it is a number, never gt 5 and lt 3$"),
+    ({"chars": {"gt": float("nan")}}, "chars: it is a number, never gt nan$"),
+    ({"chars": {"gt": float("inf")}}, "chars: it is a number, never gt inf$"),
+    ({"chars": {"gt": 10**400}}, "chars: it is a number, never gt 1000"),
+    ({"chars": 5.5}, "chars: it is a number, never 5.5$"),
+    ({"chars": -1}, "chars: it is a number, never -1$"),
+    ({"code": {"gt": 1}}, "code: it is true or false, never gt 1$"),
+    ({"language": "EN"}, "language: it is one of en, .*, never 'EN'$"),
+    ({"language": {"not": "EN"}}, "language: it is one of en, .*, never 'EN'$"),
+    ({"language": "latin"}, "language: it is one of en, .*, never 'latin'$"),
+    ({"script": "Latin"}, "script: it is one of latin, .*, never 'Latin'$"),
 ]
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"hour": 23},
+        {"weekday": [0, 6]},
+        {"hour": {"gte": 23, "lt": 24}},
+        {"difficulty": {"gt": 0.5, "lt": 0.6}},
+        {"difficulty": {"gte": 1}},
+        {"chars": {"gt": 3, "lt": 5}},
+        {"chars": {"gte": 3, "lte": 3}},
+        {"chars": {"gt": 2.5, "lt": 3.5}},
+        {"chars": {"lt": float("inf")}},
+        {"chars": 5.0},
+        {"language": [*(each for each, _ in lexicon.LANGUAGE_WORDS), "greek", None]},
+        {"script": ["latin", "hangul"]},
+    ],
+    ids=str,
+)
+def test_a_condition_that_some_request_meets_is_taken(when: dict[str, object]) -> None:
+    compile_rule(Rule(use="m", when=when))
 
 
 @pytest.mark.parametrize(("when", "problem"), REFUSED, ids=[str(case[0]) for case in REFUSED])
