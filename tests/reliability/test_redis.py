@@ -28,6 +28,7 @@ from tests.redis_server import (
     redis_cluster,
     redis_pair,
     redis_server,
+    strange_server,
 )
 
 from windvane.assembly import IN_MEMORY, open_engine
@@ -689,11 +690,98 @@ async def test_what_the_server_refuses_is_said_as_it_says_it(
     async with opened(server.url) as stores:
         await stores.start()
         with server.client() as other:
-            other.set(stores.invalidations._key, "another kind of value")
-        await stores.invalidations.invalidate("model:a")
+            other.acl_setuser("default", enabled=True, nopass=True, commands=["+@all", "-eval"])
+            try:
+                await stores.invalidations.invalidate("model:a")
+            finally:
+                other.acl_setuser("default", enabled=True, nopass=True, commands=["+@all"])
         assert stores.invalidations.reach is Reach.HERE
         assert "Redis refuses it (" in caplog.text
-        assert "WRONGTYPE" in caplog.text
+        assert "permissions" in caplog.text
+
+
+def unreadable_version(other: redis.Redis, key: str) -> None:
+    other.hset(key, "#v", "abc")
+
+
+def unreadable_tag(other: redis.Redis, key: str) -> None:
+    other.hset(key, mapping={"t:x": "y", "#n": "somebody's"})
+
+
+def endless_number(other: redis.Redis, key: str) -> None:
+    other.hset(key, mapping={"t:x": "9" * 400, "#n": "somebody's"})
+
+
+def no_text(other: redis.Redis, key: str) -> None:
+    other.hset(key, mapping={b"t:\xff": "1", "#n": "somebody's"})
+
+
+def no_hash(other: redis.Redis, key: str) -> None:
+    other.delete(key)
+    other.set(key, "another kind of value")
+
+
+@pytest.mark.parametrize(
+    "spoil", [unreadable_version, unreadable_tag, endless_number, no_text, no_hash]
+)
+@pytest.mark.parametrize("is_told_first", [False, True])
+async def test_what_cannot_be_read_voids_everything_and_is_begun_anew(
+    server: RedisServer, spoil: Callable[[redis.Redis, str], None], is_told_first: bool
+) -> None:
+    space = f"u{random.getrandbits(64):x}"
+    async with (
+        opened(server.url, namespace=space) as one,
+        opened(server.url, namespace=space) as two,
+    ):
+        await one.start()
+        await two.start()
+        version = (await one.invalidations.invalidate("model:a")).version
+        with server.client() as other:
+            spoil(other, one.invalidations._key)
+        if is_told_first:
+            await one.invalidations.invalidate("model:b")
+        async with opened(server.url, namespace=space) as late:
+            await late.start()
+            assert late.invalidations.known.voids(("model:any",), version)
+        async with asyncio.timeout(PATIENCE_S):
+            for each in (one, two):
+                while not each.invalidations.known.voids(("model:any",), version):
+                    await asyncio.sleep(0.02)
+            seen = one.invalidations.known.version
+            await one.invalidations.invalidate("model:c")
+            assert one.invalidations.reach is Reach.EVERYWHERE
+            while not two.invalidations.known.voids(("model:c",), seen):
+                await asyncio.sleep(0.02)
+            assert not two.invalidations.known.voids(("model:d",), one.invalidations.known.version)
+
+
+STRANGE = [
+    b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*-1\r\n", b"*0\r\n", b",1.5\r\n", b"$3\r\nabc\r\n",
+    b"*2\r\n:1\r\n$-1\r\n", b"*1\r\n*1\r\n:1\r\n", b"-MOVED x\r\n", b"-MOVED 1 nowhere:x\r\n",
+    b"-ASK\r\n", b"-ERR no\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+@pytest.mark.parametrize("reply", STRANGE)
+async def test_what_is_no_redis_is_a_miss_like_any_other(reply: bytes, scheme: str) -> None:
+    async with strange_server(reply) as place, opened(f"{scheme}://{place}") as stores:
+        await stores.start()
+        for _ in range(2 * FAILURES_TO_OPEN):
+            await stores.cache.put(KEY, b"data", **KEEP)
+            assert await stores.cache.get(KEY) is None
+            lease = await stores.leases.claim(KEY)
+            if lease is not None:
+                await lease.renew()
+                lease.dismiss()
+        await stores.cache.remove(KEY)
+        await stores.cache.remove_tagged("model:m")
+        await stores.cache.remove_tagged(ALL)
+        await stores.cache.stats()
+        await stores.invalidations.invalidate("model:m")
+        await stores.invalidations._learn()
+        task = stores.invalidations._task
+        assert task is not None and not task.done(), "it goes on listening"
 
 
 async def test_one_that_was_never_told_is_told_by_the_next_who_opens(
