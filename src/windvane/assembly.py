@@ -188,7 +188,9 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
         except ValueError as error:
             raise ConfigError([Problem("cache.redis", str(error))], "the configuration") from error
         await shared.start()
-        cache = TieredCache(memory, (shared.cache,))
+        said_so = said.memory_without_redis
+        is_believed = None if said_so else lambda: shared.invalidations.has_heard
+        cache = TieredCache(memory, (shared.cache,), is_believed=is_believed)
         return _Kept(cache, shared.invalidations, shared.leases, (shared,))
     if said.disk and config.data_dir != IN_MEMORY:
         disk = SqliteCache(

@@ -33,17 +33,36 @@ CLOSING_S = 2.0
 class TieredCache:
     """Implements `ResponseCache`."""
 
-    def __init__(self, memory: MemoryCache, lower: Sequence[LowerTier] = ()) -> None:
-        """Owns the tiers: closing it closes them."""
+    def __init__(
+        self,
+        memory: MemoryCache,
+        lower: Sequence[LowerTier] = (),
+        *,
+        is_believed: Callable[[], bool] | None = None,
+    ) -> None:
+        """Owns the tiers: closing it closes them. While memory is not believed, nothing is found: others
+        may have taken back what it has. It is kept, for when they have been heard."""
         self._memory = memory
+        self._is_believed = is_believed
         self._lower = tuple(lower)
         self._queues = tuple(_Queue(tier, memory.monotonic_s) for tier in self._lower)
         self._removals = 0
-        self.get_now: Callable[[bytes], bytes | None] = memory.get_now
+        self.get_now: Callable[[bytes], bytes | None] = (
+            memory.get_now if is_believed is None else self._get_if_believed
+        )
+
+    def _get_if_believed(self, key: bytes) -> bytes | None:
+        assert self._is_believed is not None
+        if self._is_believed():
+            return self._memory.get_now(key)
+        self._memory.count_miss()
+        return None
 
     async def get(self, key: bytes) -> bytes | None:
         """What any tier has. Who asks has asked `get_now` first: memory counts that miss, not another."""
-        if self._memory.holds(key) and (data := self._memory.get_now(key)) is not None:
+        if self._is_believed is not None and not self._is_believed():
+            return None
+        if self._memory.holds(key) and (data := self.get_now(key)) is not None:
             return data
         removals = self._removals
         for queue in self._queues:
@@ -58,7 +77,7 @@ class TieredCache:
                 )
             return kept.data
         # It may have been made meanwhile; memory has counted the miss.
-        return self._memory.get_now(key) if self._memory.holds(key) else None
+        return self.get_now(key) if self._memory.holds(key) else None
 
     async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
         """What a lower tier has, if it is wanted; it takes the place of what memory had then."""

@@ -103,6 +103,10 @@ class MemoryCache:
         self._ranks[place] = self._age + used * self._gains[place]
         return self._data[place]
 
+    def count_miss(self) -> None:
+        """Count a look-up that may find nothing, whatever is here."""
+        self._misses += 1
+
     def holds(self, key: bytes) -> bool:
         """Whether a key is here, over or not. Counts as no use of it."""
         return key in self._places

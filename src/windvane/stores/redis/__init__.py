@@ -77,7 +77,7 @@ def open_redis(
         monotonic_s=monotonic_s,
         rng=rng,
     )
-    invalidations = RedisInvalidations(link, rng=rng, owed=Owed(owed_file))
+    invalidations = RedisInvalidations(link, monotonic_s=monotonic_s, rng=rng, owed=Owed(owed_file))
     return RedisStores(
         link=link,
         cache=RedisCache(link, is_believed=lambda: invalidations.has_heard),

@@ -193,7 +193,7 @@ class RedisCache:
             misses=self._misses,
             stored=self._stored,
             faults=self._faults,
-            is_up=self._link.is_up,
+            is_up=self._link.is_up and self._is_believed(),
         )
 
     async def aclose(self) -> None:

@@ -1,8 +1,9 @@
 """Invalidations that all processes on one Redis know of.
 
 One hash has the number of the last invalidation, a nonce of whoever made it, and the last number of each
-tag. Every process asks for number and nonce each second, and reads the rest when they are others than it
-knows: so each knows of an invalidation within two seconds.
+tag. Every process asks for number and nonce twice a second, and reads the rest when they are others than
+it knows: so each knows of an invalidation within two seconds. One that has asked in vain for nearly so
+long may not know of one, and says so (`has_heard`): what is kept is not given then.
 
 Laws: numbers only rise, in the server's eyes and in ours; an invalidation counts here at once, and is
 told to the server until it has heard, after a restart too; a process believes nothing that it finds
@@ -13,7 +14,7 @@ invalid: which entries its loss brought back cannot be told.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from random import Random
 
@@ -29,9 +30,12 @@ from windvane.stores.redis.replies import (
     written_number,
 )
 
-POLL_S = 1.0
+POLL_S = 0.5
 DEADLINE_S = 0.25
 """Nobody's request waits for it."""
+BELIEVED_S = 1.9
+"""For so long after it was last asked in time the server may have heard of nothing that we have not. Twice
+it may be asked in vain meanwhile."""
 TOLD_AT_ONCE = 500
 """Tags that the server is told of in one command. Each reads all that it has: to tell of many after an
 outage, one by one, would keep it from everybody's requests."""
@@ -84,8 +88,11 @@ _log = logging.getLogger("windvane.redis")
 class RedisInvalidations:
     """Implements `InvalidationStore`."""
 
-    def __init__(self, link: Link, *, rng: Random, owed: Owed) -> None:
+    def __init__(
+        self, link: Link, *, monotonic_s: Callable[[], float], rng: Random, owed: Owed
+    ) -> None:
         self._link = link
+        self._monotonic_s = monotonic_s
         self._rng = rng
         self._key = link.key("invalidations", "i")
         self._known = Invalidations()
@@ -94,14 +101,20 @@ class RedisInvalidations:
         self._heard = 0
         self._nonce: bytes | None = None
         self._owed = owed
-        self.has_heard = True
-        """Whether we know what was taken back before we began: once begun, and not before we have read."""
+        self._heard_at_s = float("inf")
+        self._is_cut_off = False
         self._changing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def known(self) -> Invalidations:
         return self._known
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether we know all that was taken back, but for the last two seconds: once begun, and not before
+        we have read."""
+        return self._monotonic_s() - self._heard_at_s < BELIEVED_S
 
     @property
     def untold(self) -> int:
@@ -121,7 +134,7 @@ class RedisInvalidations:
             self._owed.add(tag)
         if left:
             self._known = _with(self._known, self._owed.tags, self._known.version + 1)
-        self.has_heard = False
+        self._heard_at_s = float("-inf")
         await self._link.mapped()
         await self._learn()
         self._task = asyncio.get_running_loop().create_task(self._poll())
@@ -160,18 +173,32 @@ class RedisInvalidations:
 
     async def _learn(self) -> Unavailable | None:
         """Tell what is untold, and read what is new; what stood in the way, if anything did."""
+        trouble: Unavailable | None = None
         async with self._changing:
             try:
-                await self._tell()
+                try:
+                    await self._tell()
+                except (Refused, Strange) as error:
+                    trouble = error  # what others have told can be read all the same
+                began_s = self._monotonic_s()
                 await self._read()
+                self._heard_at_s = began_s
             except Unavailable as error:
-                _log.debug("invalidations: %s", error)
-                return error
-            else:
-                self.has_heard = True
-                return None
+                trouble = error
             finally:
                 self._owed.note()
+        self._say_if_cut_off(trouble)
+        return trouble
+
+    def _say_if_cut_off(self, trouble: Unavailable | None) -> None:
+        """Once when it begins, and once when it is over."""
+        if trouble is None and self._is_cut_off:
+            _log.warning("Redis tells again of what others take back")
+        elif trouble is not None and not self._is_cut_off and not self.has_heard:
+            _log.warning("Redis %s; what others take back is not heard of", _said(trouble))
+        else:
+            return
+        self._is_cut_off = not self._is_cut_off
 
     async def _tell(self) -> None:
         while self._owed.tags:
