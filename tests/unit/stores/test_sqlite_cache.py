@@ -298,6 +298,86 @@ async def test_room_is_given_back_when_answers_are_taken_back(tmp_path: Path) ->
         assert await cache.get(b"k") == b"v"
 
 
+def told(folder: Path, *commands: str) -> None:
+    """Somebody at a terminal has changed the file."""
+    with sqlite3.connect(folder / "cache.db") as other:
+        for command in commands:
+            other.execute(command)
+    other.close()
+
+
+ODD_ENTRIES = [
+    "UPDATE entry SET data = 'hello'",
+    "UPDATE entry SET data = 42",
+    "UPDATE entry SET ends_at_us = 'soon'",
+    "UPDATE entry SET worth = 'much'",
+    "UPDATE entry SET key = 'text', rank = 'high' WHERE key = x'62'",
+    "UPDATE entry SET rank = 'high'",
+    "UPDATE tag_set SET tags = 'no json'",
+    "UPDATE tag_set SET tags = '[1, 2]'",
+    "UPDATE tag_set SET tags = CAST(x'ff' AS TEXT)",
+]
+ODD_FILES = [
+    "INSERT OR REPLACE INTO fact VALUES ('age', 'old')",
+    "UPDATE invalidation SET version = 'last'",
+    "UPDATE invalidation SET tag = x'00'",
+    "UPDATE invalidation SET tag = CAST(x'ff' AS TEXT)",
+    "DROP TABLE fact",
+    "DROP TABLE entry",
+    "DROP TABLE tag_set",
+    "DROP TABLE invalidation",
+    "ALTER TABLE entry RENAME COLUMN worth TO value",
+]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("command", ODD_ENTRIES + ODD_FILES)
+async def test_what_is_not_as_it_was_written_is_a_miss_and_begun_anew(
+    tmp_path: Path, command: str, is_open: bool
+) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        await put(cache, b"b", b"two")
+        await cache.invalidations.invalidate("x")
+        if is_open:
+            told(tmp_path, command)
+            assert await cache.get(b"a") in (None, b"one")
+    if not is_open:
+        told(tmp_path, command)
+    for _ in range(2):
+        async with opened(tmp_path) as cache:
+            await cache.invalidations.start()
+            for key in (b"a", b"b"):
+                kept = await cache.find(key)
+                assert kept is None or isinstance(kept.data, bytes)
+            for number in range(30):
+                await put(cache, b"%d" % number, bytes(200_000), tags=("y",))
+            await cache.remove_tagged("t")
+            await cache.invalidations.invalidate("y")
+            assert cache.invalidations.reach is Reach.EVERYWHERE
+            assert cache.invalidations.known.voids(("y",), 0)
+            await put(cache, b"a", b"new")
+            assert await cache.get(b"a") == b"new"
+            assert (await cache.stats()).is_up
+    async with opened(tmp_path) as cache:
+        assert await cache.get(b"a") == b"new"
+
+
+async def test_an_entry_that_is_not_as_it_was_written_takes_no_other_with_it(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        await put(cache, b"b", b"two")
+    told(tmp_path, "UPDATE entry SET data = 42 WHERE key = x'61'")
+    async with opened(tmp_path) as cache:
+        assert await cache.get(b"a") is None
+        assert await cache.get(b"b") == b"two"
+        await cache.written()
+        stats = await cache.stats()
+        assert (stats.faults, stats.entries, stats.is_up) == (1, 1, True)
+
+
 async def test_what_this_process_knows_goes_into_the_new_file(tmp_path: Path) -> None:
     async with opened(tmp_path) as cache:
         await put(cache, b"a", b"one")

@@ -41,8 +41,8 @@ KEEP_S_MAX = 10 * 365 * 86_400.0
 T = TypeVar("T")
 Group = dict[bytes, Put]
 
-# ValueError and OverflowError: what SQLite cannot hold, such as a tag that is no text.
-FAULTS = (sqlite3.Error, OSError, ValueError, OverflowError)
+# The last three: what SQLite cannot hold, such as a tag that is no text.
+FAULTS = (sqlite3.Error, OSError, ValueError, OverflowError, TypeError)
 
 _log = logging.getLogger("windvane.cache")
 
