@@ -259,7 +259,7 @@ async def strange_server(reply: bytes) -> AsyncIterator[str]:
     """The address of what answers every command with the same bytes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
             while head := await reader.readline():
                 for _ in range(int(head[1:])):
                     length = await reader.readline()

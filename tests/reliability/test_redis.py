@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import ssl
 import subprocess
 import sys
 import time
@@ -1213,11 +1214,17 @@ def test_a_cluster_has_several_addresses() -> None:
     assert address.arguments["ssl_cert_reqs"] == "none"
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["", "localhost:6379", "http://:secret@h", "redis://:secret@h,i", "redis+cluster://:secret@h/1",
-     "unix://", "redis://:secret@h:port", "redis://:secret@h?socket_keepalive=x"],
-)  # fmt: skip
+NO_ADDRESSES = [
+    "", "localhost:6379", "http://:secret@h", "redis://:secret@h,i", "redis+cluster://:secret@h/1",
+    "unix://", "redis://:secret@h:port", "redis://:secret@h:99999", "redis://:secret@h:0",
+    "redis://:secret@h?socket_keepalive=x", "redis://:secret@h/abc", "redis://:secret@h/0?nonsense=1",
+    "redis://:secret@h?ssl_cert_reqs=none", "rediss://:secret@h?ssl_cert_reqs=perhaps",
+    "rediss://:secret@h?ssl_ca_certs=/no/such/file", "redis://h?db=abc", "redis://u:1?secret@h",
+    "redis+cluster://:secret@h:1,i:x", "unix:///run/redis.sock?nonsense=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
 def test_an_address_that_is_none_is_said_without_its_password(url: str) -> None:
     try:
         read_address(url)
@@ -1260,6 +1267,31 @@ async def test_by_tls(tmp_path: Path) -> None:
                 await stores.cache.put(KEY, b"data", **KEEP)
                 await asyncio.sleep(0.05)
             assert (await stores.cache.stats()).stored == 0, "an unknown certificate is refused"
+
+
+async def test_all_connections_share_what_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read the certificates takes a tenth of a second, in which nothing else is done."""
+    made = 0
+    create = ssl.create_default_context
+
+    def counted() -> ssl.SSLContext:
+        nonlocal made
+        made += 1
+        return create()
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    async with (
+        strange_server(b"no TLS at all") as place,
+        opened(f"rediss+cluster://{place}") as stores,
+    ):
+        assert made == 1, "before it is used"
+        await stores.start()
+        for _ in range(20):
+            await asyncio.gather(*(stores.cache.get(KEY) for _ in range(4)))
+            await stores.invalidations._learn()
+        make = stores.link._address.make
+        assert len({id(make(("h", port))().ssl_context.get()) for port in range(3)}) == 1
+        assert made == 1
 
 
 async def test_a_hit_is_two_commands_on_one_connection(server: RedisServer) -> None:

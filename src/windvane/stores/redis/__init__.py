@@ -43,6 +43,11 @@ class RedisStores(NamedTuple):
         await self.cache.aclose()
 
 
+def check_address(url: str) -> None:
+    """Raises ValueError for an address that is none, RuntimeError without the package."""
+    open_redis(url, monotonic_s=lambda: 0.0, rng=Random(0))
+
+
 def open_redis(
     url: str,
     *,
