@@ -104,13 +104,15 @@ class TieredCache:
         keep_s: float,
         worth: float,
         fence: int = 0,
-    ) -> None:
-        """Keep it; in memory when this returns, in the lower tiers soon after."""
-        self._memory.put_now(key, data, tags=tags, keep_s=keep_s, worth=worth)
+    ) -> bool:
+        """Keep it; in memory when this returns, in the lower tiers soon after. Whether any of them takes
+        it."""
+        is_kept = self._memory.put_now(key, data, tags=tags, keep_s=keep_s, worth=worth)
         if self._queues:
             kept = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth, fence=fence)
             for queue in self._queues:
-                queue.put(key, kept)
+                is_kept = queue.put(key, kept) or is_kept
+        return is_kept
 
     async def remove(self, key: bytes) -> int:
         """Forget one, everywhere; in how many tiers it was, at most one."""
@@ -189,18 +191,22 @@ class _Queue:
         left_s = found.end_s - self._monotonic_s()
         return msgspec.structs.replace(found.kept, left_s=left_s) if left_s > 0 else None
 
-    def put(self, key: bytes, kept: Kept) -> None:
+    def put(self, key: bytes, kept: Kept) -> bool:
+        """Whether it will be written, as things stand."""
         before = self._waiting.pop(key, None)
         if before is not None:
             self._bytes -= len(before.kept.data)
+        if len(kept.data) > self.tier.entry_bytes_max:
+            kept = msgspec.structs.replace(kept, data=b"", left_s=0.0)  # what is there is older
         bytes_then = self._bytes + len(kept.data)
         if len(self._waiting) >= UNWRITTEN_MAX or bytes_then > UNWRITTEN_BYTES_MAX:
             self.dropped += 1
-            return
+            return False
         self._waiting[key] = _Waiting(kept, self._monotonic_s() + kept.left_s)
         self._bytes = bytes_then
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._write())
+        return kept.left_s > 0
 
     def take_back(self, is_dropped: Callable[[bytes, Kept], bool]) -> None:
         """What is not yet on its way will not be written."""

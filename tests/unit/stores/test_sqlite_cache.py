@@ -110,6 +110,31 @@ async def test_the_files_never_take_more_than_their_bytes(tmp_path: Path, megaby
     assert size_of(tmp_path) <= max(room // 2, BYTES_MIN)
 
 
+@pytest.mark.parametrize("megabytes", [4, 16, 128])
+async def test_the_largest_answers_outlive_a_restart_and_keep_to_the_bytes(
+    tmp_path: Path, megabytes: int
+) -> None:
+    rng, room, most = Random(1), megabytes * 1024 * 1024, 0
+    async with opened(tmp_path, bytes_max=room) as cache:
+        size = cache.entry_bytes_max
+        assert size >= 256 * 1024, "what an answer may have unless it is said"
+        for number in range(40):
+            large, small = rng.randbytes(size - number % 3), rng.randbytes(9_000)
+            await cache.put(b"large%d" % number, large, tags=("t",), keep_s=600.0, worth=1.0)
+            await cache.put(b"small%d" % number, small, tags=("t",), keep_s=600.0, worth=0.0)
+            if number % 2 == 1:
+                await cache.written()
+                most = max(most, size_of(tmp_path))
+        assert (await cache.stats()).faults == 0
+        await cache.put(b"more", bytes(size + 1), tags=("t",), keep_s=600.0, worth=1.0)
+        assert (await cache.stats()).faults == 1
+    assert max(most, size_of(tmp_path)) <= room
+    async with opened(tmp_path, bytes_max=room) as cache:
+        found = [await cache.get(b"large%d" % number) for number in range(40)]
+        assert sum(data is not None for data in found) >= 5
+        assert all(data is None or len(data) >= size - 2 for data in found)
+
+
 async def test_what_is_over_goes_first_then_what_is_worth_least(tmp_path: Path) -> None:
     clock = Time()
     async with opened(tmp_path, clock, bytes_max=BYTES_MIN) as cache:

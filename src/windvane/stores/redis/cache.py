@@ -75,6 +75,8 @@ class RedisCache:
     """Implements `LowerTier`."""
 
     name = "redis"
+    entry_bytes_max = 256 * 1024 * 1024
+    """Half of what a string may be there."""
 
     def __init__(self, link: Link, *, is_believed: Callable[[], bool] = lambda: True) -> None:
         """Owns the link: closing this closes it. While it is not believed, nothing is found: what was
