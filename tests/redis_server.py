@@ -255,6 +255,26 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.asynccontextmanager
+async def strange_server(reply: bytes) -> AsyncIterator[str]:
+    """The address of what answers every command with the same bytes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+            while head := await reader.readline():
+                for _ in range(int(head[1:])):
+                    length = await reader.readline()
+                    await reader.readexactly(int(length[1:]) + 2)
+                writer.write(reply)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        listener.close()
+
+
+@contextlib.asynccontextmanager
 async def fault_proxy(port: int) -> AsyncIterator[FaultProxy]:
     proxy = FaultProxy(port)
     await proxy.listen()

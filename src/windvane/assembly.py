@@ -30,7 +30,7 @@ from windvane.ports.stores import FlightLeases, InvalidationStore, Journal, KeyS
 from windvane.stores.memory import MemoryBudgets, MemoryKeys, MemoryLedger, MemoryLimits
 from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.memory.invalidations import MemoryInvalidations
-from windvane.stores.redis import RedisStores, open_redis
+from windvane.stores.redis import RedisStores, check_address, open_redis
 from windvane.stores.sqlite import SqliteLedger
 from windvane.stores.sqlite.cache import SqliteCache
 from windvane.stores.tiers import TieredCache
@@ -54,6 +54,24 @@ def snapshot_of(config: Config, clock: Clock | None = None) -> Snapshot:
     with every problem found."""
     clock = clock or system.SystemClock()
     return resolve(config, pepper=system.new_secret(), day=today(clock))
+
+
+def check(config: Config) -> Snapshot:
+    """The snapshot of what can be opened. Raises ConfigError with every problem found, those included
+    that are met only when the stores are opened."""
+    problems = list[Problem]()
+    if config.cache.scope is not None and config.cache.redis is not None:
+        try:
+            check_address(config.cache.redis)
+        except (ValueError, RuntimeError) as error:
+            problems.append(Problem("cache.redis", str(error)))
+    try:
+        snapshot = snapshot_of(config)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems], "the configuration") from error
+    if problems:
+        raise ConfigError(problems, "the configuration")
+    return snapshot
 
 
 def today(clock: Clock) -> date:
@@ -188,7 +206,9 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
         except (ValueError, RuntimeError) as error:
             raise ConfigError([Problem("cache.redis", str(error))], "the configuration") from error
         await shared.start()
-        cache = TieredCache(memory, (shared.cache,))
+        said_so = said.memory_without_redis
+        is_believed = None if said_so else lambda: shared.invalidations.has_heard
+        cache = TieredCache(memory, (shared.cache,), is_believed=is_believed)
         return _Kept(cache, shared.invalidations, shared.leases, (shared,))
     if said.disk and config.data_dir != IN_MEMORY:
         disk = SqliteCache(

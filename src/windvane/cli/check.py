@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from windvane.assembly import snapshot_of, today
+from windvane.assembly import check, today
 from windvane.cli.configuration import read_config
 from windvane.config import ConfigError
 from windvane.config.routes import notes_of
@@ -28,7 +28,7 @@ def command(path: Path | None, schema: bool) -> None:
         return
     config = read_config(path)
     try:
-        snapshot = snapshot_of(config)
+        snapshot = check(config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     click.echo(

@@ -217,10 +217,11 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `scope` says whose answers may be shared: those of one `key`, of one `team`, or `shared` by all.
     Without it nothing is kept: that is never guessed. `redis` (or `REDIS_URL`) lets several gateways
-    share them. `disk` keeps them in the data folder when there is no Redis. `early_refresh` is XFetch's
-    beta: 1 fetches a much-used answer anew shortly before its end, 0 never does. `wait_s` is how long
-    another gateway's request for the same answer is waited for. `ttl_max_s` is how long a caller may ask
-    for (`s-maxage`); `ttl_s`, unless said otherwise.
+    share them; while one cannot hear by it what others take back, it gives nothing from its memory, unless
+    `memory_without_redis`. `disk` keeps them in the data folder when there is no Redis. `early_refresh` is
+    XFetch's beta: 1 fetches a much-used answer anew shortly before its end, 0 never does. `wait_s` is how
+    long another gateway's request for the same answer is waited for. `ttl_max_s` is how long a caller may
+    ask for (`s-maxage`); `ttl_s`, unless said otherwise.
     """
 
     scope: Literal["key", "team", "shared"] | None = None
@@ -231,6 +232,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     disk_bytes_max: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024 * 1024 * 1024
     entry_bytes_max: Positive = 256 * 1024
     redis: str | None = None
+    memory_without_redis: bool = False
     stale_while_revalidate_s: Count = 0
     stale_if_error_s: Count = 0
     early_refresh: Annotated[float, Meta(ge=0, le=10)] = 0.0

@@ -269,7 +269,7 @@ class Lookup:
             # Another model has answered: it is kept as that model's answer, and never as this one's.
             # The lease was for this one's.
             key, fence = _key_of(ask.scope, deployment, ask.canonical), 0
-        await self._cache.put(
+        return await self._cache.put(
             key,
             data,
             tags=entry.tags,
@@ -277,7 +277,6 @@ class Lookup:
             worth=float(entry.cost_nano_usd or 0),
             fence=fence,
         )
-        return True
 
     async def written(self, key: bytes) -> None:
         """Wait until other processes find what was kept, or never will."""

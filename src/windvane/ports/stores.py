@@ -227,7 +227,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LowerTier(CacheTier, Protocol):
-    """A tier behind a faster one."""
+    """A tier behind a faster one. It keeps no data larger than `entry_bytes_max`."""
+
+    entry_bytes_max: int
 
     async def find(self, key: bytes) -> Kept | None:
         """As `get`, with what else is known of the entry."""
@@ -327,8 +329,9 @@ class ResponseCache(Protocol):
         keep_s: float,
         worth: float,
         fence: int = 0,
-    ) -> None:
-        """Keep it; where processes share it, under the lease of that number."""
+    ) -> bool:
+        """Keep it; where processes share it, under the lease of that number. Whether it is kept
+        anywhere, as far as is known at once."""
         ...
 
     async def written(self, key: bytes | None = None) -> None:

@@ -33,17 +33,36 @@ CLOSING_S = 2.0
 class TieredCache:
     """Implements `ResponseCache`."""
 
-    def __init__(self, memory: MemoryCache, lower: Sequence[LowerTier] = ()) -> None:
-        """Owns the tiers: closing it closes them."""
+    def __init__(
+        self,
+        memory: MemoryCache,
+        lower: Sequence[LowerTier] = (),
+        *,
+        is_believed: Callable[[], bool] | None = None,
+    ) -> None:
+        """Owns the tiers: closing it closes them. While memory is not believed, nothing is found: others
+        may have taken back what it has. It is kept, for when they have been heard."""
         self._memory = memory
+        self._is_believed = is_believed
         self._lower = tuple(lower)
         self._queues = tuple(_Queue(tier, memory.monotonic_s) for tier in self._lower)
         self._removals = 0
-        self.get_now: Callable[[bytes], bytes | None] = memory.get_now
+        self.get_now: Callable[[bytes], bytes | None] = (
+            memory.get_now if is_believed is None else self._get_if_believed
+        )
+
+    def _get_if_believed(self, key: bytes) -> bytes | None:
+        assert self._is_believed is not None
+        if self._is_believed():
+            return self._memory.get_now(key)
+        self._memory.count_miss()
+        return None
 
     async def get(self, key: bytes) -> bytes | None:
         """What any tier has. Who asks has asked `get_now` first: memory counts that miss, not another."""
-        if self._memory.holds(key) and (data := self._memory.get_now(key)) is not None:
+        if self._is_believed is not None and not self._is_believed():
+            return None
+        if self._memory.holds(key) and (data := self.get_now(key)) is not None:
             return data
         removals = self._removals
         for queue in self._queues:
@@ -58,7 +77,7 @@ class TieredCache:
                 )
             return kept.data
         # It may have been made meanwhile; memory has counted the miss.
-        return self._memory.get_now(key) if self._memory.holds(key) else None
+        return self.get_now(key) if self._memory.holds(key) else None
 
     async def get_behind(self, key: bytes, is_wanted: Callable[[bytes], bool]) -> bytes | None:
         """What a lower tier has, if it is wanted; it takes the place of what memory had then."""
@@ -85,13 +104,15 @@ class TieredCache:
         keep_s: float,
         worth: float,
         fence: int = 0,
-    ) -> None:
-        """Keep it; in memory when this returns, in the lower tiers soon after."""
-        self._memory.put_now(key, data, tags=tags, keep_s=keep_s, worth=worth)
+    ) -> bool:
+        """Keep it; in memory when this returns, in the lower tiers soon after. Whether any of them takes
+        it."""
+        is_kept = self._memory.put_now(key, data, tags=tags, keep_s=keep_s, worth=worth)
         if self._queues:
             kept = Kept(data=data, tags=tuple(tags), left_s=keep_s, worth=worth, fence=fence)
             for queue in self._queues:
-                queue.put(key, kept)
+                is_kept = queue.put(key, kept) or is_kept
+        return is_kept
 
     async def remove(self, key: bytes) -> int:
         """Forget one, everywhere; in how many tiers it was, at most one."""
@@ -170,18 +191,22 @@ class _Queue:
         left_s = found.end_s - self._monotonic_s()
         return msgspec.structs.replace(found.kept, left_s=left_s) if left_s > 0 else None
 
-    def put(self, key: bytes, kept: Kept) -> None:
+    def put(self, key: bytes, kept: Kept) -> bool:
+        """Whether it will be written, as things stand."""
         before = self._waiting.pop(key, None)
         if before is not None:
             self._bytes -= len(before.kept.data)
+        if len(kept.data) > self.tier.entry_bytes_max:
+            kept = msgspec.structs.replace(kept, data=b"", left_s=0.0)  # what is there is older
         bytes_then = self._bytes + len(kept.data)
         if len(self._waiting) >= UNWRITTEN_MAX or bytes_then > UNWRITTEN_BYTES_MAX:
             self.dropped += 1
-            return
+            return False
         self._waiting[key] = _Waiting(kept, self._monotonic_s() + kept.left_s)
         self._bytes = bytes_then
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._write())
+        return kept.left_s > 0
 
     def take_back(self, is_dropped: Callable[[bytes, Kept], bool]) -> None:
         """What is not yet on its way will not be written."""

@@ -61,10 +61,11 @@ class KeptAnswers:
         keep_s: float,
         worth: float,
         fence: int = 0,
-    ) -> None:
+    ) -> bool:
         self.fences[key] = fence
         if keep_s > 0:
             self.kept[key] = data, tuple(tags), self._clock.monotonic_s() + keep_s
+        return keep_s > 0
 
     async def written(self, key: bytes | None = None) -> None:
         if self.write_s:

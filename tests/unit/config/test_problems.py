@@ -753,6 +753,24 @@ def test_check_tells_what_a_good_file_amounts_to(tmp_path):
     assert "sk-" not in result.output
 
 
+@pytest.mark.parametrize(
+    "address", ["http://x:1", "redis://h:99999", "redis://h:abc", "", "unix://",
+                "redis://h/0?nonsense=1", "redis://h?ssl_cert_reqs=none", "redis://h/abc"],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", ["", "routes: {a: {otherwise: none-such}}"])
+def test_check_tells_of_an_address_that_serve_would_refuse(tmp_path, address, beside):
+    pytest.importorskip("redis")
+    path = tmp_path / "windvane.yaml"
+    key = "providers: {mistral: {api_key: sk-x}}"
+    path.write_text(f"{key}\ncache: {{scope: key, redis: '{address}'}}\n{beside}")
+    result = check(tmp_path, str(path))
+    assert result.exit_code == 1
+    assert "cache.redis: " in result.output
+    assert ("otherwise" in beside) == ("routes.a" in result.output)
+    path.write_text(f"{key}\ncache: {{redis: '{address}'}}")
+    assert check(tmp_path, str(path)).exit_code == 0, "the cache is off"
+
+
 NOTED = """
 data_dir: ":memory:"
 providers: {mistral: {api_base: "http://127.0.0.1:9/v1", api_key: sk-x}}

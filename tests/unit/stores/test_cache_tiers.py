@@ -24,6 +24,7 @@ class Scripted:
     """Implements `LowerTier`, from a dictionary; waits where it is told to."""
 
     name = "scripted"
+    entry_bytes_max = 100_000
 
     def __init__(self) -> None:
         self.held: dict[bytes, Kept] = {}
@@ -114,6 +115,21 @@ async def test_what_is_put_is_in_memory_at_once_and_below_soon() -> None:
     first.may_put.set()
     await cache.written()
     assert first.held[b"k"] == KEPT
+
+
+async def test_what_no_tier_takes_is_not_said_to_be_kept_nor_what_it_replaces() -> None:
+    tier = Scripted()
+    cache = opened(tier, bytes_max=8 * 10_000)
+    assert await cache.put(b"k", bytes(100), **OPTIONS)
+    assert await cache.put(b"k", bytes(50_000), **OPTIONS), "below, and not in memory"
+    assert await cache.get(b"k") == bytes(50_000)
+    await cache.written()
+    assert tier.held[b"k"].data == bytes(50_000)
+    assert not await cache.put(b"k", bytes(100_001), **OPTIONS)
+    assert await cache.get(b"k") is None, "what is there is older"
+    await cache.written()
+    assert tier.held[b"k"].left_s <= 0
+    assert not await opened(bytes_max=1).put(b"k", b"data", **OPTIONS)
 
 
 def anything(_: bytes) -> bool:

@@ -75,6 +75,18 @@ async def test_what_is_larger_than_an_entry_may_be_is_not_kept_nor_what_it_repla
     assert cache.get_now(b"b") is not None
 
 
+def test_the_largest_is_as_large_as_is_said_and_what_is_not_kept_is_said() -> None:
+    """Not less what it takes beside: an answer as large as that was said to be kept, and never was."""
+    cache = opened(1_000_000, entry_bytes_max=200_000)
+    kept = {"tags": (), "keep_s": 60.0, "worth": 1.0}
+    for size in (0, 199_999, 200_000):
+        assert cache.put_now(b"a", bytes(size), **kept)
+        assert cache.get_now(b"a") == bytes(size)
+    assert not cache.put_now(b"a", bytes(200_001), **kept)
+    assert not cache.put_now(b"a", b"over", **{**kept, "keep_s": 0.0})
+    assert not opened(1, entry_bytes_max=1_000).put_now(b"a", b"no room", **kept)
+
+
 def survivors(cache: MemoryCache, numbers: range) -> int:
     return sum(cache.holds(key(number)) for number in numbers)
 

@@ -110,6 +110,31 @@ async def test_the_files_never_take_more_than_their_bytes(tmp_path: Path, megaby
     assert size_of(tmp_path) <= max(room // 2, BYTES_MIN)
 
 
+@pytest.mark.parametrize("megabytes", [4, 16, 128])
+async def test_the_largest_answers_outlive_a_restart_and_keep_to_the_bytes(
+    tmp_path: Path, megabytes: int
+) -> None:
+    rng, room, most = Random(1), megabytes * 1024 * 1024, 0
+    async with opened(tmp_path, bytes_max=room) as cache:
+        size = cache.entry_bytes_max
+        assert size >= 256 * 1024, "what an answer may have unless it is said"
+        for number in range(40):
+            large, small = rng.randbytes(size - number % 3), rng.randbytes(9_000)
+            await cache.put(b"large%d" % number, large, tags=("t",), keep_s=600.0, worth=1.0)
+            await cache.put(b"small%d" % number, small, tags=("t",), keep_s=600.0, worth=0.0)
+            if number % 2 == 1:
+                await cache.written()
+                most = max(most, size_of(tmp_path))
+        assert (await cache.stats()).faults == 0
+        await cache.put(b"more", bytes(size + 1), tags=("t",), keep_s=600.0, worth=1.0)
+        assert (await cache.stats()).faults == 1
+    assert max(most, size_of(tmp_path)) <= room
+    async with opened(tmp_path, bytes_max=room) as cache:
+        found = [await cache.get(b"large%d" % number) for number in range(40)]
+        assert sum(data is not None for data in found) >= 5
+        assert all(data is None or len(data) >= size - 2 for data in found)
+
+
 async def test_what_is_over_goes_first_then_what_is_worth_least(tmp_path: Path) -> None:
     clock = Time()
     async with opened(tmp_path, clock, bytes_max=BYTES_MIN) as cache:
@@ -296,6 +321,86 @@ async def test_room_is_given_back_when_answers_are_taken_back(tmp_path: Path) ->
         assert size_of(tmp_path) < 200_000
         await put(cache, b"k", b"v")
         assert await cache.get(b"k") == b"v"
+
+
+def told(folder: Path, *commands: str) -> None:
+    """Somebody at a terminal has changed the file."""
+    with sqlite3.connect(folder / "cache.db") as other:
+        for command in commands:
+            other.execute(command)
+    other.close()
+
+
+ODD_ENTRIES = [
+    "UPDATE entry SET data = 'hello'",
+    "UPDATE entry SET data = 42",
+    "UPDATE entry SET ends_at_us = 'soon'",
+    "UPDATE entry SET worth = 'much'",
+    "UPDATE entry SET key = 'text', rank = 'high' WHERE key = x'62'",
+    "UPDATE entry SET rank = 'high'",
+    "UPDATE tag_set SET tags = 'no json'",
+    "UPDATE tag_set SET tags = '[1, 2]'",
+    "UPDATE tag_set SET tags = CAST(x'ff' AS TEXT)",
+]
+ODD_FILES = [
+    "INSERT OR REPLACE INTO fact VALUES ('age', 'old')",
+    "UPDATE invalidation SET version = 'last'",
+    "UPDATE invalidation SET tag = x'00'",
+    "UPDATE invalidation SET tag = CAST(x'ff' AS TEXT)",
+    "DROP TABLE fact",
+    "DROP TABLE entry",
+    "DROP TABLE tag_set",
+    "DROP TABLE invalidation",
+    "ALTER TABLE entry RENAME COLUMN worth TO value",
+]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("command", ODD_ENTRIES + ODD_FILES)
+async def test_what_is_not_as_it_was_written_is_a_miss_and_begun_anew(
+    tmp_path: Path, command: str, is_open: bool
+) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        await put(cache, b"b", b"two")
+        await cache.invalidations.invalidate("x")
+        if is_open:
+            told(tmp_path, command)
+            assert await cache.get(b"a") in (None, b"one")
+    if not is_open:
+        told(tmp_path, command)
+    for _ in range(2):
+        async with opened(tmp_path) as cache:
+            await cache.invalidations.start()
+            for key in (b"a", b"b"):
+                kept = await cache.find(key)
+                assert kept is None or isinstance(kept.data, bytes)
+            for number in range(30):
+                await put(cache, b"%d" % number, bytes(200_000), tags=("y",))
+            await cache.remove_tagged("t")
+            await cache.invalidations.invalidate("y")
+            assert cache.invalidations.reach is Reach.EVERYWHERE
+            assert cache.invalidations.known.voids(("y",), 0)
+            await put(cache, b"a", b"new")
+            assert await cache.get(b"a") == b"new"
+            assert (await cache.stats()).is_up
+    async with opened(tmp_path) as cache:
+        assert await cache.get(b"a") == b"new"
+
+
+async def test_an_entry_that_is_not_as_it_was_written_takes_no_other_with_it(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as cache:
+        await put(cache, b"a", b"one")
+        await put(cache, b"b", b"two")
+    told(tmp_path, "UPDATE entry SET data = 42 WHERE key = x'61'")
+    async with opened(tmp_path) as cache:
+        assert await cache.get(b"a") is None
+        assert await cache.get(b"b") == b"two"
+        await cache.written()
+        stats = await cache.stats()
+        assert (stats.faults, stats.entries, stats.is_up) == (1, 1, True)
 
 
 async def test_what_this_process_knows_goes_into_the_new_file(tmp_path: Path) -> None:

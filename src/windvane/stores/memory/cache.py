@@ -63,9 +63,9 @@ class MemoryCache:
         rng: Random,
         entry_bytes_max: int | None = None,
     ) -> None:
-        """`entry_bytes_max` is the largest entry it takes; an eighth of all room if not said."""
+        """`entry_bytes_max` is the largest data it takes; an eighth of all room if not said."""
         self._bytes_max = bytes_max
-        self._entry_bytes_max = min(entry_bytes_max or bytes_max // 8, bytes_max)
+        self._entry_bytes_max = entry_bytes_max or bytes_max // 8
         self.monotonic_s = self._monotonic_s = monotonic_s
         self._roll = rng.random
         self._places: dict[bytes, int] = {}
@@ -103,6 +103,10 @@ class MemoryCache:
         self._ranks[place] = self._age + used * self._gains[place]
         return self._data[place]
 
+    def count_miss(self) -> None:
+        """Count a look-up that may find nothing, whatever is here."""
+        self._misses += 1
+
     def holds(self, key: bytes) -> bool:
         """Whether a key is here, over or not. Counts as no use of it."""
         return key in self._places
@@ -135,8 +139,9 @@ class MemoryCache:
 
     def put_now(
         self, key: bytes, data: bytes, *, tags: Sequence[str], keep_s: float, worth: float
-    ) -> None:
-        """Keep `data`, without waiting. What is larger than one entry may be is not kept."""
+    ) -> bool:
+        """Keep `data`, without waiting; whether it is kept. What is larger than one entry may be, or than
+        all room, is not."""
         place = self._places.get(key)
         uses = 1.0
         if place is not None:
@@ -146,12 +151,14 @@ class MemoryCache:
             uses += self._remembered[crc32(key) & (len(self._remembered) - 1)]
             uses = min(uses, USES_MAX)
         now_s = self._monotonic_s()
-        if keep_s > 0 and entry_size(key, data) <= self._entry_bytes_max:
+        has_room = entry_size(key, data) <= self._bytes_max
+        if keep_s > 0 and has_room and len(data) <= self._entry_bytes_max:
             self._add(key, data, tuple(tags), now_s + keep_s, uses, worth)
             self._stored += 1
         self._sweep(now_s)
         while self._bytes > self._bytes_max:
             self._evict(now_s)
+        return key in self._places
 
     async def remove(self, key: bytes) -> int:
         place = self._places.get(key)

@@ -43,6 +43,11 @@ class RedisStores(NamedTuple):
         await self.cache.aclose()
 
 
+def check_address(url: str) -> None:
+    """Raises ValueError for an address that is none, RuntimeError without the package."""
+    open_redis(url, monotonic_s=lambda: 0.0, rng=Random(0))
+
+
 def open_redis(
     url: str,
     *,
@@ -77,7 +82,7 @@ def open_redis(
         monotonic_s=monotonic_s,
         rng=rng,
     )
-    invalidations = RedisInvalidations(link, rng=rng, owed=Owed(owed_file))
+    invalidations = RedisInvalidations(link, monotonic_s=monotonic_s, rng=rng, owed=Owed(owed_file))
     return RedisStores(
         link=link,
         cache=RedisCache(link, is_believed=lambda: invalidations.has_heard),

@@ -30,6 +30,7 @@ from windvane.ports.stores import CacheStats, Kept
 from windvane.stores.redis.leases import NUMBERS, NUMBERS_KEPT_S
 from windvane.stores.redis.link import Link
 from windvane.stores.redis.node import Command, Node, Reply, Unavailable
+from windvane.stores.redis.replies import number_of, parts_of, written_number
 
 KIND = "c"
 KEEP_S_MAX = 10 * 365 * 86_400.0
@@ -74,6 +75,8 @@ class RedisCache:
     """Implements `LowerTier`."""
 
     name = "redis"
+    entry_bytes_max = 256 * 1024 * 1024
+    """Half of what a string may be there."""
 
     def __init__(self, link: Link, *, is_believed: Callable[[], bool] = lambda: True) -> None:
         """Owns the link: closing this closes it. While it is not believed, nothing is found: what was
@@ -92,7 +95,8 @@ class RedisCache:
             return None
         name = self._link.key(key.hex(), KIND)
         try:
-            value, left_ms = await self._link.ask(name, ("GET", name), ("PTTL", name))
+            value, left = await self._link.ask(name, ("GET", name), ("PTTL", name))
+            left_ms = number_of(left)
         except Unavailable:
             self._faults += 1
             self._misses += 1
@@ -138,10 +142,10 @@ class RedisCache:
         name = self._link.key(key.hex(), KIND)
         try:
             (removed,) = await self._link.ask(name, ("UNLINK", name))
+            return number_of(removed)
         except Unavailable:
             self._faults += 1
             return 0
-        return int(removed)
 
     async def remove_tagged(self, tag: str) -> int:
         """Goes through the whole namespace, a piece at a time; what it could not reach stays, void."""
@@ -164,10 +168,10 @@ class RedisCache:
             (reply,) = await node.ask(command, deadline_s=REMOVE_DEADLINE_S)
             if isinstance(reply, ResponseError):
                 raise Unavailable from reply
-            cursor, names = reply
-            if names:
+            cursor, names = parts_of(reply, 2)
+            if parts_of(names):
                 yield names
-            if int(cursor) == 0:
+            if written_number(cursor) == 0:
                 return
 
     async def stats(self) -> CacheStats:
@@ -179,11 +183,9 @@ class RedisCache:
                 count, memory = await node.ask(("DBSIZE",), ("INFO", "memory"))
             except Unavailable:
                 continue
-            if not isinstance(count, ResponseError):
-                entries += int(count)
-            if not isinstance(memory, ResponseError):
-                used += _said(memory, b"used_memory:")
-                most += _said(memory, b"maxmemory:")
+            entries += count if isinstance(count, int) else 0
+            used += _said(memory, b"used_memory:")
+            most += _said(memory, b"maxmemory:")
         return CacheStats(
             tier=self.name,
             entries=entries,
@@ -193,7 +195,7 @@ class RedisCache:
             misses=self._misses,
             stored=self._stored,
             faults=self._faults,
-            is_up=self._link.is_up,
+            is_up=self._link.is_up and self._is_believed(),
         )
 
     async def aclose(self) -> None:
@@ -245,7 +247,7 @@ def _has_tag(beginning: Reply, tag: str) -> bool:
 
 
 def _said(info: Reply, name: bytes) -> int:
-    for line in bytes(info).splitlines():
+    for line in info.splitlines() if isinstance(info, bytes) else ():
         if line.startswith(name):
-            return int(line.removeprefix(name))
+            return written_number(line.removeprefix(name)) or 0
     return 0

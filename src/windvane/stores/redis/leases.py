@@ -20,6 +20,7 @@ from typing import Any
 from windvane.ports.stores import FlightLease
 from windvane.stores.redis.link import Link
 from windvane.stores.redis.node import Unanswered, Unavailable
+from windvane.stores.redis.replies import number_of
 
 LEASE_S = 5.0
 """A holder that dies is succeeded after so long; holders renew several times as often."""
@@ -93,7 +94,8 @@ class RedisLeases:
         began_s = self.monotonic_s()
         command = ("EVAL", _CLAIM, 2, held, numbers, token, lease_ms, NUMBERS_KEPT_S)
         try:
-            (number,) = await self.link.ask(held, command)
+            (reply,) = await self.link.ask(held, command)
+            number = number_of(reply)
         except Unanswered:
             self.start(self._take_back(held, token))
             number = -1
@@ -102,7 +104,7 @@ class RedisLeases:
         if number == 0:
             return None
         until_s = began_s + self.lease_s
-        return RedisLease(self, held, token=token, number=max(int(number), 0), until_s=until_s)
+        return RedisLease(self, held, token=token, number=max(number, 0), until_s=until_s)
 
     async def _take_back(self, held: str, token: str) -> None:
         """Law 1, where nobody knows what became of a claim."""

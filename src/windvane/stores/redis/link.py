@@ -16,6 +16,7 @@ from redis.exceptions import AskError, MovedError, ResponseError
 
 from windvane.stores.redis.address import Place, read_address, shown
 from windvane.stores.redis.node import DEADLINE_S, Command, Node, Refused, Reply, Unavailable
+from windvane.stores.redis.replies import Strange, number_of, parts_of
 
 NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 REFRESH_S = 1.0
@@ -148,11 +149,12 @@ class Link:
         for place, node in list(self._nodes.items()):
             try:
                 (slots,) = await node.ask(("CLUSTER", "SLOTS"), deadline_s=REFRESH_DEADLINE_S)
+                owners = [_owner(row, place[0]) for row in parts_of(slots)]
             except Unavailable:
                 continue
-            if isinstance(slots, ResponseError) or not slots:
+            if not owners:
                 continue
-            self._owners = [_owner(row, place[0]) for row in slots]
+            self._owners = owners
             self._moved = {}
             await self._forget_others({place for *_, place in self._owners})
             return
@@ -164,7 +166,11 @@ class Link:
 
 
 def _owner(row: Reply, asked: str) -> tuple[int, int, Place]:
-    """First slot, last slot, and where their primary is; a node without a name is the one asked."""
+    """First slot, last slot, and where their primary is; a node without a name is the one asked. Raises
+    Strange."""
+    if len(parts_of(row)) < 3 or len(parts_of(row[2])) < 2:
+        raise Strange(row)
     first, last, (host, port, *_), *_ = row
-    name = host.decode() if isinstance(host, bytes) else host
-    return int(first), int(last), (name if name and name != "?" else asked, int(port))
+    name = host.decode("utf-8", "replace") if isinstance(host, bytes) else ""
+    place = name if name and name != "?" else asked, number_of(port)
+    return number_of(first), number_of(last), place

@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from windvane.stores.redis.address import Make
@@ -41,6 +41,8 @@ WAITING_MAX = 1_024
 
 # uvloop tells of a closed transport by a RuntimeError.
 FAULTS = (RedisError, OSError, TimeoutError, RuntimeError, EOFError)
+# What redis-py's reading of a reply raises where that is not as it expects: a MOVED to nowhere.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 
 Command = tuple[bytes | str | int | float, ...]
 Reply = Any
@@ -165,6 +167,8 @@ class Node:
             async with asyncio.timeout(CONNECT_S):
                 await connection.connect()  # type: ignore[no-untyped-call]
             is_up = True
+        except _UNREADABLE as error:
+            raise InvalidResponse(f"no greeting of a Redis: {error}") from error
         finally:
             if not is_up:
                 await _close(connection)
@@ -234,6 +238,8 @@ async def _reply(connection: AbstractConnection) -> Reply:
         return await connection.read_response()
     except ResponseError as error:
         return error
+    except _UNREADABLE as error:
+        raise InvalidResponse(f"a reply that cannot be read: {error}") from error
 
 
 async def _close(connection: AbstractConnection) -> None:

@@ -29,6 +29,10 @@ GROUP_ROWS_MAX = 100
 GROUP_SHARE = 64
 """A group is at most this part of the file's room, so that room can be made after it was written."""
 GROUP_BYTES_MAX = 1024 * 1024
+ENTRY_SHARE = 16
+"""An entry that is larger than a group is one by itself, up to this part of the room: it is in the log and
+in the file before room is made, and both have a quarter of the room to spare (`cache_file.py`)."""
+ENTRY_BYTES_MAX = 4 * 1024 * 1024
 UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
 """What may be on its way to the disk; more is not kept."""
 ASKED_MAX = 256
@@ -41,8 +45,8 @@ KEEP_S_MAX = 10 * 365 * 86_400.0
 T = TypeVar("T")
 Group = dict[bytes, Put]
 
-# ValueError and OverflowError: what SQLite cannot hold, such as a tag that is no text.
-FAULTS = (sqlite3.Error, OSError, ValueError, OverflowError)
+# The last three: what SQLite cannot hold, such as a tag that is no text.
+FAULTS = (sqlite3.Error, OSError, ValueError, OverflowError, TypeError)
 
 _log = logging.getLogger("windvane.cache")
 
@@ -68,6 +72,7 @@ class SqliteCache:
         self._wall_us = wall_us
         self._read_deadline_s = read_deadline_s
         self._group_bytes_max = min(bytes_max // GROUP_SHARE, GROUP_BYTES_MAX)
+        self.entry_bytes_max = min(bytes_max // ENTRY_SHARE, ENTRY_BYTES_MAX)
         self._gathered: Group = {}
         self._gathered_bytes = 0
         self._under_way: dict[int, Group] = {}
@@ -121,7 +126,8 @@ class SqliteCache:
             await self.remove(key)
             return
         size = len(key) + len(data)
-        if size > self._group_bytes_max or self._unwritten_bytes + size > UNWRITTEN_BYTES_MAX:
+        is_too_large = len(data) > self.entry_bytes_max
+        if is_too_large or self._unwritten_bytes + size > UNWRITTEN_BYTES_MAX:
             self._faults += 1
             return
         ends_at_us = self._wall_us() + int(min(keep_s, KEEP_S_MAX) * 1_000_000)
@@ -132,7 +138,8 @@ class SqliteCache:
         self._gathered_bytes += size
         self._unwritten_bytes += size
         self._stored += 1
-        if len(self._gathered) >= GROUP_ROWS_MAX:
+        is_full = self._gathered_bytes >= self._group_bytes_max
+        if is_full or len(self._gathered) >= GROUP_ROWS_MAX:
             self._flush()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GROUP_S, self._flush)

@@ -1,7 +1,10 @@
 """The cache's file, as the one thread that owns it sees it: rows, room, and what to do when it is damaged.
 
 Laws: the file and what SQLite keeps beside it stay within the bytes given, at all times; nothing in it is
-worth an error, so what cannot be read is begun anew; a file that is not ours is moved aside, not deleted.
+worth an error, so what cannot be read is begun anew: an entry alone, the whole file where it is more than
+that; a file that is not ours is moved aside, not deleted.
+
+SQLite lets anybody put a text where a number was: what is read is looked at before it is used.
 
 One row an entry; entries with the same tags share a row of `tag_set`. When room is short, what is over goes
 first, then the least valuable by the same rule as in memory (`core.cache.value`), counted from the value of
@@ -15,6 +18,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -75,6 +79,8 @@ SELECT entry.id, data, ends_at_us, worth, tags
 FROM entry JOIN tag_set ON tag_set.id = entry.tag_set WHERE key = ?
 """
 
+T = TypeVar("T")
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
@@ -123,13 +129,14 @@ class CacheFile:
         connection = sqlite3.connect(
             self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = _text_of
         self._connection = connection
         try:
             self._prepare(connection)
             self._path.chmod(0o600)
             (self.entries,) = connection.execute("SELECT count(*) FROM entry").fetchone()
             found = connection.execute("SELECT value FROM fact WHERE name = 'age'").fetchone()
-            self._age: float = found[0] if found else 0.0
+            self._age: float = _sound(found[0], float) if found else 0.0
             self.invalidations()
             self.make_room()
         except BaseException:
@@ -146,14 +153,30 @@ class CacheFile:
         row = self._connection.execute(_FIND, (key,)).fetchone()
         if row is None:
             return None
-        number, data, ends_at_us, worth, tags = row
-        left_us = ends_at_us - self._wall_us()
-        if left_us <= 0:
+        kept, number = self._kept(row), row[0]
+        if kept is None:
+            self.remove(key)
+            raise sqlite3.DataError("an entry is not as it was written; it is deleted")
+        if kept.left_s <= 0:
             return None
         self._uses[number] = self._uses.get(number, 0) + 1
         if len(self._uses) > USES_NOTED_MAX:
             self.write([])
-        return Kept(data=data, tags=_decode(tags), left_s=left_us / 1_000_000, worth=worth)
+        return kept
+
+    def _kept(self, row: tuple[object, ...]) -> Kept | None:
+        """The entry in a row; None when it is none."""
+        _, data, ends_at_us, worth, tags = row
+        try:
+            left_us = _sound(ends_at_us, int) - self._wall_us()
+            return Kept(
+                data=_sound(data, bytes),
+                tags=_tags_of(tags),
+                left_s=left_us / 1_000_000,
+                worth=_sound(worth, float),
+            )
+        except _Unsound:
+            return None
 
     def write(self, puts: Iterable[tuple[bytes, Put]]) -> None:
         """Write a group, and what was noted; then make room."""
@@ -183,27 +206,27 @@ class CacheFile:
     def all_keys(self) -> Iterator[bytes]:
         """All keys, over or not."""
         for (key,) in self._connection.execute("SELECT key FROM entry"):
-            yield key
+            yield _sound(key, bytes)
 
     def remove(self, key: bytes) -> int:
         """Delete one; whether it was there and not over."""
         with self._transaction() as cursor:
             rows = cursor.execute(
-                "DELETE FROM entry WHERE key = ? RETURNING ends_at_us", (key,)
+                "DELETE FROM entry WHERE key = ? RETURNING ends_at_us > ?", (key, self._wall_us())
             ).fetchall()
         return self._gone(rows)
 
     def remove_some_tagged(self, tag: str) -> tuple[int, bool]:
         """Delete some entries with a tag: how many of them were not over, and whether that was all."""
         sets = self._connection.execute("SELECT id, tags FROM tag_set").fetchall()
-        chosen = [str(number) for number, tags in sets if tag == ALL or tag in _decode(tags)]
+        chosen = [str(number) for number, tags in sets if tag == ALL or tag in _tags_of(tags)]
         if not chosen:
             return 0, True
         with self._transaction() as cursor:
             rows = cursor.execute(
                 "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE tag_set IN"
-                f" ({','.join(chosen)}) LIMIT ?) RETURNING ends_at_us",
-                (ROWS_EVICTED_AT_ONCE,),
+                f" ({','.join(chosen)}) LIMIT ?) RETURNING ends_at_us > ?",
+                (ROWS_EVICTED_AT_ONCE, self._wall_us()),
             ).fetchall()
             is_all = len(rows) < ROWS_EVICTED_AT_ONCE
             if is_all:
@@ -212,7 +235,8 @@ class CacheFile:
 
     def invalidations(self) -> Invalidations:
         """All that were saved."""
-        by_tag = dict(self._connection.execute("SELECT tag, version FROM invalidation").fetchall())
+        rows = self._connection.execute("SELECT tag, version FROM invalidation")
+        by_tag = {_sound(tag, str): _sound(version, int) for tag, version in rows}
         return Invalidations(version=max(by_tag.values(), default=0), by_tag=by_tag)
 
     def save(self, known: Invalidations) -> None:
@@ -289,7 +313,7 @@ class CacheFile:
                     (wanted,),
                 ).fetchall()
                 self.evicted += len(rows)
-                self._age = max([self._age, *(rank for (rank,) in rows)])
+                self._age = max([self._age, *(_sound(rank, float) for (rank,) in rows)])
                 cursor.execute("INSERT OR REPLACE INTO fact VALUES ('age', ?)", (self._age,))
             if not rows or len(self._tag_sets) >= TAG_SETS_KNOWN_MAX:
                 self._forget_tag_sets(cursor)
@@ -299,8 +323,8 @@ class CacheFile:
         return self._pragma("page_count") - self._pragma("freelist_count")
 
     def _gone(self, rows: Sequence[tuple[int]]) -> int:
-        now_us = self._wall_us()
-        live = sum(ends_at_us > now_us for (ends_at_us,) in rows)
+        """Count deleted rows, each with whether it was still good; how many were."""
+        live = sum(is_live for (is_live,) in rows)
         self.entries -= len(rows)
         self.expired += len(rows) - live
         return live
@@ -375,10 +399,41 @@ class _OfAnotherVersion(sqlite3.DatabaseError):
     """It is ours, of another time."""
 
 
+class _Unsound(sqlite3.DatabaseError):
+    """A value is of another kind than what was written."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+def _sound(value: object, kind: type[T]) -> T:
+    """A value of the file, of the kind that was written. Raises _Unsound."""
+    if not isinstance(value, kind):
+        raise _Unsound(f"{type(value).__name__} where {kind.__name__} was written")
+    return value
+
+
+def _text_of(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise _Unsound(f"a text that is none: {error}") from error
+
+
+def _tags_of(text: object) -> tuple[str, ...]:
+    try:
+        return _decode(_sound(text, str))
+    except msgspec.DecodeError as error:
+        raise _Unsound(f"tags that are none: {error}") from error
+
+
+# A plain error is a question that the file does not understand: tables of it are gone, or others.
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error says that the file is not as it should be, and will not be."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return code is not None and code & 0xFF in _DAMAGE
 
 
 def _put_away(path: Path, error: sqlite3.DatabaseError) -> None:
