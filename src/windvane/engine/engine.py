@@ -331,7 +331,10 @@ class Engine:
         except WindvaneError as error:
             self._end_unled(exchange, error.fault.status, error.fault)
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
+            if (told := self.fault_of_cancellation()) is not None:
+                self._end_unled(exchange, told.fault.status, told.fault)
+                raise told from cancelled
             self._end_unled(exchange, CLIENT_CLOSED, None)
             raise
         except BaseException:
@@ -342,6 +345,15 @@ class Engine:
         """End the exchange, unless it leads a flight: that may go on for others, and will end it."""
         if not exchange.leads:
             self._end(exchange, status, fault)
+
+    def call_off(self) -> None:
+        """The process is about to end: whoever is cancelled from now on is told so, for it has not left."""
+        self._dispatch.watch.is_called_off = True
+
+    def fault_of_cancellation(self) -> WindvaneError | None:
+        """Called on CancelledError: what is to be told, after `call_off`; None when it is the caller who
+        has left, and the cancellation must go on."""
+        return self._dispatch.watch.fault_of_cancellation()
 
     def explain(
         self, request: ChatRequest, *, credentials: Credentials, headers: dict[bytes, bytes]
