@@ -48,6 +48,7 @@ from windvane.engine.relay import CLIENT_CLOSED
 from windvane.engine.settlement import CANCELLED, Settlement
 from windvane.engine.sharing import FAILED, Answer, Sharing
 from windvane.engine.snapshot import Snapshot
+from windvane.engine.telling import tellable
 from windvane.engine.waiting_room import WaitingRoom
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.observer import Observer, hearing
@@ -370,7 +371,8 @@ class Engine:
         attribute(exchange, principal)
         analysis = exchange.analysis = self._analyze(exchange, snapshot, EVERYTHING)
         requested = meant(request.model, principal)
-        return analysis, self._decide(exchange, snapshot, principal, requested, analysis)
+        decision = self._decide(exchange, snapshot, principal, requested, analysis)
+        return analysis, tellable(decision, request, snapshot.upstreams)
 
     def identify(self, credentials: Credentials, endpoint: str | None = None) -> Principal:
         """Who shows these credentials. Raises AuthenticationError, and PermissionDeniedError when
