@@ -217,7 +217,7 @@ class Scene:
         assert not sharing.flights._flights
         assert not sharing._lookouts._waiting, "somebody looks still"
         assert not sharing._watch.dogs, "a watchdog was not stopped"
-        assert not self.engine._dispatch._watch.dogs, "a watchdog was not stopped"
+        assert not self.engine._dispatch.watch.dogs, "a watchdog was not stopped"
         await self._check_sums()
 
     async def _check_sums(self) -> None:

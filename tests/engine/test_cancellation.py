@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from itertools import count
 
+import msgspec
 import pytest
 
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
 from windvane.core.faults import WindvaneError
+from windvane.engine.watchdog import SHUTTING_DOWN
 from windvane.testing import Call, Moment, Stage, cancelled_at, run_virtual
 from windvane.testing.answers import (
     DONE,
@@ -98,7 +100,7 @@ async def leave_at(k: int, moment: Moment, scripts: list[Script], is_stream: boo
     was_cancelled = await cancelled_at(k, listen(stage, exchange), moment)
     await stage.close()
     assert exchange.ended_s is not None
-    assert not stage.engine._dispatch._watch.dogs, "a watchdog was not stopped"
+    assert not stage.engine._dispatch.watch.dogs, "a watchdog was not stopped"
     return was_cancelled
 
 
@@ -108,6 +110,46 @@ def test_leaving_at_every_wait(case: str, moment: Moment) -> None:
     is_stream, scripts = CASES[case]
     for k in count(1):
         if not run_virtual(leave_at(k, moment, scripts, is_stream)):
+            assert k > 3, "too few waits to prove anything"
+            return
+        assert k < WAITS_MAX
+
+
+async def stop_at(k: int, moment: Moment, scripts: list[Script], is_stream: bool) -> bool:
+    rest = iter(scripts)
+
+    def play(call: Call) -> None:
+        call.input_tokens = 9
+        call.play(next(rest))
+
+    stage = Stage(on_connecting=play)
+    exchange = stage.accept("auto", "Hello?", stream=is_stream)
+    calling = listen(stage, exchange)
+    was_cancelled = await cancelled_at(k, calling, moment, stage.engine.call_off)
+    await stage.close()
+    assert exchange.ended_s is not None
+    outcomes = [attempt.entry.outcome for attempt in exchange.attempts]
+    assert "cancelled" not in outcomes
+    if exchange.answered_by is None:
+        assert exchange.fault is not None
+    if "shutting_down" in outcomes:
+        assert outcomes[-1] == "shutting_down", "somebody was asked after the end"
+        if exchange.answered_by is None:
+            assert exchange.fault == msgspec.structs.replace(
+                SHUTTING_DOWN, message=exchange.fault.message
+            )
+            assert SHUTTING_DOWN.message in exchange.fault.message
+    assert not stage.engine._dispatch.watch.dogs, "a watchdog was not stopped"
+    return was_cancelled
+
+
+@pytest.mark.parametrize("moment", list(Moment))
+@pytest.mark.parametrize("case", CASES)
+def test_the_process_may_end_at_every_wait(case: str, moment: Moment) -> None:
+    """The caller is still there: it is told so, and so are the books."""
+    is_stream, scripts = CASES[case]
+    for k in count(1):
+        if not run_virtual(stop_at(k, moment, scripts, is_stream)):
             assert k > 3, "too few waits to prove anything"
             return
         assert k < WAITS_MAX

@@ -340,6 +340,31 @@ async def test_a_failure_in_the_midst_is_told_to_all(scene: Scene) -> None:
 
 
 @plays()
+async def test_all_aboard_are_told_when_the_process_ends(scene: Scene) -> None:
+    """They have not left, and nor has the one who leads."""
+    await stop_under_way(scene, HEAD_S / 2, [503, 503, 503])
+
+
+@plays()
+async def test_all_aboard_are_told_in_the_midst_when_the_process_ends(scene: Scene) -> None:
+    await stop_under_way(scene, HEAD_S + PIECE_S + 0.2, [200, 200, 503])
+
+
+async def stop_under_way(scene: Scene, after_s: float, statuses: list[int]) -> None:
+    tasks = [scene.start("why", stream=True), scene.start("why", stream=True), scene.start("why")]
+    await asyncio.sleep(after_s)
+    scene.engine.call_off()
+    for task in tasks:
+        task.cancel()
+    got = await all_of(*tasks)
+    assert {each.fault.kind for each in got} == {"shutting_down"}
+    assert [scene.ended(each.exchange).fault for each in got] == ["shutting_down"] * 3
+    assert [scene.ended(each.exchange).status for each in got] == statuses
+    assert (len(scene.calls), scene.kept) == (1, 0)
+    assert [entry.outcome for entry in scene.entries] == ["shutting_down"] * 3
+
+
+@plays()
 async def test_who_comes_after_a_failure_asks_anew(scene: Scene) -> None:
     """Even in the very turn of the loop in which the flight failed."""
     scene.scripts = [fails(400)]

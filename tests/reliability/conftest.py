@@ -87,12 +87,14 @@ async def call(
     headers: tuple[tuple[str, str], ...] = (),
     leave: asyncio.Event | None = None,
     leave_after_bytes: int | None = None,
+    began: asyncio.Event | None = None,
     timeout_s: float = CALL_S,
 ) -> Said:
     """Send one request on a connection of its own and read to the end, or leave before it.
 
     `leave` makes the caller go when it is set, `leave_after_bytes` when so much has come. A
     connection that breaks is an answer that is not whole; an answer that never comes is an error.
+    `began` is set when some of it has come.
     """
     data = json.dumps(body).encode() if body is not None else b""
     method = "GET" if body is None else "POST"
@@ -112,6 +114,8 @@ async def call(
                 if not piece:
                     break
                 raw += piece
+                if began is not None:
+                    began.set()
     except ConnectionError:
         pass
     finally:
@@ -184,9 +188,17 @@ class Child:
             self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
 
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     async def stop(self) -> None:
         """SIGTERM: it ends by itself, and in order."""
-        self._process.send_signal(signal.SIGTERM)
+        self.tell(signal.SIGTERM)
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until it has, well."""
         async with asyncio.timeout(STOP_S):
             assert await self._process.wait() == 0
 
@@ -238,7 +250,9 @@ def _die_with_parent() -> None:
 class World:
     """One simulator address, and gateways in front of it that share one data folder."""
 
-    def __init__(self, folder: Path, simulator_port: int, retry: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, simulator_port: int, retry: dict[str, Any], **more: Any
+    ) -> None:
         self.folder = folder
         self.simulator_port = simulator_port
         self.data = folder / "data"
@@ -251,6 +265,7 @@ class World:
             },
             "retry": retry,
             "log": {"level": "warning"},
+            **more,
         }
         # JSON is YAML.
         (folder / "windvane.yaml").write_text(json.dumps(config))
@@ -348,7 +363,8 @@ WorldMaker = Callable[..., Any]
 def world(tmp_path: Path) -> WorldMaker:
     """`async with world(name, ttft_ms=.., tokens_per_s=..)`: a simulator process and its gateways.
 
-    With `simulator`, one already running in this process is the provider instead.
+    With `simulator`, one already running in this process is the provider instead. `config` is more of
+    the gateway's configuration.
     """
 
     @asynccontextmanager
@@ -357,6 +373,7 @@ def world(tmp_path: Path) -> WorldMaker:
         *,
         simulator: Simulator | None = None,
         retry: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
         **settings: float,
     ) -> AsyncIterator[World]:
         folder = tmp_path / name
@@ -371,7 +388,7 @@ def world(tmp_path: Path) -> WorldMaker:
                 port = child.port
             else:
                 port = simulator.port
-            yield World(folder, port, retry or {"backoff_base_s": 0.01})
+            yield World(folder, port, retry or {"backoff_base_s": 0.01}, **(config or {}))
 
     return make
 

@@ -409,6 +409,31 @@ def test_what_cannot_be_said_to_anthropic_is_asked_of_the_next(served: Served) -
     assert entry.provider == "mistral"
 
 
+@pytest.mark.parametrize(
+    "unsayable", [{"n": 2}, {"logprobs": True}, {"response_format": {"type": "json_object"}}]
+)
+def test_what_cannot_be_said_is_told_of_before_it_is_asked(
+    served: Served, unsayable: dict[str, Any]
+) -> None:
+    """The explanation is what the request itself comes to: its model, and its error."""
+    asked = chat("Say wind.", **unsayable)
+    alone = served.ask({**asked, "model": NEW})
+    explained = served.ask({**asked, "model": NEW}, path="/v1/route")
+    assert alone.status == explained.status == 400
+    told, foretold = alone.json["error"], explained.json["error"]
+    assert (foretold["param"], foretold["code"]) == (told["param"], told["code"])
+
+    plan = served.ask({**asked, "model": "two"}, path="/v1/route").json
+    assert (plan["model"], plan["provider"]) == ("mistral-small-latest", "mistral")
+    assert [each["model"] for each in plan["candidates"]] == ["mistral-small-latest"]
+    (out,) = plan["ruled_out"]
+    assert out["model"] == NEW
+    assert out["why"].startswith(told["param"])
+    said = served.ask({**chat("Say wind."), "model": "two"}, path="/v1/route").json
+    assert (said["model"], said["ruled_out"]) == (NEW, [])
+    assert not served.seen.settled
+
+
 def test_schemas_and_pictures_are_taken(served: Served, client: openai.OpenAI) -> None:
     schema = {
         "type": "object",

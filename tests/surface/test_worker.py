@@ -29,6 +29,7 @@ class Stub:
         self.cancelling: list[int] = []
         self.refusals: list[tuple[str | None, int]] = []
         self.gate = asyncio.Event()
+        self.is_called_off = False
 
     async def serve(self, caller: HttpCaller) -> None:
         what = caller.path.rpartition("/")[2]
@@ -78,6 +79,9 @@ class Stub:
         await caller.answer(200, ANSWER, what.encode() + body[:1] + b"%d" % len(body))
         if what == "breaks-late":
             raise RuntimeError("a bug of the application's")
+
+    def call_off(self) -> None:
+        self.is_called_off = True
 
     def refused(self, path: str | None, request_id: str, fault: Fault) -> None:
         self.refusals.append((path, fault.status))

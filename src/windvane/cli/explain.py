@@ -14,9 +14,11 @@ from windvane.cli.configuration import read_config
 from windvane.config import Config, ConfigError
 from windvane.config.schema import ProviderConfig
 from windvane.core.analysis import Analysis, analyze
+from windvane.core.chat import ChatRequest
 from windvane.core.faults import WindvaneError
 from windvane.core.routing.decide import decide
 from windvane.core.routing.decision import Decision
+from windvane.engine.telling import tellable
 from windvane.gateway.data_plane.route import decision_object
 from windvane.wire.chat_request import chat_request_of, decode_chat_request
 
@@ -54,7 +56,7 @@ def command(
             messages = [{"role": "user", "content": text}]
             request = chat_request_of({"model": model, "messages": messages})
         analysis = analyze(request)
-        decision = _decide(config, request.model, analysis)
+        decision = _decide(config, request, analysis)
     except WindvaneError as error:
         raise click.ClickException(error.fault.message) from error
     except ConfigError as error:
@@ -65,10 +67,10 @@ def command(
         _show(analysis, decision)
 
 
-def _decide(config: Config, model: str, analysis: Analysis) -> Decision:
-    snapshot = snapshot_of(config)
+def _decide(config: Config, request: ChatRequest, analysis: Analysis) -> Decision:
+    snapshot, model = snapshot_of(config), request.model
     now = datetime.fromtimestamp(system.SystemClock().wall_us() / 1_000_000, UTC)
-    return decide(
+    decision = decide(
         model,
         analysis,
         routes=snapshot.routes,
@@ -78,6 +80,7 @@ def _decide(config: Config, model: str, analysis: Analysis) -> Decision:
         day=now.date(),
         is_available=lambda deployment: True,
     )
+    return tellable(decision, request, snapshot.upstreams)
 
 
 def _show(analysis: Analysis, decision: Decision) -> None:

@@ -171,6 +171,8 @@ async def _engine_of(
         head_timeout_s=config.limits.head_timeout_s,
         connections_max=config.limits.connections_max,
         body_timeout_s=config.limits.body_timeout_s,
+        unready_s=config.limits.unready_s,
+        grace_s=config.limits.grace_s,
         new_request_id=engine.new_request_id,
     )
     try:

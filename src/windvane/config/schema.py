@@ -17,6 +17,7 @@ from windvane.engine.snapshot import Timeouts
 
 Positive = Annotated[int, Meta(gt=0)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,13 +88,16 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds of one request, and of the slowness of its arrival."""
+    """Bounds of one request, and of the slowness of its arrival; and of stopping: told to by SIGTERM, the
+    gateway takes requests for `unready_s` yet, and waits `grace_s` for those under way."""
 
     body_bytes_max: Positive = 10 * 1024 * 1024
     input_tokens_max: Positive | None = None
     head_timeout_s: Seconds = 10.0
     body_timeout_s: Seconds = 30.0
     connections_max: Positive = 20_000
+    unready_s: SecondsOrNone = 0.0
+    grace_s: SecondsOrNone = 30.0
 
 
 class BudgetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

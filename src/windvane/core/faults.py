@@ -15,7 +15,7 @@ Python callers; its names follow the OpenAI SDK's, so that users guess right:
     ├── NoRouteError               no_route
     ├── APITimeoutError            timeout
     ├── APIConnectionError         connect_failed, stream_broken
-    └── InternalServerError        overloaded, upstream_error, internal
+    └── InternalServerError        overloaded, upstream_error, shutting_down, internal
 """
 
 from enum import StrEnum
@@ -43,6 +43,7 @@ class FaultKind(StrEnum):
     STREAM_BROKEN = "stream_broken"
     LOW_QUALITY = "low_quality"
     NO_ROUTE = "no_route"
+    SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
 
 
@@ -178,6 +179,7 @@ _ERRORS: dict[FaultKind, type[WindvaneError]] = {
     FaultKind.OVERLOADED: InternalServerError,
     FaultKind.UPSTREAM_ERROR: InternalServerError,
     FaultKind.LOW_QUALITY: InternalServerError,
+    FaultKind.SHUTTING_DOWN: InternalServerError,
     FaultKind.INTERNAL: InternalServerError,
 }
 

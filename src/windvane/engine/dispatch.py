@@ -131,7 +131,8 @@ class Dispatch:
         self._rng = rng
         self._on_end = on_end
         self._on_waited = on_waited
-        self._watch = Watch()
+        self.watch = Watch()
+        """The deadlines of all exchanges, and whether the process is about to end."""
 
     async def run(
         self, exchange: Exchange, snapshot: Snapshot, within_s: float | None = None
@@ -145,7 +146,7 @@ class Dispatch:
         assert decision is not None
         plan = _Plan(decision.candidates, snapshot.upstreams, tokens_expected(exchange))
         answer: Completion | OpenStream
-        watchdog = self._watch.start(
+        watchdog = self.watch.start(
             plan.upstream.timeouts.total_s if within_s is None else within_s
         )
         kept: Answer | None = None
@@ -338,7 +339,12 @@ class Dispatch:
         error: WindvaneError,
         watchdog: Watchdog,
     ) -> None:
-        """Wait, or move to the next candidate, as the policy says; raise `error` to stop."""
+        """Wait, or move to the next candidate, as the policy says; raise `error` to stop.
+
+        Nobody else is asked once the process is about to end.
+        """
+        if self.watch.is_called_off:
+            raise error
         error = plan.told(error)
         step = next_step(
             snapshot.retry,

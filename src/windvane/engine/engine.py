@@ -48,6 +48,7 @@ from windvane.engine.relay import CLIENT_CLOSED
 from windvane.engine.settlement import CANCELLED, Settlement
 from windvane.engine.sharing import FAILED, Answer, Sharing
 from windvane.engine.snapshot import Snapshot
+from windvane.engine.telling import tellable
 from windvane.engine.waiting_room import WaitingRoom
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.observer import Observer, hearing
@@ -331,7 +332,10 @@ class Engine:
         except WindvaneError as error:
             self._end_unled(exchange, error.fault.status, error.fault)
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
+            if (told := self.fault_of_cancellation()) is not None:
+                self._end_unled(exchange, told.fault.status, told.fault)
+                raise told from cancelled
             self._end_unled(exchange, CLIENT_CLOSED, None)
             raise
         except BaseException:
@@ -342,6 +346,15 @@ class Engine:
         """End the exchange, unless it leads a flight: that may go on for others, and will end it."""
         if not exchange.leads:
             self._end(exchange, status, fault)
+
+    def call_off(self) -> None:
+        """The process is about to end: whoever is cancelled from now on is told so, for it has not left."""
+        self._dispatch.watch.is_called_off = True
+
+    def fault_of_cancellation(self) -> WindvaneError | None:
+        """Called on CancelledError: what is to be told, after `call_off`; None when it is the caller who
+        has left, and the cancellation must go on."""
+        return self._dispatch.watch.fault_of_cancellation()
 
     def explain(
         self, request: ChatRequest, *, credentials: Credentials, headers: dict[bytes, bytes]
@@ -358,7 +371,8 @@ class Engine:
         attribute(exchange, principal)
         analysis = exchange.analysis = self._analyze(exchange, snapshot, EVERYTHING)
         requested = meant(request.model, principal)
-        return analysis, self._decide(exchange, snapshot, principal, requested, analysis)
+        decision = self._decide(exchange, snapshot, principal, requested, analysis)
+        return analysis, tellable(decision, request, snapshot.upstreams)
 
     def identify(self, credentials: Credentials, endpoint: str | None = None) -> Principal:
         """Who shows these credentials. Raises AuthenticationError, and PermissionDeniedError when

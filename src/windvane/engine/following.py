@@ -1,6 +1,7 @@
 """Streams that are not a provider's own: a stored answer told again, and a flight that is followed.
 
-Both look to a surface like `relay.ChunkStream`: lists of chunks, a fold, usage at the end, and `aclose`.
+Both look to a surface like `relay.ChunkStream`: lists of chunks, a fold, usage at the end, and `aclose`,
+which may be given the fault it is for.
 """
 
 import asyncio
@@ -64,10 +65,10 @@ class ReplayStream:
             self.fold.add(chunk)
         return chunks
 
-    async def aclose(self) -> None:
+    async def aclose(self, fault: Fault | None = None) -> None:
         if not self._is_over:
             self._is_over = True
-            self._on_end(self.exchange, CLIENT_CLOSED, None)
+            self._on_end(self.exchange, CLIENT_CLOSED if fault is None else 200, fault)
 
 
 def _pace(entry: CacheEntry | None, chunks: int) -> tuple[float, float]:
@@ -157,5 +158,5 @@ class FollowStream:
             self._flights.leave(self._flight, self.exchange)
             self._on_landed(status, fault)
 
-    async def aclose(self) -> None:
-        self._finish(CLIENT_CLOSED, None)
+    async def aclose(self, fault: Fault | None = None) -> None:
+        self._finish(CLIENT_CLOSED if fault is None else 200, fault)

@@ -121,9 +121,12 @@ class ChunkStream:
         self._watchdog.stop()
         self._on_end(self.exchange, status, fault)
 
-    async def aclose(self) -> None:
-        """End it, wherever it is. A stream that ended well gives its connection back."""
-        if not self._is_over:
+    async def aclose(self, fault: Fault | None = None) -> None:
+        """End it, wherever it is: for `fault`, or because the caller has left. A stream that ended well
+        gives its connection back."""
+        if self._is_over:
+            await self._opened.finish()
+        elif fault is None:
             self._abandon()
         else:
-            await self._opened.finish()
+            self._fail(fault)

@@ -28,7 +28,7 @@ from windvane.engine.relay import CLIENT_CLOSED, ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement, saved_by_joining
 from windvane.engine.snapshot import Snapshot
 from windvane.engine.turns import POLL_S, Turn, holding
-from windvane.engine.watchdog import Watch, Watchdog
+from windvane.engine.watchdog import Watchdog
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.stores import FlightLease, FlightLeases
 from windvane.wire.keeping import raw_of
@@ -82,7 +82,7 @@ class Sharing:
         self._ids = ids
         self._rng = rng
         self._on_end = on_end
-        self._watch = Watch()
+        self._watch = dispatch.watch
 
     def answer(self, exchange: Exchange, snapshot: Snapshot) -> Coroutine[object, object, Answer]:
         """The answer, to be awaited. Either raises the WindvaneError of whoever was to give it."""
@@ -406,7 +406,10 @@ class Sharing:
             else:
                 self._end_led(flight, error.fault.status, error.fault)
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
+            if (told := self._watch.fault_of_cancellation()) is not None:
+                self._end_led(flight, told.fault.status, told.fault)
+                raise told from cancelled
             self._end_led(flight, CLIENT_CLOSED, None)
             raise
         except BaseException:

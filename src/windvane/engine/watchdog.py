@@ -4,6 +4,9 @@ A stream has a deadline for every token; setting and cancelling a timer for each
 relaying it. So one timer stands behind all exchanges of an engine. It is set for the earliest deadline
 there was, and left alone when that is met; when it fires, whoever is still waiting and overdue is
 cancelled, and it is set again if anybody waits.
+
+A process that ends cancels whoever is still served. So here is also known whether a cancellation means
+that, or that the caller has left.
 """
 
 import asyncio
@@ -15,17 +18,28 @@ from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError,
 LATENESS_MAX_S = 0.02
 """Deadlines this close together are looked at together."""
 
+SHUTTING_DOWN = Fault(
+    kind=FaultKind.SHUTTING_DOWN,
+    source=Source.GATEWAY,
+    message="the gateway is shutting down, and could not wait for the end of this request",
+    status=503,
+    billed=True,
+)
+"""Why a request is broken off whose caller is still there."""
+
 
 class Watch:
     """The one timer behind the watchdogs of an engine."""
 
-    __slots__ = ("_loop", "_timer", "dogs", "due_s")
+    __slots__ = ("_loop", "_timer", "dogs", "due_s", "is_called_off")
 
     def __init__(self) -> None:
         self.dogs: dict[Watchdog, None] = {}
         """Those that have not been stopped, the oldest first."""
         self.due_s = math.inf
         """When the timer fires; never, when it is not set."""
+        self.is_called_off = False
+        """Whether the process is about to end: from then on that is what a cancellation means."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -38,6 +52,18 @@ class Watch:
         dog = Watchdog(self, loop, total_s, loop.time() + total_s)
         self.dogs[dog] = None
         return dog
+
+    def fault_of_cancellation(self) -> WindvaneError | None:
+        """Called on CancelledError: what is to be told, when it means that the process ends.
+
+        None when it means that the caller has left: then it must go on.
+        """
+        if not self.is_called_off:
+            return None
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        return error_of(SHUTTING_DOWN)
 
     def be_there(self, due_s: float) -> None:
         """Let the timer fire at `due_s`, which is before it would have."""
@@ -118,16 +144,17 @@ class Watchdog:
         self._task.cancel()
 
     def fault_of_cancellation(self) -> WindvaneError | None:
-        """Called on CancelledError: the timeout, when the cancellation is this watchdog's.
+        """Called on CancelledError: the timeout, when the cancellation is this watchdog's; and what is to
+        be told when the process ends.
 
-        None when somebody else cancelled the task as well: that cancellation must go on.
+        None when somebody else cancelled the task, or did so as well: that cancellation must go on.
         """
         if not self._expired or self._task is None:
-            return None
+            return self._watch.fault_of_cancellation()
         self._expired = False
         self.rest()
         if self._task.uncancel() > self._cancelled_before:
-            return None
+            return self._watch.fault_of_cancellation()
         message = f"timed out waiting for {self._what}"
         if self._is_out_of_time:
             # Words may have come all the while: that the next of them did not is not what is wrong.

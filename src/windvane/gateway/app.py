@@ -89,6 +89,10 @@ class Gateway:
         """From now, `/readyz` answers 503 whenever `is_stopping()`."""
         self._is_stopping = is_stopping
 
+    def call_off(self) -> None:
+        """From now, a request that is cancelled is told that the process ends."""
+        self._engine.call_off()
+
     def serve(self, caller: Caller) -> Coroutine[Any, Any, None]:
         """Serve a request for `/v1/*`."""
         if self._engine.keyring.is_empty and self._is_wrong_host(caller.incoming):

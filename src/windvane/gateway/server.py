@@ -3,9 +3,14 @@
 1. A caller who closes the connection has its request cancelled at once, wherever it is.
 2. A head must come within a time and a size; uvicorn's own timer is reset by every byte.
 3. What is not HTTP is answered in JSON, as everything here is.
+
+It stops in three steps: it goes on for a while, as unready; it takes no more and lets what is under way
+end; and it tells the rest that it will not. Each has its time (`ServerLimits`), and a second SIGINT ends
+the first two at once.
 """
 
 import asyncio
+import logging
 import signal
 import socket
 import threading
@@ -39,11 +44,16 @@ from windvane.listener import Listener, address_of, listen
 from windvane.system import SystemClock
 from windvane.wire.errors import render_error
 
+_log = logging.getLogger("windvane.gateway")
+
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 100
 KEEP_ALIVE_S = 75
 """Longer than a load balancer's 60 s, so that the balancer closes first and no request is lost."""
-GRACEFUL_S = 30
+LAST_WORDS_S = 2.0
+"""How long those who are told that the process ends may take to read it."""
+LOOK_EVERY_S = 0.05
+"""How often a server that stops looks whether all have gone."""
 PIPELINED_MAX = 64
 """Requests that may wait behind another of their connection: they are held in memory."""
 LESSONS_MAX = 3
@@ -51,11 +61,16 @@ LESSONS_MAX = 3
 
 
 class ServerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """`new_request_id` names refusals that come before any request."""
+    """`new_request_id` names refusals that come before any request.
+
+    Told to stop, the server takes requests for `unready_s` yet, and waits `grace_s` for those under way.
+    """
 
     head_timeout_s: float
     connections_max: int
     body_timeout_s: float = 30.0
+    unready_s: float = 0.0
+    grace_s: float = 30.0
     new_request_id: Callable[[], str] = lambda: "none"
 
 
@@ -63,6 +78,10 @@ class Application(Protocol):
     """What is served: the data plane by callers, everything else as ASGI has it."""
 
     def serve(self, caller: HttpCaller) -> Coroutine[Any, Any, None]: ...
+
+    def call_off(self) -> None:
+        """The process is about to end: what is cancelled from now on has a caller who is to be told."""
+        ...
 
     def refused(self, path: str | None, request_id: str, fault: Fault) -> None:
         """The server has answered in its place. Without a path, not so much has come of the request."""
@@ -639,14 +658,58 @@ class _Server(uvicorn.Server):
     the ledger has been written and closed.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self, config: uvicorn.Config, application: Application, limits: ServerLimits
+    ) -> None:
         super().__init__(config)
+        self._application = application
+        self._limits = limits
         self._give_back = GiveBack(SystemClock())
+        self._told_at_s: float | None = None
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second. Returns whether to stop."""
         self._give_back.look(is_busy=bool(self.server_state.tasks))
-        return await super().on_tick(counter)
+        return await super().on_tick(counter) and not self._is_only_unready()
+
+    def _is_only_unready(self) -> bool:
+        """Whether requests are taken yet, though it was told to stop: whoever sends them here needs a while
+        to hear of it. Nobody does who stops it by hand."""
+        if self.force_exit or signal.SIGINT in self._captured_signals:
+            return False
+        now_s = asyncio.get_running_loop().time()
+        if self._told_at_s is None:
+            self._told_at_s = now_s
+        return now_s < self._told_at_s + self._limits.unready_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more, and let what is under way end; what has not by the end of its time is told so."""
+        state = self.server_state
+        for server in self.servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        if not await self._is_empty_within(self._limits.grace_s, or_forced=True):
+            _log.warning("%d requests were not over in time, and are broken off", len(state.tasks))
+            self._application.call_off()
+            for task in list(state.tasks):
+                task.cancel()
+            if not await self._is_empty_within(LAST_WORDS_S):
+                for connection in list(state.connections):
+                    connection.transport.abort()
+        for server in self.servers:
+            await server.wait_closed()
+
+    async def _is_empty_within(self, within_s: float, *, or_forced: bool = False) -> bool:
+        """Wait until nobody is connected or served, so long at the most; or until that is forced."""
+        loop, state = asyncio.get_running_loop(), self.server_state
+        ends_s = loop.time() + within_s
+        while state.connections or state.tasks:
+            rest_s = ends_s - loop.time()
+            if rest_s <= 0 or (or_forced and self.force_exit):
+                return False
+            await asyncio.sleep(min(rest_s, LOOK_EVERY_S))
+        return True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen; there is no lifespan to begin. Raises OSError."""
@@ -690,9 +753,8 @@ def make_server(app: Application, *, host: str, port: int, limits: ServerLimits)
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACEFUL_S,
     )
-    return _Server(config)
+    return _Server(config, app, limits)
 
 
 OnReady = Callable[[str], None]

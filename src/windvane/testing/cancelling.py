@@ -9,7 +9,7 @@ Random cancellation finds the wide windows; this finds all of them, in a row:
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from enum import StrEnum
 from typing import Any
 
@@ -26,16 +26,28 @@ class Moment(StrEnum):
 class _Counted:
     """A coroutine whose waits are counted, and whose task is cancelled at one of them."""
 
-    def __init__(self, inner: Coroutine[Any, Any, Any], k: int, moment: Moment) -> None:
+    def __init__(
+        self,
+        inner: Coroutine[Any, Any, Any],
+        k: int,
+        moment: Moment,
+        before: Callable[[], None],
+    ) -> None:
         self._inner = inner
         self._left = k
         self._moment = moment
+        self._before = before
         self.was_cancelled = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         waits = self._inner.__await__()
         task = asyncio.current_task()
         assert task is not None
+
+        def cancel(_: object = None) -> None:
+            self._before()
+            task.cancel()
+
         thrown: BaseException | None = None
         while True:
             try:
@@ -46,9 +58,9 @@ class _Counted:
             if self._left == 0:
                 self.was_cancelled = True
                 if self._moment is Moment.END and isinstance(waited, asyncio.Future):
-                    waited.add_done_callback(lambda _: task.cancel())
+                    waited.add_done_callback(cancel)
                 else:
-                    task.cancel()
+                    cancel()
             thrown = None
             try:
                 yield waited
@@ -57,13 +69,17 @@ class _Counted:
 
 
 async def cancelled_at(
-    k: int, inner: Coroutine[Any, Any, Any], moment: Moment = Moment.BEGIN
+    k: int,
+    inner: Coroutine[Any, Any, Any],
+    moment: Moment = Moment.BEGIN,
+    before: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Run `inner` in a task that is cancelled at its k-th wait; False when it has fewer.
+    """Run `inner` in a task that is cancelled at its k-th wait, right after a call of `before`; False when
+    it has fewer.
 
     What `inner` raises but for the cancellation is raised.
     """
-    counted = _Counted(inner, k, moment)
+    counted = _Counted(inner, k, moment, before)
 
     async def run() -> None:
         await counted

@@ -23,6 +23,7 @@ TREE = {
     "overloaded": faults.InternalServerError,
     "upstream_error": faults.InternalServerError,
     "low_quality": faults.InternalServerError,
+    "shutting_down": faults.InternalServerError,
     "internal": faults.InternalServerError,
 }
 

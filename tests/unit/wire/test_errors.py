@@ -55,6 +55,7 @@ KINDS = {
     "stream_broken": ("api_error", "stream_broken"),
     "low_quality": ("api_error", "low_quality"),
     "no_route": ("invalid_request_error", "no_route"),
+    "shutting_down": ("api_error", "shutting_down"),
     "internal": ("api_error", "internal"),
 }
 

@@ -51,7 +51,7 @@ class DataPlane:
         self._body_timeout_s = body_timeout_s
 
     async def serve(self, caller: Caller) -> None:
-        """Serve one request. Cancelled when the caller leaves."""
+        """Serve one request. Cancelled when the caller leaves, and when the process ends."""
         incoming = caller.incoming
         door = Door(self._engine, self._clock, caller, incoming)
         try:
@@ -78,8 +78,10 @@ class DataPlane:
         except ClientGoneError:
             self._tell_of_leaving(door)
         except CancelledError:
-            self._tell_of_leaving(door)
-            raise
+            if (told := self._engine.fault_of_cancellation()) is None:
+                self._tell_of_leaving(door)
+                raise
+            await self._send_error(door, told.fault)
         except Exception:  # noqa: BLE001 - the surface's edge
             _log.exception("request %s failed inside the gateway", door.request_id)
             await self._send_error(door, INTERNAL)
@@ -110,7 +112,7 @@ class DataPlane:
         headers: HeaderList = [JSON, *error_headers(fault, door.exchange, request_id)]
         if status == 405:
             headers.append((b"allow", _endpoint_at(caller.path)[0].encode()))
-        if status in (408, 413):
+        if status in (408, 413) or fault.kind is FaultKind.SHUTTING_DOWN:
             headers.append((b"connection", b"close"))
             caller.keep_alive = False
         await caller.answer(status, lines_of(headers), body)

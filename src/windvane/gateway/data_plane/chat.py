@@ -1,5 +1,7 @@
 """`POST /v1/chat/completions`: OpenAI's and Mistral's dialects on one path, whole or streamed."""
 
+from asyncio import CancelledError
+
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange, Reading
 from windvane.core.faults import Fault, WindvaneError
@@ -88,6 +90,12 @@ async def _send_stream(
             last = writer.end(answer.usage, metadata)
         except WindvaneError as error:
             last = _last_words(error.fault, exchange)
+        except CancelledError:
+            # It waited for no word of the provider's, but for the caller to read, or for its own pace.
+            if (told := door.engine.fault_of_cancellation()) is None:
+                raise
+            await answer.aclose(told.fault)
+            last = _last_words(told.fault, exchange)
         await caller.end(last)
     finally:
         await answer.aclose()

@@ -224,16 +224,18 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         # What is left does not grow by asking again.
         headers.append((b"x-should-retry", b"false"))
     headers += refused_rate_headers(fault)
+    # What this process cannot end, another can begin.
+    is_stopping = fault.kind is FaultKind.SHUTTING_DOWN
     if exchange is not None and exchange.attempts:
         attempt = exchange.attempts[-1]
-        if not is_budget:
+        if not (is_budget or is_stopping):
             headers.append((b"x-should-retry", b"false"))
         headers.append((b"x-router-model", safe_name(attempt.deployment.model)))
         headers.append((b"x-router-attempts", b"%d" % len(exchange.attempts)))
         if exchange.decision is not None:
             headers.append((b"x-router-reason", safe_text(exchange.decision.reason)))
         headers.append((b"x-router-cost-usd", _cost_texts(exchange.cost_nano_usd)[0]))
-    elif fault.status >= 500 and fault.kind is not FaultKind.INTERNAL:
+    elif fault.status >= 500 and fault.kind is not FaultKind.INTERNAL and not is_stopping:
         headers.append((b"x-should-retry", b"false"))
     if fault.status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="windvane"'))
