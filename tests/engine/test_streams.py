@@ -477,6 +477,29 @@ def test_a_caller_who_leaves_after_the_usage_pays_exactly() -> None:
     ).run()
 
 
+@pytest.mark.parametrize("counted", [(9, 0), (9, 1)])
+def test_usage_that_words_came_after_is_not_the_usage_of_a_whole_stream(
+    counted: tuple[int, int],
+) -> None:
+    """It may stand anywhere; what came after it is not in it."""
+    play = (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("", usage=counted))
+        >> says(*["word "] * 30)
+        >> finishes()
+        >> done()
+        >> ends()
+        << Said("word " * 30)
+        << Settled("estimated", "ok")
+        << Finished()
+    ).run()
+    (entry,) = play.stage.auditor.settlements.values()
+    assert entry.output_tokens >= 30
+
+
 def test_usage_so_far_is_not_the_usage() -> None:
     """Some servers count in every chunk; what they made after the last one is not known."""
     (

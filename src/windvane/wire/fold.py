@@ -163,7 +163,17 @@ def _audio(pieces: list[JsonObject]) -> JsonObject | None:
 class Fold:
     """Chunks in, the completion so far out."""
 
-    __slots__ = ("_choices", "chunks", "created", "id", "model", "pieces", "unread_bytes", "usage")
+    __slots__ = (
+        "_choices",
+        "_chunks_counted",
+        "chunks",
+        "created",
+        "id",
+        "model",
+        "pieces",
+        "unread_bytes",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self._choices: dict[int, _ChoiceFold] = {}
@@ -171,6 +181,8 @@ class Fold:
         self.model = ""
         self.created = 0
         self.usage: Usage | None = None
+        self._chunks_counted = 0
+        """How many of `chunks` had come when the usage did."""
         self.pieces = 0
         self.chunks = 0
         """Pieces that said something."""
@@ -181,8 +193,6 @@ class Fold:
         """Take the next chunk."""
         if not self.id:
             self.id, self.model, self.created = chunk.id, chunk.model, chunk.created
-        if chunk.usage is not None:
-            self.usage = chunk.usage
         for piece in chunk.choices:
             grown = self._choices.get(piece.index)
             if grown is None:
@@ -192,12 +202,17 @@ class Fold:
                 self.chunks += 1
                 grown.finish_reason = None  # an end that more follows was none
             grown.add(piece)
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+            self._chunks_counted = self.chunks
 
     @property
     def final_usage(self) -> Usage | None:
-        """The whole answer's usage, when it has come."""
+        """The whole answer's usage, when it has come: one that words came after was a count so far."""
         usage = self.usage
-        return None if usage is None or usage.is_so_far else usage
+        if usage is None or usage.is_so_far or self.chunks > self._chunks_counted:
+            return None
+        return usage
 
     @property
     def has_thought(self) -> bool:
