@@ -321,6 +321,29 @@ def test_answers_are_shared_by_their_scope_alone(scope: str, hits: list[str]) ->
     run_virtual(main())
 
 
+@pytest.mark.parametrize("name", [None, "env-1", "ann"])
+@pytest.mark.parametrize("second", ["wv-key-first", "wv-key-other"])
+def test_a_key_without_a_name_shares_by_its_secret_and_not_by_its_place(
+    name: str | None, second: str
+) -> None:
+    """Another key may stand there tomorrow, or at another gateway; a name is the operator's word."""
+
+    async def main() -> None:
+        found = []
+        kept: dict[bytes, Any] = {}
+        for secret in ("wv-key-first", second):
+            auth = AuthConfig(keys=(KeyConfig(key=secret, name=name),))
+            scene = Scene(settings={"auth": auth})
+            scene.stage.cache.kept.update(kept)
+            found.append((await scene.ask("why", key=secret)).how)
+            kept = dict(scene.stage.cache.kept)
+            await scene.close()
+        is_same = name == "ann" or second == "wv-key-first"
+        assert found == ["miss", "hit" if is_same else "miss"]
+
+    run_virtual(main())
+
+
 @plays(scope="shared", settings={"auth": AuthConfig(passthrough="one")})
 async def test_who_brings_a_key_of_its_own_shares_with_nobody(scene: Scene) -> None:
     found = [(await scene.ask("why", "small", key=f"sk-{who}")).how for who in "abab"]

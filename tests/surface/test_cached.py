@@ -13,6 +13,7 @@ from windvane.core.cache.invalidation import Reach
 from windvane.simulator import SimulatorConfig
 
 ANN, BEN, CAT = "sk-ann-key-1", "sk-ben-key-1", "sk-cat-key-1"
+UNNAMED = "sk-a-key-without-a-name"
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def served() -> Iterator[Served]:
             KeyConfig(key=ANN, name="ann", team="weather"),
             KeyConfig(key=BEN, name="ben", team="weather"),
             KeyConfig(key=CAT, name="cat"),
+            KeyConfig(key=UNNAMED),
         ),
         admin_key="sk-admin-key-1",
     )
@@ -187,6 +189,14 @@ def test_two_tags_in_one_are_refused(served):
     """As callers write them; an answer has either, and none has both as one."""
     refused = taken_back(served, "tag=v1,other")
     assert (refused.status, refused.json["error"]["param"]) == (400, "tag")
+
+
+@pytest.mark.parametrize("way", ["key=key-4", "scope=key:key-4"])
+def test_answers_of_a_key_without_a_name_are_taken_back_by_its_place(served, way):
+    ask(served, "unnamed", UNNAMED)
+    assert ask(served, "unnamed", UNNAMED).headers["cache-status"].startswith("Windvane; hit")
+    assert taken_back(served, way).json["removed"] == 1
+    assert ask(served, "unnamed", UNNAMED).headers["cache-status"].startswith("Windvane; fwd=miss")
 
 
 def test_one_answer_is_taken_back_by_the_key_that_its_hits_show(served):

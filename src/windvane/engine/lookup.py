@@ -147,10 +147,7 @@ class Lookup:
             return None
         if not may_be_kept(exchange.request, policy):
             return None
-        whose = principal.team if rules.scope == "team" else None
-        shared = f"team:{whose}" if whose is not None else f"key:{principal.key_id}"
-        if rules.scope == "shared" and principal.provider is None:
-            shared = "shared"
+        shared = _scope_of(principal, rules.scope)
         candidate = decision.candidates[0]
         said = canonical(exchange.request)
         key = _key_of(shared, candidate.deployment, said)
@@ -385,6 +382,15 @@ def is_json_where_asked(completion: Completion, request: ChatRequest) -> bool:
     except msgspec.DecodeError:
         return False
     return True
+
+
+def _scope_of(principal: Principal, scope: str) -> str:
+    """Whose answers a caller may be given, and who may be given those made for it."""
+    if scope == "shared" and principal.provider is None:
+        return "shared"
+    if scope == "team" and principal.team is not None:
+        return f"team:{principal.team}"
+    return f"key:{principal.answers_of or principal.key_id}"
 
 
 def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:
