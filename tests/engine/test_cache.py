@@ -175,7 +175,11 @@ async def test_what_no_longer_reads_as_an_answer_is_a_miss(scene: Scene) -> None
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CALLED = [
-    {"id": f"abcdefgh{n}", "type": "function", "function": {"name": "f", "arguments": f"[{n}]"}}
+    {
+        "id": f"abcdefgh{n}",
+        "type": "function",
+        "function": {"name": "f", "arguments": f'{{"n":{n}}}'},
+    }
     for n in range(2)
 ]
 
@@ -191,7 +195,7 @@ async def test_tool_calls_are_kept_and_told_whole_and_as_a_stream(scene: Scene) 
     told = [call.function.arguments for call in whole.completion.choices[0].message.tool_calls]
     pieces = [piece for chunk in streamed.chunks for piece in chunk.choices]
     heard = [call.arguments for piece in pieces for call in piece.tool_calls or ()]
-    assert told == heard == ["[0]", "[1]"]
+    assert told == heard == ['{"n":0}', '{"n":1}']
 
 
 @plays(replay="natural")
@@ -395,6 +399,11 @@ def two_choices(*texts: str) -> ScriptOf:
     return script
 
 
+def calls(function: Any) -> ScriptOf:
+    call = {"id": "call_1", "type": "function", "function": function}
+    return says(content="words", tool_calls=[call], finish="tool_calls")
+
+
 BAD_ANSWERS: dict[str, ScriptOf] = {
     "an error": fails(400),
     "cut to a length": ends_with("length"),
@@ -407,6 +416,13 @@ BAD_ANSWERS: dict[str, ScriptOf] = {
     "blank": says(content=" \n"),
     "thought, and nothing said": says(content=None, reasoning_content="Hm."),
     "one of two empty": two_choices("words", ""),
+    "one of two missing": two_choices("words"),
+    "a call by its end, and none there": says(content="words", finish="tool_calls"),
+    "an old call by its end, and none there": says(content="words", finish="function_call"),
+    "a call of nothing": calls({"name": "", "arguments": "{}"}),
+    "a call without a function": calls(None),
+    "a call with arguments that are no JSON": calls({"name": "f", "arguments": "{"}),
+    "a call with arguments that are no object": calls({"name": "f", "arguments": "[1]"}),
     "not counted": uncounted,
     "over the cap": says(content="".join(chr(0x4E00 + n) for n in range(9_000))),
 }
@@ -417,24 +433,60 @@ def test_a_bad_answer_is_not_kept(case: str) -> None:
     async def main() -> None:
         scene = Scene(entry_bytes_max=10_000)
         scene.scripts = [BAD_ANSWERS[case], echo]
-        first = await scene.ask("why", "small", n=2)
+        n = 2 if "of two" in case else 1
+        first = await scene.ask("why", "small", n=n)
         assert first.fault is not None or case != "an error"
         assert scene.kept == 0
-        second = await scene.ask("why", "small", n=2)
+        second = await scene.ask("why", "small", n=n)
         assert (second.how, second.text) == ("miss", "why #2")
         await scene.close()
 
     run_virtual(main())
 
 
-@pytest.mark.parametrize("script", [cut, uncounted, lambda call: echo(call, finish="length")])
-def test_a_bad_stream_is_not_kept(script: ScriptOf) -> None:
+BAD_STREAMS: dict[str, tuple[ScriptOf, int]] = {
+    "cut": (cut, 1),
+    "not counted": (uncounted, 1),
+    "cut to a length": (lambda call: echo(call, finish="length"), 1),
+    "a call by its end, and none there": (lambda call: echo(call, finish="tool_calls"), 1),
+    "one of two missing": (echo, 2),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STREAMS)
+def test_a_bad_stream_is_not_kept(case: str) -> None:
     async def main() -> None:
         scene = Scene()
+        script, n = BAD_STREAMS[case]
         scene.scripts = [script]
-        await scene.ask("why", "small", stream=True)
+        await scene.ask("why", "small", stream=True, n=n)
         assert scene.kept == 0
-        assert (await scene.ask("why", "small")).how == "miss"
+        assert (await scene.ask("why", "small", n=n)).how == "miss"
+        await scene.close()
+
+    run_virtual(main())
+
+
+FORMS = [
+    ("json_object", '{"a": 1}', True),
+    ("json_object", '"a"', False),
+    ("json_object", "[1]", False),
+    ("json_object", "so", False),
+    ("json_schema", "[1]", True),
+    ("json_schema", "so", False),
+    ("text", "so", True),
+]
+
+
+@pytest.mark.parametrize(("form", "text", "is_kept"), FORMS)
+def test_a_text_is_kept_in_the_form_that_was_asked_for(form: str, text: str, is_kept: bool) -> None:
+    async def main() -> None:
+        scene = Scene()
+        scene.scripts = [says(content=text)]
+        schema = {"name": "s", "schema": {}}
+        asked = {"type": form, **({"json_schema": schema} if form == "json_schema" else {})}
+        await scene.ask("why", "odd", response_format=asked)
+        assert scene.kept == is_kept
         await scene.close()
 
     run_virtual(main())
@@ -712,7 +764,7 @@ def test_a_key_of_the_card_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_keeping_whatever_comes_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from windvane.engine import lookup
 
-    monkeypatch.setattr(lookup, "is_good", lambda _: True)
+    monkeypatch.setattr(lookup, "is_good", lambda *_: True)
     for case in ("cut to a length", "filtered", "no end", "a refusal beside words", "blank"):
         with pytest.raises(AssertionError):
             test_a_bad_answer_is_not_kept(case)

@@ -34,7 +34,7 @@ from windvane.core.cache.invalidation import (
     scope_tag,
 )
 from windvane.core.cache.key import cache_key
-from windvane.core.chat import ChatRequest, Completion, FinishReason, ImagePart, JsonObject
+from windvane.core.chat import JsonObject
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Exchange, Reading
 from windvane.core.faults import FaultKind, WindvaneError, refuse
@@ -43,6 +43,7 @@ from windvane.core.routing.decision import Candidate, Decision
 from windvane.core.usage import Certainty
 from windvane.engine.attribution import text_of
 from windvane.engine.flights import Flight
+from windvane.engine.keepable import is_good, may_be_kept
 from windvane.engine.snapshot import CacheRules
 from windvane.ports.clock import Clock
 from windvane.ports.stores import InvalidationStore, ResponseCache
@@ -55,21 +56,6 @@ OWN_WISH_HEADER = b"windvane-cache-control"
 """For callers whose client does not let them set the other."""
 TAG_CHARS_MAX = 128
 PIECES_MAX = 4_096
-
-_GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.FUNCTION_CALL))
-_NOT_KEPT = (
-    "logprobs",
-    "top_logprobs",
-    "web_search_options",
-    "audio",
-    "modalities",
-    "guardrails",
-    "store",
-)
-"""Fields that ask for more than an entry keeps, or for what is not the same the next time."""
-_SAID_NO = (None, False)
-_OURS = (None, "function")
-"""Types of tools that the caller runs."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -291,9 +277,9 @@ class Lookup:
             pieces = _lengths(flight)
         if completion is None or attempt is None or attempt.entry is None or attempt.usage is None:
             return None
-        if attempt.entry.certainty is not Certainty.EXACT or not is_good(completion):
+        if attempt.entry.certainty is not Certainty.EXACT:
             return None
-        if not is_json_where_asked(completion, exchange.request):
+        if not is_good(completion, exchange.request):
             return None
         now_us = self._clock.wall_us()
         deployment = attempt.deployment
@@ -330,58 +316,6 @@ def _read(data: bytes) -> CacheEntry | None:
         return msgspec.structs.replace(entry, completion=completion_of(entry.rest))
     except WindvaneError:
         return None
-
-
-def may_be_kept(request: ChatRequest, policy: CachePolicy) -> bool:
-    """Whether the same request could be given the same answer another time."""
-    body = request.body
-    if any(body.get(name) not in _SAID_NO for name in _NOT_KEPT):
-        return False  # an empty object asks for a web search already
-    if policy.deterministic_only and body.get("temperature") != 0:
-        return False
-    if any(tool.function is None or tool.type not in _OURS for tool in request.tools):
-        return False  # tools that the provider runs look at the world
-    for message in request.messages:
-        if not isinstance(message.content, list):
-            continue
-        for part in message.content:
-            if isinstance(part, ImagePart):
-                image = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-                if not image.startswith("data:"):
-                    return False  # what is behind an address may change
-            elif part.__struct_config__.tag not in ("text", "thinking", "refusal", "reference"):
-                return False
-    return True
-
-
-def is_good(completion: Completion) -> bool:
-    """Whether an answer is whole, was not filtered, and says something in each of its choices."""
-    return bool(completion.choices) and all(
-        choice.finish_reason in _GOOD_ENDS
-        and not choice.message.refusal
-        and not choice.message.is_empty
-        for choice in completion.choices
-    )
-
-
-def is_json_where_asked(completion: Completion, request: ChatRequest) -> bool:
-    """Whether the arguments of calls are JSON, and the texts too where the request wants JSON: models fail
-    at that now and then, and who asks again should not be given the same."""
-    form = request.response_format
-    wants_json = form is not None and form.is_json
-    said: list[str | None] = []
-    for choice in completion.choices:
-        message = choice.message
-        said += [call.arguments for call in message.tool_calls if call.function is not None]
-        if wants_json and not message.tool_calls:
-            said.append(message.content)
-    try:
-        for text in said:
-            if text:
-                msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True
 
 
 def _scope_of(principal: Principal, scope: str) -> str:
