@@ -161,7 +161,7 @@ async def test_an_answer_that_came_as_a_stream_is_told_as_it_was_understood(scen
 async def test_what_no_longer_reads_as_an_answer_is_a_miss(scene: Scene) -> None:
     await scene.ask("why")
     ((key, (data, *rest)),) = scene.stage.cache.kept.items()
-    entry = unpack(data)
+    entry = unpack(data, key)
     assert entry is not None and entry.rest is not None
     for damaged in (
         msgspec.structs.replace(entry, rest=b',"choices":"none"'),
@@ -169,7 +169,7 @@ async def test_what_no_longer_reads_as_an_answer_is_a_miss(scene: Scene) -> None
         msgspec.structs.replace(entry, rest=b'}{"'),
         msgspec.structs.replace(entry, rest=None),
     ):
-        scene.stage.cache.kept[key] = pack(damaged), *rest  # type: ignore[assignment]
+        scene.stage.cache.kept[key] = pack(damaged, key), *rest  # type: ignore[assignment]
         assert (await scene.ask("why")).how == "miss"
 
 
@@ -367,6 +367,23 @@ async def test_a_fallbacks_answer_is_kept_as_its_own_and_never_as_the_first_choi
     again = await scene.ask("why", "auto")
     assert (again.how, again.text) == ("miss", "why #3")
     assert scene.calls[-1].deployment == "one/small"
+
+
+@plays()
+async def test_of_two_answers_the_one_that_was_asked_for_later_stays(scene: Scene) -> None:
+    """A slow answer does not take the place of what somebody has fetched anew meanwhile."""
+    scene.scripts = [says(content="old", delay_s=5.0), says(content="new", delay_s=1.0)]
+    first = scene.start("why")
+    await scene.rest()
+    second = await scene.ask("why", says="no-cache")
+    assert (await scene.ask("why")).text == second.text == "new"
+    got = await first
+    assert (got.text, got.exchange.is_stored) == ("old", False)
+    again = await scene.ask("why", stream=True)
+    assert (again.how, again.text) == ("hit", "new")
+    assert again.exchange.cache_age_s == 4
+    third = await scene.ask("why", says="no-cache")
+    assert (third.text, (await scene.ask("why")).text) == ("why #3", "why #3")
 
 
 # what is not kept
@@ -596,9 +613,9 @@ async def test_a_damaged_entry_is_a_miss_and_is_made_anew(scene: Scene) -> None:
 @plays()
 async def test_the_entry_says_where_it_is_from(scene: Scene) -> None:
     await scene.ask("why", stream=True, headers={TAGS_HEADER: b"a, b"})
-    ((data, tags, _),) = scene.stage.cache.kept.values()
-    entry = unpack(data)
-    assert entry is not None and pack(entry) == data
+    ((key, (data, tags, _)),) = scene.stage.cache.kept.items()
+    entry = unpack(data, key)
+    assert entry is not None and pack(entry, key) == data
     assert (entry.provider, entry.model, entry.route) == ("one", "small", "auto")
     assert entry.cost_nano_usd == COST
     assert (entry.latency_us, entry.first_chunk_us) == (2_500_000, 1_500_000)
@@ -711,9 +728,9 @@ async def test_the_work_of_a_process_that_had_not_heard_is_void(scene: Scene) ->
     await scene.ask("why", headers=TAGGED)
     ((key, (data, tags, until_s)),) = scene.stage.cache.kept.items()
     await scene.stage.invalidations.invalidate("tag:index-7")
-    entry = unpack(data)
+    entry = unpack(data, key)
     assert entry is not None and entry.version == 1
-    late = pack(msgspec.structs.replace(entry, created_at_us=scene.stage.clock.wall_us()))
+    late = pack(msgspec.structs.replace(entry, created_at_us=scene.stage.clock.wall_us()), key)
     scene.stage.cache.kept[key] = late, tags, until_s
     assert (await scene.ask("why", headers=TAGGED)).how == "miss"
 

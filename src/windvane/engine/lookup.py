@@ -192,7 +192,7 @@ class Lookup:
         if kept is not None and kept[0] is data:
             entry: CacheEntry | None = kept[1]
         else:
-            entry = _read(data)
+            entry = _read(data, ask.key)
             if entry is not None and reading is not None:
                 reading.kept = data, entry
         return None if entry is None else self.judged(ask, entry)
@@ -232,7 +232,7 @@ class Lookup:
         return known.voids((*tags, *ask.tags, key_tag(ask.key)), version)
 
     async def keep(self, ask: Ask, flight: Flight) -> bool:
-        """Keep what a flight has brought home, if it is whole and good."""
+        """Keep what a flight has brought home, if it is whole and good, and nothing newer is there."""
         assert self._cache is not None
         ttl_s = ask.policy.ttl_of(ask.wish)
         if not ask.wish.may_store or ttl_s <= 0:
@@ -240,18 +240,21 @@ class Lookup:
         entry = self._entry_of(ask, flight, ttl_s)
         if entry is None or self.is_void(ask, entry.tags, entry.version):
             return False  # the second was asked for before an invalidation
-        try:
-            data = pack(entry)
-        except (OverflowError, RecursionError):
-            return False  # numbers that no machine has, or parts in parts in parts
-        if len(data) > ask.policy.entry_bytes_max:
-            return False
         deployment = _answering(flight.leader)
         key, fence = ask.key, flight.fence
         if deployment is not ask.candidate.deployment:
             # Another model has answered: it is kept as that model's answer, and never as this one's.
             # The lease was for this one's.
             key, fence = _key_of(ask.scope, deployment, ask.canonical), 0
+        try:
+            data = pack(entry, key)
+        except (OverflowError, RecursionError):
+            return False  # numbers that no machine has, or parts in parts in parts
+        if len(data) > ask.policy.entry_bytes_max:
+            return False
+        flight.is_overtaken = self._has_newer(key, entry)
+        if flight.is_overtaken:
+            return False
         await self._cache.put(
             key,
             data,
@@ -261,6 +264,15 @@ class Lookup:
             fence=fence,
         )
         return True
+
+    def _has_newer(self, key: bytes, entry: CacheEntry) -> bool:
+        """Whether memory has an answer that was asked for after this one, and came before it."""
+        assert self._cache is not None
+        data = self._cache.peek(key)
+        other = None if data is None else unpack(data, key)
+        if other is None or other.asked_at_us <= entry.asked_at_us:
+            return False
+        return other.created_at_us <= entry.created_at_us  # else the clock was set back
 
     async def written(self, key: bytes) -> None:
         """Wait until other processes find what was kept, or never will."""
@@ -304,12 +316,13 @@ class Lookup:
             latency_us=attempt.entry.latency_us or 0,
             first_chunk_us=attempt.entry.first_chunk_us,
             pieces=pieces,
+            asked_at_us=attempt.entry.started_at_us,
         )
 
 
-def _read(data: bytes) -> CacheEntry | None:
+def _read(data: bytes, key: bytes) -> CacheEntry | None:
     """The entry in these bytes, with its completion, whose id is yet to be given."""
-    entry = unpack(data)
+    entry = unpack(data, key)
     if entry is None or entry.rest is None:
         return entry if entry is not None and entry.completion is not None else None
     try:

@@ -40,6 +40,7 @@ class TieredCache:
         self._queues = tuple(_Queue(tier, memory.monotonic_s) for tier in self._lower)
         self._removals = 0
         self.get_now: Callable[[bytes], bytes | None] = memory.get_now
+        self.peek: Callable[[bytes], bytes | None] = memory.peek
 
     async def get(self, key: bytes) -> bytes | None:
         """What any tier has. Who asks has asked `get_now` first: memory counts that miss, not another."""

@@ -32,6 +32,10 @@ class KeptAnswers:
         found = self.kept.get(key)
         return found[0] if found and self._clock.monotonic_s() < found[2] else None
 
+    def peek(self, key: bytes) -> bytes | None:
+        found = self.kept.get(key)
+        return None if found is None else found[0]
+
     async def get(self, key: bytes) -> bytes | None:
         await self._look()
         return self.get_now(key) or self._take(key, lambda _: True)
