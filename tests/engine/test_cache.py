@@ -1,5 +1,6 @@
 """A cache that does not lie: a hit is what the model would have been asked, for this caller, whole."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,10 @@ from windvane.config.schema import AuthConfig, CacheRouteConfig, KeyConfig, Mode
 from windvane.core.cache.entry import pack, unpack
 from windvane.core.cache.invalidation import ALL, key_tag, model_tag, route_tag, scope_tag
 from windvane.core.catalog.models import Alias, ModelCard, Status
+from windvane.core.chat import Chunk
 from windvane.core.deployment import Deployment
 from windvane.core.usage_report import UsageQuery
+from windvane.engine.following import TOLD_AT_ONCE, ReplayStream
 from windvane.engine.lookup import CALLER_TAGS_MAX, TAGS_HEADER, asked_model
 from windvane.engine.relay import CLIENT_CLOSED
 from windvane.testing import Call, run_virtual
@@ -48,6 +51,51 @@ async def test_a_hit_tells_the_usage_and_has_an_id_of_its_own(scene: Scene) -> N
     assert second.exchange.cost_nano_usd == 0
     assert second.exchange.answered_by is not None
     assert second.exchange.answered_by.deployment.id == "one/small"
+
+
+def undated(call: Call) -> Script:
+    """An answer whose provider does not say when it was made."""
+    call.input_tokens = 9
+    body = msgspec.json.decode(completion("So.", (9, 2)))
+    del body["created"]
+    data = msgspec.json.encode(body)
+    return [(HEAD_S, json_head()), (0, Piece(data=data, output_tokens=2)), (0, Ends())]
+
+
+@plays()
+async def test_an_answer_that_is_not_dated_has_the_time_of_the_first(scene: Scene) -> None:
+    scene.scripts = [undated]
+    first = await scene.ask("why")
+    await scene.rest(100)
+    whole, streamed = await scene.ask("why"), await scene.ask("why", stream=True)
+    assert first.completion and whole.completion and first.completion.created
+    assert whole.completion.created == first.completion.created
+    assert {chunk.created for chunk in streamed.chunks} == {first.completion.created}
+
+
+@plays()
+async def test_a_long_answer_is_told_as_a_stream_a_piece_at_a_time(scene: Scene) -> None:
+    """Others have their turn between any two."""
+    scene.scripts = [says(content="word " * 40_000)]
+    text = (await scene.ask("why")).text
+    stream = await scene.engine.handle(scene.accept("why", stream=True))
+    assert isinstance(stream, ReplayStream)
+    heard: list[list[Chunk]] = []
+    turns: list[int] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(len(heard))
+            await asyncio.sleep(0)
+
+    beside = asyncio.get_running_loop().create_task(others())
+    async for chunks in stream:
+        heard.append(chunks)
+    beside.cancel()
+    assert max(map(len, heard)) == TOLD_AT_ONCE
+    assert set(range(1, len(heard))) <= set(turns)
+    said = [piece.content or "" for each in heard for chunk in each for piece in chunk.choices]
+    assert "".join(said) == text
 
 
 @plays()

@@ -300,7 +300,7 @@ class Lookup:
         tags = ask.tags
         if deployment is not ask.candidate.deployment:
             tags = tuple(dict.fromkeys((*tags, *_model_tags(deployment))))
-        rest = None if completion.raw is None else rest_of(completion.raw)
+        rest = None if completion.raw is None else rest_of(completion.raw, completion.created)
         return CacheEntry(
             completion=msgspec.structs.replace(completion, raw=None) if rest is None else None,
             rest=rest,
