@@ -99,13 +99,39 @@ def test_many_at_once_make_one_call(served):
 def test_what_cache_control_asks_for(served):
     ask(served, "directives")
     no_cache = ask(served, "directives", headers={"cache_control": "no-cache"})
-    assert no_cache.headers["cache-status"] == "Windvane; fwd=miss; stored"
+    assert no_cache.headers["cache-status"] == "Windvane; fwd=request; stored"
     bypass = ask(served, "directives", headers={"cache_control": "no-store"})
     assert bypass.headers["cache-status"] == "Windvane; fwd=bypass"
     only = {"cache_control": "only-if-cached"}
     assert ask(served, "directives", headers=only).status == 200
     refused = ask(served, "never asked before", headers=only)
     assert (refused.status, refused.json["error"]["code"]) == (504, "not_cached")
+    assert refused.headers["cache-status"] == "Windvane; detail=not-forwarded"
+
+
+def test_errors_say_what_the_cache_did(served):
+    assert ask(served, "!error 500").headers["cache-status"] == "Windvane; fwd=miss"
+    no_store = ask(served, "!error 500", headers={"cache_control": "no-store"})
+    assert no_store.headers["cache-status"] == "Windvane; fwd=bypass"
+    wrong = ask(served, "wrong", model="no-such-model")
+    assert (wrong.status, wrong.headers["cache-status"]) == (404, "Windvane; detail=not-forwarded")
+
+
+@pytest.mark.parametrize("code", [400, 429, 500])
+def test_who_joined_in_vain_is_told_to_leave_it_as_who_led_is(served, code):
+    """Else a client would ask again for each of them."""
+
+    def all_at_once(question: str) -> list[Reply]:
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, served, question) for _ in range(8)]
+            return [each.result() for each in asked]
+
+    for turn in range(20):
+        replies = all_at_once(f"!error {code} {turn}")
+        assert {reply.headers.get("x-should-retry") for reply in replies} == {"false"}
+        if any("collapsed" in reply.headers["cache-status"] for reply in replies):
+            return
+    pytest.fail("nobody joined")
 
 
 def test_errors_and_cut_answers_are_not_kept(served):

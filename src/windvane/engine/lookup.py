@@ -210,6 +210,21 @@ class Lookup:
             return None
         return Found(entry, standing, now_us, fresh_until_us)
 
+    def why_forward(self, ask: Ask, spare: Found | None) -> str:
+        """Why no entry was good enough, in the words of RFC 9211; `spare` is one for the worst case."""
+        if not ask.wish.may_read:
+            return "request"
+        if spare is None:
+            assert self._cache is not None
+            data = self._cache.peek(ask.key)
+            entry = None if data is None else unpack(data, ask.key)
+            if entry is None or self.is_void(ask, entry.tags, entry.version):
+                return "miss"
+            until_us = ask.policy.fresh_until_us(entry)
+        else:
+            until_us = spare.fresh_until_us
+        return "request" if self._clock.wall_us() < until_us else "stale"
+
     async def find_newer(self, ask: Ask, known: Found | None) -> Found | None:
         """An answer made after the one in memory: another process may have kept it since."""
         assert self._cache is not None
@@ -377,8 +392,8 @@ def _answering(exchange: Exchange) -> Deployment:
 def wish_said(exchange: Exchange) -> Wish:
     """What the caller wishes of the cache."""
     headers = exchange.headers
-    if OWN_WISH_HEADER in headers:
-        return wish_of(headers[OWN_WISH_HEADER].decode("latin-1"))
+    if OWN_WISH_HEADER in headers and (own := headers[OWN_WISH_HEADER].strip(b" \t,")):
+        return wish_of(own.decode("latin-1"))  # an empty one is passed over (RFC 9213, 2.2)
     if WISH_HEADER in headers:
         return wish_of(headers[WISH_HEADER].decode("latin-1"))
     return NO_WISH

@@ -113,6 +113,7 @@ class Sharing:
                 return self._hit(exchange, ask, found, found.at_us)
             if ask.wish.only_if_cached:
                 raise _not_cached()
+            exchange.cache_forward = self._lookup.why_forward(ask, found)
             try:
                 return await self._fly(exchange, snapshot, ask, turn, has_spare=found is not None)
             except WindvaneError as error:
