@@ -396,6 +396,30 @@ def test_a_key_without_a_name_shares_by_its_secret_and_not_by_its_place(
     run_virtual(main())
 
 
+LIMITED = AuthConfig(
+    keys=(a_key("free"), KeyConfig(key="wv-key-terse", name="terse", output_tokens_max=2))
+)
+
+
+@plays(scope="shared", settings={"auth": LIMITED})
+async def test_a_key_is_given_no_longer_answer_than_it_may_ask_for(scene: Scene) -> None:
+    """Its limit is a part of its question, as its own `max_tokens` would be."""
+    who = ("free", "terse", "free", "terse")
+    assert [(await scene.ask("why", key=f"wv-key-{each}")).how for each in who] == [
+        "miss",
+        "miss",
+        "hit",
+        "hit",
+    ]
+    assert scene.calls[1].body["max_tokens"] == 2
+    for limit, how in ((2, "hit"), (9, "miss"), (0, "miss")):
+        said = await scene.ask("why", key="wv-key-free", max_tokens=limit)
+        assert said.how == how
+    for limit, how in ((9, "hit"), (0, "hit"), (1, "miss")):
+        said = await scene.ask("why", key="wv-key-terse", max_tokens=limit)
+        assert said.how == how
+
+
 @plays(scope="shared", settings={"auth": AuthConfig(passthrough="one")})
 async def test_who_brings_a_key_of_its_own_shares_with_nobody(scene: Scene) -> None:
     found = [(await scene.ask("why", "small", key=f"sk-{who}")).how for who in "abab"]

@@ -6,7 +6,7 @@ Any variable may be given as `NAME_FILE`, the path of a mounted secret.
 """
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -75,24 +75,24 @@ class _Loader(yaml.SafeLoader):
     """YAML that does not let one key be said twice."""
 
 
-def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
-    seen = set()
+def _mapping_once(loader: _Loader, node: yaml.MappingNode) -> dict[str, object]:
+    seen: set[str] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be a text", key_node.start_mark
-            )
+        key = _text_of(key_node)
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} is there twice", key_node.start_mark
             )
         seen.add(key)
     loader.flatten_mapping(node)
-    return {
-        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True)
-        for key, value in node.value
-    }
+    return {_text_of(key): loader.construct_object(value, deep=True) for key, value in node.value}
+
+
+def _text_of(key: yaml.Node) -> str:
+    """A key as it is written: a route may be named `off`, and a model `1.10`."""
+    if not isinstance(key, yaml.ScalarNode):
+        raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
+    return str(key.value)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_once)

@@ -61,9 +61,9 @@ PIECES_MAX = 4_096
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What an exchange asks of the cache.
 
-    `flight` names the flights it may join: those that would ask the same models in the same order, and
-    for an answer as long. `tags` are its own and those of its scope, route and model; `version` counts
-    the invalidations known when it came. `is_plain`, when whatever is fresh will do.
+    `flight` names the flights it may join: those that would ask the same models in the same order. `tags`
+    are its own and those of its scope, route and model; `version` counts the invalidations known when it
+    came. `is_plain`, when whatever is fresh will do.
     """
 
     key: bytes
@@ -135,7 +135,7 @@ class Lookup:
             return None
         shared = _scope_of(principal, rules.scope)
         candidate = decision.candidates[0]
-        said = canonical(exchange.request)
+        said = canonical(exchange.request, principal.output_tokens_max)
         key = _key_of(shared, candidate.deployment, said)
         tags = [*_tags(exchange), scope_tag(shared), *_model_tags(candidate.deployment)]
         if decision.route is not None:
@@ -375,12 +375,11 @@ def _model_tags(deployment: Deployment) -> tuple[str, ...]:
 
 
 def _course(exchange: Exchange) -> bytes:
-    """What tells two flights for one key apart: whom they would ask if the first cannot answer, and how
-    long their leaders let an answer be."""
-    decision, principal = exchange.decision, exchange.principal
-    assert decision is not None and principal is not None
+    """What tells two flights for one key apart: whom they would ask if the first cannot answer."""
+    decision = exchange.decision
+    assert decision is not None
     names = "\0".join([candidate.deployment.id for candidate in decision.candidates])
-    return f"\0{principal.output_tokens_max}\0{names}".encode()
+    return f"\0{names}".encode()
 
 
 def _answering(exchange: Exchange) -> Deployment:
