@@ -69,7 +69,7 @@ def plain_lines(exchange: Exchange, now_s: float, upstream_ms: float) -> list[st
         "joined": f"Windvane; fwd={exchange.cache_forward}; collapsed",
         "hit": f'{hit}; ttl={exchange.cache_ttl_s}; key="{exchange.cache_key.hex()}"',
     }[exchange.cache_status]
-    if exchange.is_stored and exchange.cache_status != "hit":
+    if exchange.is_stored and exchange.cache_status in ("miss", "joined"):
         status += "; stored"
     return [
         f"x-request-id: {shown}",

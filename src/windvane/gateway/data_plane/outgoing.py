@@ -9,7 +9,7 @@ from functools import lru_cache
 import msgspec
 
 from windvane.core.catalog.models import ModelCard
-from windvane.core.exchange import Exchange
+from windvane.core.exchange import BYPASS, Exchange
 from windvane.core.faults import Fault, FaultKind, Source
 from windvane.core.money import NANO_PER_USD, NanoUsd, usd_text
 from windvane.gateway.data_plane.asgi import JSON, HeaderList
@@ -190,20 +190,21 @@ def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
     return lines
 
 
-_FORWARDED = {
-    why: b"Windvane; fwd=" + why.encode() for why in ("miss", "stale", "request", "bypass")
-}
+_BYPASSED = b"Windvane; fwd=bypass"
+_FORWARDED = {why: b"Windvane; fwd=" + why.encode() for why in ("miss", "stale", "request")}
 _NOT_FORWARDED = b"Windvane; detail=not-forwarded"
 
 
 def _cache_status(exchange: Exchange) -> bytes:
     """`Cache-Status` (RFC 9211)."""
     status = exchange.cache_status
+    if status == BYPASS:
+        return _BYPASSED
     if status == "hit":
         how = _asked_in_vain(exchange) if exchange.attempts else b"Windvane; hit"
         key = exchange.cache_key.hex().encode()
         return b'%b; ttl=%b; key="%b"' % (how, _encode(exchange.cache_ttl_s or 0), key)
-    said = _FORWARDED[status if status == "bypass" else exchange.cache_forward]
+    said = _FORWARDED[exchange.cache_forward]
     if status == "joined":
         said += b"; collapsed"
     return said + b"; stored" if exchange.is_stored else said
