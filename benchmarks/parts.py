@@ -44,6 +44,9 @@ def long_key_us() -> float:
     return _best_us(partial(_key, chat_request_of(_conversation(*LONG_CONVERSATION))))
 
 
+_KEY = bytes(32)
+
+
 def _parts() -> dict[str, Callable[[], object]]:
     parts: dict[str, Callable[[], object]] = {}
     for label, size in (("1 KB", (1, 1_000)), ("100 KB, 40 messages", LONG_CONVERSATION)):
@@ -51,8 +54,8 @@ def _parts() -> dict[str, Callable[[], object]]:
         parts[f"key of {label}"] = partial(_key, request)
     for label, chars in (("1 KB", 1_000), ("20 KB", 20_000)):
         for entry, how in ((_entry(chars), "whole"), (_streamed(chars), "a stream")):
-            data = pack(entry)
-            parts[f"pack {label} that came as {how}"] = partial(pack, entry)
+            data = pack(entry, _KEY)
+            parts[f"pack {label} that came as {how}"] = partial(pack, entry, _KEY)
             parts[f"read {label} that came as {how}"] = partial(_read, data)
             parts[f"read and encode {label} that came as {how}"] = partial(_whole, data)
             parts[f"the same as a stream, {label} that came as {how}"] = partial(_stream, data)
@@ -76,7 +79,7 @@ def _entry(chars: int) -> CacheEntry:
     streamed = _streamed(chars)
     assert streamed.completion is not None
     written = encode_completion(streamed.completion, streamed.usage, Dialect.OPENAI, None)
-    return msgspec.structs.replace(streamed, completion=None, rest=rest_of(written), pieces=())
+    return msgspec.structs.replace(streamed, completion=None, rest=rest_of(written, 0), pieces=())
 
 
 def _streamed(chars: int) -> CacheEntry:
@@ -100,7 +103,7 @@ def _streamed(chars: int) -> CacheEntry:
 
 
 def _read(data: bytes) -> tuple[Completion, Usage]:
-    entry = unpack(data)
+    entry = unpack(data, _KEY)
     assert entry is not None
     if entry.rest is None:
         assert entry.completion is not None
@@ -117,7 +120,7 @@ def _stream(data: bytes) -> bytes:
     completion, usage = _read(data)
     fold = Fold()
     writer = ChatStreamWriter(Dialect.OPENAI, fold, include_usage=False)
-    chunks = chunks_of(completion, usage)
+    chunks = list(chunks_of(completion, usage))
     for chunk in chunks:
         fold.add(chunk)
     return writer.write(chunks) + writer.end(usage, None)

@@ -330,6 +330,7 @@ async def test_after_the_cache_was_cleared_nothing_of_before_is_given(
             assert not (await client.chat("last"))["cached"], "nor after a restart"
 
 
-def test_a_wrong_ttl_is_refused() -> None:
+@pytest.mark.parametrize("ttl", [0, -1, 0.5, 1.5, 60.0, "60", True])
+def test_a_wrong_ttl_is_refused(ttl: object) -> None:
     with pytest.raises(ValueError, match="cache_ttl"):
-        MistralClient(api_key="k", cache_ttl=0)
+        MistralClient(api_key="k", cache_ttl=ttl)  # type: ignore[arg-type]

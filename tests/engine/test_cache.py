@@ -1,5 +1,6 @@
 """A cache that does not lie: a hit is what the model would have been asked, for this caller, whole."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,10 @@ from windvane.config.schema import AuthConfig, CacheRouteConfig, KeyConfig, Mode
 from windvane.core.cache.entry import pack, unpack
 from windvane.core.cache.invalidation import ALL, key_tag, model_tag, route_tag, scope_tag
 from windvane.core.catalog.models import Alias, ModelCard, Status
+from windvane.core.chat import Chunk
 from windvane.core.deployment import Deployment
 from windvane.core.usage_report import UsageQuery
+from windvane.engine.following import TOLD_AT_ONCE, ReplayStream
 from windvane.engine.lookup import CALLER_TAGS_MAX, TAGS_HEADER, asked_model
 from windvane.engine.relay import CLIENT_CLOSED
 from windvane.testing import Call, run_virtual
@@ -48,6 +51,51 @@ async def test_a_hit_tells_the_usage_and_has_an_id_of_its_own(scene: Scene) -> N
     assert second.exchange.cost_nano_usd == 0
     assert second.exchange.answered_by is not None
     assert second.exchange.answered_by.deployment.id == "one/small"
+
+
+def undated(call: Call) -> Script:
+    """An answer whose provider does not say when it was made."""
+    call.input_tokens = 9
+    body = msgspec.json.decode(completion("So.", (9, 2)))
+    del body["created"]
+    data = msgspec.json.encode(body)
+    return [(HEAD_S, json_head()), (0, Piece(data=data, output_tokens=2)), (0, Ends())]
+
+
+@plays()
+async def test_an_answer_that_is_not_dated_has_the_time_of_the_first(scene: Scene) -> None:
+    scene.scripts = [undated]
+    first = await scene.ask("why")
+    await scene.rest(100)
+    whole, streamed = await scene.ask("why"), await scene.ask("why", stream=True)
+    assert first.completion and whole.completion and first.completion.created
+    assert whole.completion.created == first.completion.created
+    assert {chunk.created for chunk in streamed.chunks} == {first.completion.created}
+
+
+@plays()
+async def test_a_long_answer_is_told_as_a_stream_a_piece_at_a_time(scene: Scene) -> None:
+    """Others have their turn between any two."""
+    scene.scripts = [says(content="word " * 40_000)]
+    text = (await scene.ask("why")).text
+    stream = await scene.engine.handle(scene.accept("why", stream=True))
+    assert isinstance(stream, ReplayStream)
+    heard: list[list[Chunk]] = []
+    turns: list[int] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(len(heard))
+            await asyncio.sleep(0)
+
+    beside = asyncio.get_running_loop().create_task(others())
+    async for chunks in stream:
+        heard.append(chunks)
+    beside.cancel()
+    assert max(map(len, heard)) == TOLD_AT_ONCE
+    assert set(range(1, len(heard))) <= set(turns)
+    said = [piece.content or "" for each in heard for chunk in each for piece in chunk.choices]
+    assert "".join(said) == text
 
 
 @plays()
@@ -161,7 +209,7 @@ async def test_an_answer_that_came_as_a_stream_is_told_as_it_was_understood(scen
 async def test_what_no_longer_reads_as_an_answer_is_a_miss(scene: Scene) -> None:
     await scene.ask("why")
     ((key, (data, *rest)),) = scene.stage.cache.kept.items()
-    entry = unpack(data)
+    entry = unpack(data, key)
     assert entry is not None and entry.rest is not None
     for damaged in (
         msgspec.structs.replace(entry, rest=b',"choices":"none"'),
@@ -169,13 +217,17 @@ async def test_what_no_longer_reads_as_an_answer_is_a_miss(scene: Scene) -> None
         msgspec.structs.replace(entry, rest=b'}{"'),
         msgspec.structs.replace(entry, rest=None),
     ):
-        scene.stage.cache.kept[key] = pack(damaged), *rest  # type: ignore[assignment]
+        scene.stage.cache.kept[key] = pack(damaged, key), *rest  # type: ignore[assignment]
         assert (await scene.ask("why")).how == "miss"
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CALLED = [
-    {"id": f"abcdefgh{n}", "type": "function", "function": {"name": "f", "arguments": f"[{n}]"}}
+    {
+        "id": f"abcdefgh{n}",
+        "type": "function",
+        "function": {"name": "f", "arguments": f'{{"n":{n}}}'},
+    }
     for n in range(2)
 ]
 
@@ -191,7 +243,7 @@ async def test_tool_calls_are_kept_and_told_whole_and_as_a_stream(scene: Scene) 
     told = [call.function.arguments for call in whole.completion.choices[0].message.tool_calls]
     pieces = [piece for chunk in streamed.chunks for piece in chunk.choices]
     heard = [call.arguments for piece in pieces for call in piece.tool_calls or ()]
-    assert told == heard == ["[0]", "[1]"]
+    assert told == heard == ['{"n":0}', '{"n":1}']
 
 
 @plays(replay="natural")
@@ -321,6 +373,53 @@ def test_answers_are_shared_by_their_scope_alone(scope: str, hits: list[str]) ->
     run_virtual(main())
 
 
+@pytest.mark.parametrize("name", [None, "env-1", "ann"])
+@pytest.mark.parametrize("second", ["wv-key-first", "wv-key-other"])
+def test_a_key_without_a_name_shares_by_its_secret_and_not_by_its_place(
+    name: str | None, second: str
+) -> None:
+    """Another key may stand there tomorrow, or at another gateway; a name is the operator's word."""
+
+    async def main() -> None:
+        found = []
+        kept: dict[bytes, Any] = {}
+        for secret in ("wv-key-first", second):
+            auth = AuthConfig(keys=(KeyConfig(key=secret, name=name),))
+            scene = Scene(settings={"auth": auth})
+            scene.stage.cache.kept.update(kept)
+            found.append((await scene.ask("why", key=secret)).how)
+            kept = dict(scene.stage.cache.kept)
+            await scene.close()
+        is_same = name == "ann" or second == "wv-key-first"
+        assert found == ["miss", "hit" if is_same else "miss"]
+
+    run_virtual(main())
+
+
+LIMITED = AuthConfig(
+    keys=(a_key("free"), KeyConfig(key="wv-key-terse", name="terse", output_tokens_max=2))
+)
+
+
+@plays(scope="shared", settings={"auth": LIMITED})
+async def test_a_key_is_given_no_longer_answer_than_it_may_ask_for(scene: Scene) -> None:
+    """Its limit is a part of its question, as its own `max_tokens` would be."""
+    who = ("free", "terse", "free", "terse")
+    assert [(await scene.ask("why", key=f"wv-key-{each}")).how for each in who] == [
+        "miss",
+        "miss",
+        "hit",
+        "hit",
+    ]
+    assert scene.calls[1].body["max_tokens"] == 2
+    for limit, how in ((2, "hit"), (9, "miss"), (0, "miss")):
+        said = await scene.ask("why", key="wv-key-free", max_tokens=limit)
+        assert said.how == how
+    for limit, how in ((9, "hit"), (0, "hit"), (1, "miss")):
+        said = await scene.ask("why", key="wv-key-terse", max_tokens=limit)
+        assert said.how == how
+
+
 @plays(scope="shared", settings={"auth": AuthConfig(passthrough="one")})
 async def test_who_brings_a_key_of_its_own_shares_with_nobody(scene: Scene) -> None:
     found = [(await scene.ask("why", "small", key=f"sk-{who}")).how for who in "abab"]
@@ -340,6 +439,23 @@ async def test_a_fallbacks_answer_is_kept_as_its_own_and_never_as_the_first_choi
     again = await scene.ask("why", "auto")
     assert (again.how, again.text) == ("miss", "why #3")
     assert scene.calls[-1].deployment == "one/small"
+
+
+@plays()
+async def test_of_two_answers_the_one_that_was_asked_for_later_stays(scene: Scene) -> None:
+    """A slow answer does not take the place of what somebody has fetched anew meanwhile."""
+    scene.scripts = [says(content="old", delay_s=5.0), says(content="new", delay_s=1.0)]
+    first = scene.start("why")
+    await scene.rest()
+    second = await scene.ask("why", says="no-cache")
+    assert (await scene.ask("why")).text == second.text == "new"
+    got = await first
+    assert (got.text, got.exchange.is_stored) == ("old", False)
+    again = await scene.ask("why", stream=True)
+    assert (again.how, again.text) == ("hit", "new")
+    assert again.exchange.cache_age_s == 4
+    third = await scene.ask("why", says="no-cache")
+    assert (third.text, (await scene.ask("why")).text) == ("why #3", "why #3")
 
 
 # what is not kept
@@ -372,6 +488,11 @@ def two_choices(*texts: str) -> ScriptOf:
     return script
 
 
+def calls(function: Any) -> ScriptOf:
+    call = {"id": "call_1", "type": "function", "function": function}
+    return says(content="words", tool_calls=[call], finish="tool_calls")
+
+
 BAD_ANSWERS: dict[str, ScriptOf] = {
     "an error": fails(400),
     "cut to a length": ends_with("length"),
@@ -384,6 +505,13 @@ BAD_ANSWERS: dict[str, ScriptOf] = {
     "blank": says(content=" \n"),
     "thought, and nothing said": says(content=None, reasoning_content="Hm."),
     "one of two empty": two_choices("words", ""),
+    "one of two missing": two_choices("words"),
+    "a call by its end, and none there": says(content="words", finish="tool_calls"),
+    "an old call by its end, and none there": says(content="words", finish="function_call"),
+    "a call of nothing": calls({"name": "", "arguments": "{}"}),
+    "a call without a function": calls(None),
+    "a call with arguments that are no JSON": calls({"name": "f", "arguments": "{"}),
+    "a call with arguments that are no object": calls({"name": "f", "arguments": "[1]"}),
     "not counted": uncounted,
     "over the cap": says(content="".join(chr(0x4E00 + n) for n in range(9_000))),
 }
@@ -394,24 +522,60 @@ def test_a_bad_answer_is_not_kept(case: str) -> None:
     async def main() -> None:
         scene = Scene(entry_bytes_max=10_000)
         scene.scripts = [BAD_ANSWERS[case], echo]
-        first = await scene.ask("why", "small", n=2)
+        n = 2 if "of two" in case else 1
+        first = await scene.ask("why", "small", n=n)
         assert first.fault is not None or case != "an error"
         assert scene.kept == 0
-        second = await scene.ask("why", "small", n=2)
+        second = await scene.ask("why", "small", n=n)
         assert (second.how, second.text) == ("miss", "why #2")
         await scene.close()
 
     run_virtual(main())
 
 
-@pytest.mark.parametrize("script", [cut, uncounted, lambda call: echo(call, finish="length")])
-def test_a_bad_stream_is_not_kept(script: ScriptOf) -> None:
+BAD_STREAMS: dict[str, tuple[ScriptOf, int]] = {
+    "cut": (cut, 1),
+    "not counted": (uncounted, 1),
+    "cut to a length": (lambda call: echo(call, finish="length"), 1),
+    "a call by its end, and none there": (lambda call: echo(call, finish="tool_calls"), 1),
+    "one of two missing": (echo, 2),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STREAMS)
+def test_a_bad_stream_is_not_kept(case: str) -> None:
     async def main() -> None:
         scene = Scene()
+        script, n = BAD_STREAMS[case]
         scene.scripts = [script]
-        await scene.ask("why", "small", stream=True)
+        await scene.ask("why", "small", stream=True, n=n)
         assert scene.kept == 0
-        assert (await scene.ask("why", "small")).how == "miss"
+        assert (await scene.ask("why", "small", n=n)).how == "miss"
+        await scene.close()
+
+    run_virtual(main())
+
+
+FORMS = [
+    ("json_object", '{"a": 1}', True),
+    ("json_object", '"a"', False),
+    ("json_object", "[1]", False),
+    ("json_object", "so", False),
+    ("json_schema", "[1]", True),
+    ("json_schema", "so", False),
+    ("text", "so", True),
+]
+
+
+@pytest.mark.parametrize(("form", "text", "is_kept"), FORMS)
+def test_a_text_is_kept_in_the_form_that_was_asked_for(form: str, text: str, is_kept: bool) -> None:
+    async def main() -> None:
+        scene = Scene()
+        scene.scripts = [says(content=text)]
+        schema = {"name": "s", "schema": {}}
+        asked = {"type": form, **({"json_schema": schema} if form == "json_schema" else {})}
+        await scene.ask("why", "odd", response_format=asked)
+        assert scene.kept == is_kept
         await scene.close()
 
     run_virtual(main())
@@ -521,9 +685,9 @@ async def test_a_damaged_entry_is_a_miss_and_is_made_anew(scene: Scene) -> None:
 @plays()
 async def test_the_entry_says_where_it_is_from(scene: Scene) -> None:
     await scene.ask("why", stream=True, headers={TAGS_HEADER: b"a, b"})
-    ((data, tags, _),) = scene.stage.cache.kept.values()
-    entry = unpack(data)
-    assert entry is not None and pack(entry) == data
+    ((key, (data, tags, _)),) = scene.stage.cache.kept.items()
+    entry = unpack(data, key)
+    assert entry is not None and pack(entry, key) == data
     assert (entry.provider, entry.model, entry.route) == ("one", "small", "auto")
     assert entry.cost_nano_usd == COST
     assert (entry.latency_us, entry.first_chunk_us) == (2_500_000, 1_500_000)
@@ -636,9 +800,9 @@ async def test_the_work_of_a_process_that_had_not_heard_is_void(scene: Scene) ->
     await scene.ask("why", headers=TAGGED)
     ((key, (data, tags, until_s)),) = scene.stage.cache.kept.items()
     await scene.stage.invalidations.invalidate("tag:index-7")
-    entry = unpack(data)
+    entry = unpack(data, key)
     assert entry is not None and entry.version == 1
-    late = pack(msgspec.structs.replace(entry, created_at_us=scene.stage.clock.wall_us()))
+    late = pack(msgspec.structs.replace(entry, created_at_us=scene.stage.clock.wall_us()), key)
     scene.stage.cache.kept[key] = late, tags, until_s
     assert (await scene.ask("why", headers=TAGGED)).how == "miss"
 
@@ -689,7 +853,7 @@ def test_a_key_of_the_card_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_keeping_whatever_comes_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from windvane.engine import lookup
 
-    monkeypatch.setattr(lookup, "is_good", lambda _: True)
+    monkeypatch.setattr(lookup, "is_good", lambda *_: True)
     for case in ("cut to a length", "filtered", "no end", "a refusal beside words", "blank"):
         with pytest.raises(AssertionError):
             test_a_bad_answer_is_not_kept(case)

@@ -193,8 +193,37 @@ async def test_the_targeted_header_wins(scene: Scene) -> None:
     assert said.how == "hit"
     said = await scene.ask("why", "small", says="max-age=60", headers={TARGETED: b"no-cache"})
     assert said.how == "miss"
-    said = await scene.ask("why", "small", says="no-store", headers={TARGETED: b""})
+    said = await scene.ask("why", "small", says="no-store", headers={TARGETED: b"x"})
     assert said.how == "hit"
+
+
+@pytest.mark.parametrize("empty", [b"", b"  ", b" , "])
+def test_an_empty_targeted_header_is_passed_over(empty: bytes) -> None:
+    async def main() -> None:
+        scene = Scene()
+        said = await scene.ask("why", "small", says="no-store", headers={TARGETED: empty})
+        assert (said.how, scene.kept) == ("bypass", 0)
+        await scene.close()
+
+    run_virtual(main())
+
+
+@plays(ttl_s=100, stale_if_error_s=50, stale_while_revalidate_s=10)
+async def test_why_nothing_stored_was_given_is_told(scene: Scene) -> None:
+    async def why(said: str | None = None) -> tuple[str, str]:
+        exchange = (await scene.ask("why", "small", says=said)).exchange
+        return exchange.cache_status, exchange.cache_forward
+
+    assert await why() == ("miss", "miss")
+    assert await why("no-cache") == ("miss", "request")
+    await scene.rest(10)
+    assert await why("max-age=5") == ("miss", "request")
+    await scene.rest(10)
+    assert await why("min-fresh=95") == ("miss", "request")
+    await scene.rest(120)
+    assert await why() == ("miss", "stale")
+    await scene.rest(1_000)
+    assert await why() == ("miss", "miss")
 
 
 @plays()

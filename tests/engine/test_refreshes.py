@@ -190,14 +190,14 @@ async def test_who_has_joined_a_refresh_that_fails_asks_for_itself(scene: Scene)
 def a_newer(scene: Scene, text: str, **changes: Any) -> tuple[bytes, Any]:
     """The one entry that is kept, as another process would have made it just now."""
     ((key, (data, tags, until_s)),) = scene.stage.cache.kept.items()
-    entry = unpack(data)
+    entry = unpack(data, key)
     assert entry is not None
     now_us = scene.stage.clock.wall_us()
     assert entry.rest is not None
     rest = entry.rest.replace(b"why #1", text.encode())
     times = {"created_at_us": now_us, "fresh_until_us": now_us + 10_000_000, **changes}
     newer = msgspec.structs.replace(entry, rest=rest, **times)
-    return key, (pack(newer), tags, until_s)
+    return key, (pack(newer, key), tags, until_s)
 
 
 def test_of_several_processes_one_refreshes() -> None:

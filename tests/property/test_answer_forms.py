@@ -27,9 +27,9 @@ def exchanges(draw: st.DrawFn) -> Exchange:
     deployment = msgspec.defstruct(
         "Told", [("provider", str), ("model", str), ("card", ModelCard | None, None)]
     )(draw(TEXTS), draw(TEXTS))
-    attempt: Any = msgspec.defstruct("Tried", [("deployment", Deployment), ("started_s", float)])(
-        deployment, 1.0
-    )
+    tried = [("deployment", Deployment), ("started_s", float), ("status", int | None)]
+    status = draw(st.sampled_from([None, 502]))
+    attempt: Any = msgspec.defstruct("Tried", tried)(deployment, 1.0, status)
     decision: Any = msgspec.defstruct("Decided", [("reason", str)])(draw(TEXTS))
     request: Any = msgspec.defstruct("Asked", [("model", str)])(draw(TEXTS))
     return Exchange(
@@ -41,9 +41,11 @@ def exchanges(draw: st.DrawFn) -> Exchange:
         received_s=draw(TIMES_S),
         received_at_us=0,
         decision=decision,
-        attempts=[attempt] * draw(st.integers(1, 3)),
+        attempts=[attempt] * draw(st.integers(0, 3)),
+        answered_by=attempt,
         cost_nano_usd=draw(COSTS),
         cache_status=draw(st.sampled_from(["miss", "bypass", "joined", "hit"])),
+        cache_forward=draw(st.sampled_from(["miss", "stale", "request"])),
         cache_ttl_s=draw(st.integers(-5, 3_600)),
         cache_key=draw(st.binary(max_size=32)),
         upstream_s=draw(TIMES_S),
@@ -57,13 +59,17 @@ def plain_lines(exchange: Exchange, now_s: float, upstream_ms: float) -> list[st
     elapsed_ms = (now_s - exchange.received_s) * 1000
     own_ms = max(elapsed_ms - upstream_ms, 0.0)
     shown = exchange.public_id
+    tried = exchange.attempts[-1].status if exchange.attempts else None
+    in_vain = f"Windvane; fwd={exchange.cache_forward}"
+    in_vain += "" if tried is None else f"; fwd-status={tried}"
+    hit = in_vain if exchange.attempts else "Windvane; hit"
     status = {
-        "miss": "Windvane; fwd=miss",
+        "miss": f"Windvane; fwd={exchange.cache_forward}",
         "bypass": "Windvane; fwd=bypass",
-        "joined": "Windvane; fwd=miss; collapsed",
-        "hit": f'Windvane; hit; ttl={exchange.cache_ttl_s}; key="{exchange.cache_key.hex()}"',
+        "joined": f"Windvane; fwd={exchange.cache_forward}; collapsed",
+        "hit": f'{hit}; ttl={exchange.cache_ttl_s}; key="{exchange.cache_key.hex()}"',
     }[exchange.cache_status]
-    if exchange.is_stored and exchange.cache_status != "hit":
+    if exchange.is_stored and exchange.cache_status in ("miss", "joined"):
         status += "; stored"
     return [
         f"x-request-id: {shown}",
@@ -95,8 +101,10 @@ def test_the_headers_of_a_whole_answer(exchange, after_s):
 @given(exchanges(), TIMES_S)
 def test_the_headers_of_a_stream(exchange, after_s):
     now_s = exchange.received_s + after_s
+    since_s = {"hit": now_s, "joined": exchange.received_s}.get(exchange.cache_status, 1.0)
+    upstream_ms = exchange.upstream_s * 1000 + (now_s - since_s) * 1000
     expected = [
-        *plain_lines(exchange, now_s, (exchange.upstream_s + now_s - 1.0) * 1000),
+        *plain_lines(exchange, now_s, upstream_ms),
         "content-type: text/event-stream; charset=utf-8",
         "cache-control: no-store",
         "x-accel-buffering: no",

@@ -25,7 +25,7 @@ from windvane.wire.content_parts import grown, more_than_text, split_thinking
 from windvane.wire.dialect import Dialect
 from windvane.wire.fold import Fold
 from windvane.wire.openai_chat import encode_completion
-from windvane.wire.replay import PIECE_CHARS, chunks_of
+from windvane.wire.replay import PIECE_CHARS, PIECES_MAX, chunks_of
 
 TEXT = st.text(alphabet='aé\U0001f600 \n"\\:{}', max_size=90)
 MAYBE = st.none() | TEXT
@@ -120,7 +120,7 @@ def test_the_fold_of_the_chunks_is_the_answer(said: Completion, pieces: tuple[in
 @MANY
 @given(completions())
 def test_each_choice_begins_with_its_role_and_ends_with_its_reason(said: Completion) -> None:
-    chunks = chunks_of(said, USAGE)
+    chunks = list(chunks_of(said, USAGE))
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1].usage == USAGE
     for choice in said.choices:
@@ -142,7 +142,7 @@ def test_a_stream_and_a_whole_answer_say_the_same_in_both_dialects(
     whole = decode_completion(encode_completion(said, USAGE, dialect, None), 0)
     fold = Fold()
     writer = ChatStreamWriter(dialect, fold, include_usage=include_usage)
-    chunks = chunks_of(said, USAGE)
+    chunks = list(chunks_of(said, USAGE))
     for chunk in chunks:
         fold.add(chunk)
     sent = writer.write(chunks) + writer.end(USAGE, None)
@@ -196,6 +196,31 @@ def test_calls_that_are_badly_numbered_stay_apart_and_in_order(calls: list[ToolC
     told = folded(said).choices[0].message.tool_calls
     assert [each.function.arguments for each in told] == ["1", "2"]
     assert [each.id for each in told] == [each.id for each in calls]
+
+
+@pytest.mark.parametrize("indexes", [(2, 1, 0), (1, 0, 7), (0, 2, 1)])
+def test_choices_in_any_order_keep_their_numbers_and_are_told_by_them(
+    indexes: tuple[int, ...],
+) -> None:
+    """A stream says the same of each index as the JSON does."""
+    choices = [
+        Choice(index=index, message=ReplyMessage(content=f"text {index}")) for index in indexes
+    ]
+    said = Completion(id="c", model="m", created=1, choices=choices)
+    assert {choice.index: choice.message.content for choice in folded(said, (1, 2)).choices} == {
+        index: f"text {index}" for index in indexes
+    }
+    told = [chunk.choices[0].index for chunk in chunks_of(said, USAGE)]
+    assert told == sorted(told)
+
+
+@pytest.mark.parametrize("length", [100_000, 5_000_000])
+def test_a_long_text_comes_in_so_many_pieces_and_no_more(length: int) -> None:
+    choice = Choice(message=ReplyMessage(content="x" * length), finish_reason=FinishReason.STOP)
+    said = Completion(id="c", model="m", created=1, choices=[choice])
+    chunks = list(chunks_of(said, USAGE))
+    assert PIECES_MAX / 2 < len(chunks) <= PIECES_MAX + 2
+    assert folded(said).choices[0].message.content == choice.message.content
 
 
 def test_choices_that_are_badly_numbered_stay_apart() -> None:

@@ -305,7 +305,7 @@ WORSE = {
     "joins the dying": (sharing_module, "Flights", Careless),
     "shares with strangers": (sharing_module, "Flights", Promiscuous),
     "dies with its leader": (sharing_module, "Flight", Possessive),
-    "keeps whatever comes": (lookup_module, "is_good", lambda _: True),
+    "keeps whatever comes": (lookup_module, "is_good", lambda *_: True),
     "takes any models' answer": (lookup_module, "_course", lambda _: b""),
 }
 

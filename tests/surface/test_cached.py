@@ -13,6 +13,7 @@ from windvane.core.cache.invalidation import Reach
 from windvane.simulator import SimulatorConfig
 
 ANN, BEN, CAT = "sk-ann-key-1", "sk-ben-key-1", "sk-cat-key-1"
+UNNAMED = "sk-a-key-without-a-name"
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def served() -> Iterator[Served]:
             KeyConfig(key=ANN, name="ann", team="weather"),
             KeyConfig(key=BEN, name="ben", team="weather"),
             KeyConfig(key=CAT, name="cat"),
+            KeyConfig(key=UNNAMED),
         ),
         admin_key="sk-admin-key-1",
     )
@@ -97,13 +99,39 @@ def test_many_at_once_make_one_call(served):
 def test_what_cache_control_asks_for(served):
     ask(served, "directives")
     no_cache = ask(served, "directives", headers={"cache_control": "no-cache"})
-    assert no_cache.headers["cache-status"] == "Windvane; fwd=miss; stored"
+    assert no_cache.headers["cache-status"] == "Windvane; fwd=request; stored"
     bypass = ask(served, "directives", headers={"cache_control": "no-store"})
     assert bypass.headers["cache-status"] == "Windvane; fwd=bypass"
     only = {"cache_control": "only-if-cached"}
     assert ask(served, "directives", headers=only).status == 200
     refused = ask(served, "never asked before", headers=only)
     assert (refused.status, refused.json["error"]["code"]) == (504, "not_cached")
+    assert refused.headers["cache-status"] == "Windvane; detail=not-forwarded"
+
+
+def test_errors_say_what_the_cache_did(served):
+    assert ask(served, "!error 500").headers["cache-status"] == "Windvane; fwd=miss"
+    no_store = ask(served, "!error 500", headers={"cache_control": "no-store"})
+    assert no_store.headers["cache-status"] == "Windvane; fwd=bypass"
+    wrong = ask(served, "wrong", model="no-such-model")
+    assert (wrong.status, wrong.headers["cache-status"]) == (404, "Windvane; detail=not-forwarded")
+
+
+@pytest.mark.parametrize("code", [400, 429, 500])
+def test_who_joined_in_vain_is_told_to_leave_it_as_who_led_is(served, code):
+    """Else a client would ask again for each of them."""
+
+    def all_at_once(question: str) -> list[Reply]:
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, served, question) for _ in range(8)]
+            return [each.result() for each in asked]
+
+    for turn in range(20):
+        replies = all_at_once(f"!error {code} {turn}")
+        assert {reply.headers.get("x-should-retry") for reply in replies} == {"false"}
+        if any("collapsed" in reply.headers["cache-status"] for reply in replies):
+            return
+    pytest.fail("nobody joined")
 
 
 def test_errors_and_cut_answers_are_not_kept(served):
@@ -216,6 +244,14 @@ def test_two_tags_in_one_are_refused(served):
     """As callers write them; an answer has either, and none has both as one."""
     refused = taken_back(served, "tag=v1,other")
     assert (refused.status, refused.json["error"]["param"]) == (400, "tag")
+
+
+@pytest.mark.parametrize("way", ["key=key-4", "scope=key:key-4"])
+def test_answers_of_a_key_without_a_name_are_taken_back_by_its_place(served, way):
+    ask(served, "unnamed", UNNAMED)
+    assert ask(served, "unnamed", UNNAMED).headers["cache-status"].startswith("Windvane; hit")
+    assert taken_back(served, way).json["removed"] == 1
+    assert ask(served, "unnamed", UNNAMED).headers["cache-status"].startswith("Windvane; fwd=miss")
 
 
 def test_one_answer_is_taken_back_by_the_key_that_its_hits_show(served):

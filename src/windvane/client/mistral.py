@@ -292,8 +292,9 @@ def _cache(
     said: CacheConfig, enable_cache: bool | None, cache_ttl: int | None, redis_url: str | None
 ) -> CacheConfig:
     """How answers are kept: as the arguments say, else as the configuration does."""
-    if cache_ttl is not None and cache_ttl <= 0:
-        raise ValueError(f"cache_ttl must be a positive number of seconds, not {cache_ttl}")
+    is_whole = isinstance(cache_ttl, int) and not isinstance(cache_ttl, bool)
+    if cache_ttl is not None and not (is_whole and cache_ttl > 0):
+        raise ValueError(f"cache_ttl is a whole number of seconds above 0, not {cache_ttl!r}")
     if enable_cache is False:
         return CacheConfig()
     if said.scope is None:

@@ -20,7 +20,7 @@ from windvane.core.limits import RateTerms
 from windvane.core.money import AMOUNT_MAX, NanoUsd
 from windvane.core.principal import GLOBAL, MODEL, SCOPE_KINDS, Principal, Scope, scope
 from windvane.core.terms import filled
-from windvane.engine.keyring import RESERVED_NAMES, key_digest
+from windvane.engine.keyring import RESERVED_NAMES, key_digest, mark_of
 
 ADMIN = "admin"
 """What reports call the admin's key."""
@@ -58,7 +58,7 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
     """Callers by the digest of their key. Two keys of one name would see each other's requests; one
     key of two names would be counted under either."""
     named = [
-        (_place(spec, place), spec.key, _principal(spec, place))
+        (_place(spec, place), spec.key, _principal(spec, place, pepper))
         for place, spec in enumerate(config.auth.keys)
     ]
     if config.auth.admin_key is not None:
@@ -98,7 +98,8 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
     return keys
 
 
-def _principal(spec: KeyConfig, place: int) -> Principal:
+def _principal(spec: KeyConfig, place: int, pepper: bytes) -> Principal:
+    is_named = spec.name is not None and _FROM_ENVIRONMENT.fullmatch(spec.name) is None
     return Principal(
         key_id=key_name(spec, place),
         owner=spec.owner,
@@ -111,6 +112,7 @@ def _principal(spec: KeyConfig, place: int) -> Principal:
         priority=spec.priority,
         output_tokens_max=spec.output_tokens_max,
         may_clamp=spec.clamp,
+        answers_of=None if is_named else f"unnamed-{mark_of(pepper, spec.key)}",
     )
 
 

@@ -11,7 +11,7 @@ from datetime import date
 import msgspec
 
 from windvane.config.check import Doubts, Problem
-from windvane.config.schema import Config
+from windvane.config.schema import CacheConfig, Config
 from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Catalog, ModelCard
 from windvane.core.deployment import Deployment
@@ -158,8 +158,11 @@ def _never_chats(cards: list[ModelCard | None], day: date) -> str | None:
 
 
 def notes_of(config: Config, snapshot: Snapshot, day: date) -> list[Problem]:
-    """What of the routes is no mistake, and may not be meant. Without a provider there is no telling."""
+    """What is no mistake, and may not be meant. Without a provider there is no telling of routes."""
     notes: list[Problem] = []
+    if config.cache.scope is None and config.cache != CacheConfig():
+        what = "without cache.scope (key, team or shared) nothing is kept, whatever else it says"
+        notes.append(Problem("cache", what))
     for name, (route, _) in snapshot.routes.routes.items() if snapshot.upstreams else ():
         place = f"routes.{name}" if name in config.routes else "router.preset"
         serving = snapshot.deployments.get(name)

@@ -12,7 +12,8 @@ VALUES_MAX = 100_000
 """Values of one text, those that aliases stand for counted each time: a few lines could mean billions."""
 DEPTH_MAX = 100
 """How deep lists and mappings may stand in each other."""
-_TAGS = (None, "!", "tag:yaml.org,2002:str")
+_TEXT = "tag:yaml.org,2002:str"
+_TAGS = (None, "!", _TEXT)
 """What may be said of a value beside it; as others fail in ways of their own on what they do not fit."""
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -75,8 +76,9 @@ class _Loader(yaml.SafeLoader):
             mark = key_node.start_mark
             if not isinstance(key_node, ScalarNode):
                 _refuse("a key must be a text", mark)
-            is_merge = key_node.tag == _MERGE
-            key = key_node.value if is_merge else self.construct_object(key_node, deep=True)
+            if key_node.tag != _MERGE:
+                key_node.tag = _TEXT  # as it is written: a route may be named `off`, a model `1.10`
+            key = key_node.value
             if key in seen:
                 _refuse(f"the key {key!r} is there twice", mark)
             seen.add(key)

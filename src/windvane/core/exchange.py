@@ -148,6 +148,9 @@ class Exchange(msgspec.Struct):
     answered_by: Attempt | None = None
     cache_status: str = BYPASS
     """hit, miss, joined (to another's request under way), or bypass."""
+    cache_forward: str = "miss"
+    """Why the cache did not answer it, in the words of RFC 9211: miss; stale, where what is there is too
+    old; request, where the caller would have none of it."""
     cache_age_s: int | None = None
     cache_ttl_s: int | None = None
     """Of a hit: how long it stays fresh; below zero when it is stale."""

@@ -4,7 +4,6 @@
 cheap refusals, before the request is looked at. Tokens are taken once it is known how many there are.
 """
 
-from hashlib import blake2b
 from math import trunc
 
 from windvane.core.exchange import Credentials, Exchange
@@ -23,7 +22,7 @@ from windvane.core.limits import RateLease, RateRefusal
 from windvane.core.principal import MODEL, Principal, Scope, allows, told_as
 from windvane.core.usage import Certainty
 from windvane.engine.attribution import attribute
-from windvane.engine.keyring import Keyring
+from windvane.engine.keyring import Keyring, mark_of
 from windvane.engine.snapshot import Snapshot
 from windvane.ports.clock import Clock
 from windvane.ports.stores import LimitStore
@@ -74,8 +73,8 @@ def identify(credentials: Credentials, snapshot: Snapshot, keyring: Keyring) -> 
 
 def _visitor(bearer: str, snapshot: Snapshot) -> Principal:
     """A caller who brought the provider's own key: known by a digest of it, and by nothing else."""
-    digest = blake2b(bearer.encode(errors="surrogatepass"), key=snapshot.key_pepper, digest_size=8)
-    return Principal(key_id=f"own-{digest.hexdigest()}", provider=snapshot.passthrough)
+    mark = mark_of(snapshot.key_pepper, bearer)
+    return Principal(key_id=f"own-{mark}", provider=snapshot.passthrough)
 
 
 def check_endpoint(principal: Principal, endpoint: str) -> None:

@@ -62,6 +62,8 @@ class Flight:
         """The number of the lease that it has, where processes share the cache."""
         self.is_in_vain = False
         """Whether what it has come to is of no use to other processes, and will not be for another."""
+        self.is_overtaken = False
+        """Whether an answer that was asked for after its own is kept already."""
         self.task: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._furthest = 0

@@ -6,6 +6,7 @@ which may be given the fault it is for.
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 
 from windvane.core.cache.entry import CacheEntry
 from windvane.core.chat import Chunk, Completion
@@ -21,10 +22,12 @@ from windvane.wire.replay import chunks_of
 
 US_PER_S = 1_000_000
 THE_ANSWER = "the shared answer"
+TOLD_AT_ONCE = 64
+"""Chunks that are told in one go, so that nobody waits while a long answer is written."""
 
 
 class ReplayStream:
-    """A stored answer as a stream: at once, or as slowly as it first came."""
+    """A stored answer as a stream: as fast as it is read, or as slowly as it first came."""
 
     def __init__(
         self,
@@ -42,25 +45,30 @@ class ReplayStream:
         self._chunks = chunks_of(completion, usage, entry.pieces if entry and is_paced else ())
         self._on_end = on_end
         self._is_over = False
-        self._first_s, self._gap_s = _pace(entry, len(self._chunks)) if is_paced else (0.0, 0.0)
-        self._place = 0
+        self._first_s = self._gap_s = 0.0
+        self._at_once = TOLD_AT_ONCE
+        if is_paced and entry is not None and entry.first_chunk_us is not None:
+            chunks = list(self._chunks)
+            self._chunks = iter(chunks)
+            self._first_s, self._gap_s = _pace(entry, entry.first_chunk_us, len(chunks))
+            self._at_once = 1
+        self._has_begun = False
 
     def __aiter__(self) -> "ReplayStream":
         return self
 
     async def __anext__(self) -> list[Chunk]:
-        if self._place >= len(self._chunks):
+        chunks = list(islice(self._chunks, self._at_once))
+        if not chunks:
             if not self._is_over:
                 self._is_over = True
                 self._on_end(self.exchange, 200, None)
             raise StopAsyncIteration
-        if self._gap_s or self._first_s:
-            await asyncio.sleep(self._gap_s if self._place else self._first_s)
-            end = self._place + 1
-        else:
-            end = len(self._chunks)
-        chunks = self._chunks[self._place : end]
-        self._place = end
+        if self._has_begun:
+            await asyncio.sleep(self._gap_s)
+        elif self._first_s:
+            await asyncio.sleep(self._first_s)
+        self._has_begun = True
         for chunk in chunks:
             self.fold.add(chunk)
         return chunks
@@ -71,12 +79,10 @@ class ReplayStream:
             self._on_end(self.exchange, CLIENT_CLOSED if fault is None else 200, fault)
 
 
-def _pace(entry: CacheEntry | None, chunks: int) -> tuple[float, float]:
+def _pace(entry: CacheEntry, first_chunk_us: int, chunks: int) -> tuple[float, float]:
     """Seconds to the first chunk, and between any two."""
-    if entry is None or entry.first_chunk_us is None:
-        return 0.0, 0.0
-    rest_us = max(entry.latency_us - entry.first_chunk_us, 0)
-    return entry.first_chunk_us / US_PER_S, rest_us / US_PER_S / max(chunks - 1, 1)
+    rest_us = max(entry.latency_us - first_chunk_us, 0)
+    return first_chunk_us / US_PER_S, rest_us / US_PER_S / max(chunks - 1, 1)
 
 
 class FollowStream:

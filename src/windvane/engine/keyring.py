@@ -45,6 +45,13 @@ def key_digest(pepper: bytes, secret: str) -> bytes:
     return _digest_of(_hasher(pepper), secret)
 
 
+def mark_of(pepper: bytes, secret: str) -> str:
+    """What tells a secret from others where it has no name: a digest of it, short, and not the one that
+    it is found by."""
+    secret_bytes = secret.encode("utf-8", "surrogatepass")
+    return blake2b(secret_bytes, key=pepper, digest_size=8).hexdigest()
+
+
 def _digest_of(hashing: blake2b, secret: str) -> bytes:
     hashing.update(secret.encode("utf-8", "surrogatepass"))
     return hashing.digest()

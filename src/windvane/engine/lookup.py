@@ -34,7 +34,7 @@ from windvane.core.cache.invalidation import (
     scope_tag,
 )
 from windvane.core.cache.key import cache_key
-from windvane.core.chat import ChatRequest, Completion, FinishReason, ImagePart, JsonObject
+from windvane.core.chat import JsonObject
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Exchange, Reading
 from windvane.core.faults import FaultKind, WindvaneError, refuse
@@ -43,6 +43,7 @@ from windvane.core.routing.decision import Candidate, Decision
 from windvane.core.usage import Certainty
 from windvane.engine.attribution import text_of
 from windvane.engine.flights import Flight
+from windvane.engine.keepable import is_good, may_be_kept
 from windvane.engine.snapshot import CacheRules
 from windvane.ports.clock import Clock
 from windvane.ports.stores import InvalidationStore, ResponseCache
@@ -56,28 +57,13 @@ OWN_WISH_HEADER = b"windvane-cache-control"
 TAG_CHARS_MAX = 128
 PIECES_MAX = 4_096
 
-_GOOD_ENDS = frozenset((FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.FUNCTION_CALL))
-_NOT_KEPT = (
-    "logprobs",
-    "top_logprobs",
-    "web_search_options",
-    "audio",
-    "modalities",
-    "guardrails",
-    "store",
-)
-"""Fields that ask for more than an entry keeps, or for what is not the same the next time."""
-_SAID_NO = (None, False)
-_OURS = (None, "function")
-"""Types of tools that the caller runs."""
-
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What an exchange asks of the cache.
 
-    `flight` names the flights it may join: those that would ask the same models in the same order, and
-    for an answer as long. `tags` are its own and those of its scope, route and model; `version` counts
-    the invalidations known when it came. `is_plain`, when whatever is fresh will do.
+    `flight` names the flights it may join: those that would ask the same models in the same order. `tags`
+    are its own and those of its scope, route and model; `version` counts the invalidations known when it
+    came. `is_plain`, when whatever is fresh will do.
     """
 
     key: bytes
@@ -147,12 +133,9 @@ class Lookup:
             return None
         if not may_be_kept(exchange.request, policy):
             return None
-        whose = principal.team if rules.scope == "team" else None
-        shared = f"team:{whose}" if whose is not None else f"key:{principal.key_id}"
-        if rules.scope == "shared" and principal.provider is None:
-            shared = "shared"
+        shared = _scope_of(principal, rules.scope)
         candidate = decision.candidates[0]
-        said = canonical(exchange.request)
+        said = canonical(exchange.request, principal.output_tokens_max)
         key = _key_of(shared, candidate.deployment, said)
         tags = [*_tags(exchange), scope_tag(shared), *_model_tags(candidate.deployment)]
         if decision.route is not None:
@@ -209,7 +192,7 @@ class Lookup:
         if kept is not None and kept[0] is data:
             entry: CacheEntry | None = kept[1]
         else:
-            entry = _read(data)
+            entry = _read(data, ask.key)
             if entry is not None and reading is not None:
                 reading.kept = data, entry
         return None if entry is None else self.judged(ask, entry)
@@ -226,6 +209,21 @@ class Lookup:
         if standing is USELESS:
             return None
         return Found(entry, standing, now_us, fresh_until_us)
+
+    def why_forward(self, ask: Ask, spare: Found | None) -> str:
+        """Why no entry was good enough, in the words of RFC 9211; `spare` is one for the worst case."""
+        if not ask.wish.may_read:
+            return "request"
+        if spare is None:
+            assert self._cache is not None
+            data = self._cache.peek(ask.key)
+            entry = None if data is None else unpack(data, ask.key)
+            if entry is None or self.is_void(ask, entry.tags, entry.version):
+                return "miss"
+            until_us = ask.policy.fresh_until_us(entry)
+        else:
+            until_us = spare.fresh_until_us
+        return "request" if self._clock.wall_us() < until_us else "stale"
 
     async def find_newer(self, ask: Ask, known: Found | None) -> Found | None:
         """An answer made after the one in memory: another process may have kept it since."""
@@ -249,7 +247,7 @@ class Lookup:
         return known.voids((*tags, *ask.tags, key_tag(ask.key)), version)
 
     async def keep(self, ask: Ask, flight: Flight) -> bool:
-        """Keep what a flight has brought home, if it is whole and good."""
+        """Keep what a flight has brought home, if it is whole and good, and nothing newer is there."""
         assert self._cache is not None
         ttl_s = ask.policy.ttl_of(ask.wish)
         if not ask.wish.may_store or ttl_s <= 0:
@@ -257,18 +255,21 @@ class Lookup:
         entry = self._entry_of(ask, flight, ttl_s)
         if entry is None or self.is_void(ask, entry.tags, entry.version):
             return False  # the second was asked for before an invalidation
-        try:
-            data = pack(entry)
-        except (OverflowError, RecursionError):
-            return False  # numbers that no machine has, or parts in parts in parts
-        if len(data) > ask.policy.entry_bytes_max:
-            return False
         deployment = _answering(flight.leader)
         key, fence = ask.key, flight.fence
         if deployment is not ask.candidate.deployment:
             # Another model has answered: it is kept as that model's answer, and never as this one's.
             # The lease was for this one's.
             key, fence = _key_of(ask.scope, deployment, ask.canonical), 0
+        try:
+            data = pack(entry, key)
+        except (OverflowError, RecursionError):
+            return False  # numbers that no machine has, or parts in parts in parts
+        if len(data) > ask.policy.entry_bytes_max:
+            return False
+        flight.is_overtaken = self._has_newer(key, entry)
+        if flight.is_overtaken:
+            return False
         return await self._cache.put(
             key,
             data,
@@ -277,6 +278,15 @@ class Lookup:
             worth=float(entry.cost_nano_usd or 0),
             fence=fence,
         )
+
+    def _has_newer(self, key: bytes, entry: CacheEntry) -> bool:
+        """Whether memory has an answer that was asked for after this one, and came before it."""
+        assert self._cache is not None
+        data = self._cache.peek(key)
+        other = None if data is None else unpack(data, key)
+        if other is None or other.asked_at_us <= entry.asked_at_us:
+            return False
+        return other.created_at_us <= entry.created_at_us  # else the clock was set back
 
     async def written(self, key: bytes) -> None:
         """Wait until other processes find what was kept, or never will."""
@@ -293,9 +303,9 @@ class Lookup:
             pieces = _lengths(flight)
         if completion is None or attempt is None or attempt.entry is None or attempt.usage is None:
             return None
-        if attempt.entry.certainty is not Certainty.EXACT or not is_good(completion):
+        if attempt.entry.certainty is not Certainty.EXACT:
             return None
-        if not is_json_where_asked(completion, exchange.request):
+        if not is_good(completion, exchange.request):
             return None
         now_us = self._clock.wall_us()
         deployment = attempt.deployment
@@ -304,7 +314,7 @@ class Lookup:
         tags = ask.tags
         if deployment is not ask.candidate.deployment:
             tags = tuple(dict.fromkeys((*tags, *_model_tags(deployment))))
-        rest = None if completion.raw is None else rest_of(completion.raw)
+        rest = None if completion.raw is None else rest_of(completion.raw, completion.created)
         return CacheEntry(
             completion=msgspec.structs.replace(completion, raw=None) if rest is None else None,
             rest=rest,
@@ -320,12 +330,13 @@ class Lookup:
             latency_us=attempt.entry.latency_us or 0,
             first_chunk_us=attempt.entry.first_chunk_us,
             pieces=pieces,
+            asked_at_us=attempt.entry.started_at_us,
         )
 
 
-def _read(data: bytes) -> CacheEntry | None:
+def _read(data: bytes, key: bytes) -> CacheEntry | None:
     """The entry in these bytes, with its completion, whose id is yet to be given."""
-    entry = unpack(data)
+    entry = unpack(data, key)
     if entry is None or entry.rest is None:
         return entry if entry is not None and entry.completion is not None else None
     try:
@@ -334,56 +345,13 @@ def _read(data: bytes) -> CacheEntry | None:
         return None
 
 
-def may_be_kept(request: ChatRequest, policy: CachePolicy) -> bool:
-    """Whether the same request could be given the same answer another time."""
-    body = request.body
-    if any(body.get(name) not in _SAID_NO for name in _NOT_KEPT):
-        return False  # an empty object asks for a web search already
-    if policy.deterministic_only and body.get("temperature") != 0:
-        return False
-    if any(tool.function is None or tool.type not in _OURS for tool in request.tools):
-        return False  # tools that the provider runs look at the world
-    for message in request.messages:
-        if not isinstance(message.content, list):
-            continue
-        for part in message.content:
-            if isinstance(part, ImagePart):
-                image = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-                if not image.startswith("data:"):
-                    return False  # what is behind an address may change
-            elif part.__struct_config__.tag not in ("text", "thinking", "refusal", "reference"):
-                return False
-    return True
-
-
-def is_good(completion: Completion) -> bool:
-    """Whether an answer is whole, was not filtered, and says something in each of its choices."""
-    return bool(completion.choices) and all(
-        choice.finish_reason in _GOOD_ENDS
-        and not choice.message.refusal
-        and not choice.message.is_empty
-        for choice in completion.choices
-    )
-
-
-def is_json_where_asked(completion: Completion, request: ChatRequest) -> bool:
-    """Whether the arguments of calls are JSON, and the texts too where the request wants JSON: models fail
-    at that now and then, and who asks again should not be given the same."""
-    form = request.response_format
-    wants_json = form is not None and form.is_json
-    said: list[str | None] = []
-    for choice in completion.choices:
-        message = choice.message
-        said += [call.arguments for call in message.tool_calls if call.function is not None]
-        if wants_json and not message.tool_calls:
-            said.append(message.content)
-    try:
-        for text in said:
-            if text:
-                msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True
+def _scope_of(principal: Principal, scope: str) -> str:
+    """Whose answers a caller may be given, and who may be given those made for it."""
+    if scope == "shared" and principal.provider is None:
+        return "shared"
+    if scope == "team" and principal.team is not None:
+        return f"team:{principal.team}"
+    return f"key:{principal.answers_of or principal.key_id}"
 
 
 def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:
@@ -406,12 +374,11 @@ def _model_tags(deployment: Deployment) -> tuple[str, ...]:
 
 
 def _course(exchange: Exchange) -> bytes:
-    """What tells two flights for one key apart: whom they would ask if the first cannot answer, and how
-    long their leaders let an answer be."""
-    decision, principal = exchange.decision, exchange.principal
-    assert decision is not None and principal is not None
+    """What tells two flights for one key apart: whom they would ask if the first cannot answer."""
+    decision = exchange.decision
+    assert decision is not None
     names = "\0".join([candidate.deployment.id for candidate in decision.candidates])
-    return f"\0{principal.output_tokens_max}\0{names}".encode()
+    return f"\0{names}".encode()
 
 
 def _answering(exchange: Exchange) -> Deployment:
@@ -423,8 +390,8 @@ def _answering(exchange: Exchange) -> Deployment:
 def wish_said(exchange: Exchange) -> Wish:
     """What the caller wishes of the cache."""
     headers = exchange.headers
-    if OWN_WISH_HEADER in headers:
-        return wish_of(headers[OWN_WISH_HEADER].decode("latin-1"))
+    if OWN_WISH_HEADER in headers and (own := headers[OWN_WISH_HEADER].strip(b" \t,")):
+        return wish_of(own.decode("latin-1"))  # an empty one is passed over (RFC 9213, 2.2)
     if WISH_HEADER in headers:
         return wish_of(headers[WISH_HEADER].decode("latin-1"))
     return NO_WISH

@@ -113,6 +113,7 @@ class Sharing:
                 return self._hit(exchange, ask, found, found.at_us)
             if ask.wish.only_if_cached:
                 raise _not_cached()
+            exchange.cache_forward = self._lookup.why_forward(ask, found)
             try:
                 return await self._fly(exchange, snapshot, ask, turn, has_spare=found is not None)
             except WindvaneError as error:
@@ -384,7 +385,8 @@ class Sharing:
             leader.is_stored = await self._lookup.keep(ask, flight)
             attempt = leader.final_attempt
             is_found = attempt is not None and attempt.deployment is ask.candidate.deployment
-            flight.is_in_vain = not (leader.is_stored and is_found) and leader.clamped_to is None
+            is_of_use = flight.is_overtaken or leader.is_stored
+            flight.is_in_vain = not (is_of_use and is_found) and leader.clamped_to is None
             if flight.fence and leader.is_stored and is_found:
                 # Who has the lease next must find the answer. Nobody waits for this: the flight is over.
                 await self._lookup.written(ask.key)

@@ -312,6 +312,10 @@ class ResponseCache(Protocol):
         """What this process has in memory, without waiting."""
         ...
 
+    def peek(self, key: bytes) -> bytes | None:
+        """The same, over or not; to look is no use of it, and counts as none."""
+        ...
+
     async def get(self, key: bytes) -> bytes | None:
         """What any tier has, after `get_now` had nothing."""
         ...

@@ -50,6 +50,7 @@ class TieredCache:
         self.get_now: Callable[[bytes], bytes | None] = (
             memory.get_now if is_believed is None else self._get_if_believed
         )
+        self.peek: Callable[[bytes], bytes | None] = memory.peek
 
     def _get_if_believed(self, key: bytes) -> bytes | None:
         assert self._is_believed is not None

@@ -30,7 +30,14 @@ class KeptAnswers:
 
     def get_now(self, key: bytes) -> bytes | None:
         found = self.kept.get(key)
-        return found[0] if found and self._clock.monotonic_s() < found[2] else None
+        if found is not None and self._clock.monotonic_s() >= found[2]:
+            del self.kept[key]
+            return None
+        return None if found is None else found[0]
+
+    def peek(self, key: bytes) -> bytes | None:
+        found = self.kept.get(key)
+        return None if found is None else found[0]
 
     async def get(self, key: bytes) -> bytes | None:
         await self._look()

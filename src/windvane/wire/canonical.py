@@ -29,12 +29,12 @@ _RENAMED: Mapping[str, str] = {
 }
 """Two dialects' names of one thing; of two limits the newer name's is the one that counts."""
 
-EXACT_BELOW = 2.0**53
-"""Whole numbers up to here are the same as an integer and as a float."""
 
+def canonical(request: ChatRequest, output_tokens_max: int | None = None) -> JsonObject:
+    """The request without what is denied, in one spelling. The caller's body is left as it is.
 
-def canonical(request: ChatRequest) -> JsonObject:
-    """The request without what is denied, in one spelling. The caller's body is left as it is."""
+    `output_tokens_max` is how long an answer its caller may have: a limit as its own.
+    """
     written: JsonObject = {}
     body = request.body
     for name, value in body.items():
@@ -42,9 +42,12 @@ def canonical(request: ChatRequest) -> JsonObject:
             other = _RENAMED.get(name, name)
             # Who says both names may mean either, by the provider's taste: that is a question apart.
             written[name if other in body else other] = _value(value)
-    if request.output_tokens_max is not None:
+    limit = request.output_tokens_max
+    if output_tokens_max is not None and (not limit or limit > output_tokens_max):
+        limit = output_tokens_max
+    if limit is not None:
         written.pop("max_completion_tokens", None)
-        written["max_tokens"] = request.output_tokens_max
+        written["max_tokens"] = limit
     if written.get("tool_choice") == "any":
         written["tool_choice"] = "required"
     if isinstance(stop := written.get("stop"), str):
@@ -87,7 +90,7 @@ def _value(value: object) -> object:
         return value
     if kind is float:
         assert isinstance(value, float)
-        return int(value) if value.is_integer() and abs(value) < EXACT_BELOW else value
+        return int(value) if value.is_integer() else value
     if isinstance(value, dict):
         return {name: _value(member) for name, member in value.items()}
     if isinstance(value, list):

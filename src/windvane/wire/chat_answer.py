@@ -86,6 +86,8 @@ def choice_object(choice: Choice, dialect: Dialect, said: JsonObject, answer_id:
     if written["content"] is None and dialect is _MISTRAL:
         written["content"] = ""
     written.update(calls_object(calls, dialect, told))
+    if dialect is _OPENAI and not told:
+        _unnumber(written)
     reason = choice.finish_reason
     if reason is None:
         reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP
@@ -203,6 +205,13 @@ def _call(said: JsonObject, call: ToolCall, dialect: Dialect) -> JsonObject:
     if said and "index" not in said and dialect is _OPENAI:
         del written["index"]  # in whole answers OpenAI has none
     return written
+
+
+def _unnumber(written: JsonObject) -> None:
+    """Take the indexes of calls from a message that was written anew: in whole answers OpenAI has none."""
+    calls = written.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        del call["index"]
 
 
 def tool_call_object(call: ToolCall, dialect: Dialect) -> JsonObject:

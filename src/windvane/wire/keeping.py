@@ -12,18 +12,23 @@ _SOME_ID = "-"
 """In the place of an id that is yet to be given: an answer without any would not be one by itself."""
 NOT_THE_PROVIDERS = frozenset(("id", "router_metadata"))
 """Members that each answer is given anew."""
+_NO_TIME = (b"null", b"0")
+"""`created`, of providers who do not say it."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def rest_of(raw: bytes) -> bytes | None:
+def rest_of(raw: bytes, created: int) -> bytes | None:
     """What follows the id in a relayable answer, but for its last brace; None when its members cannot
-    be told apart."""
+    be told apart. `created` is put in where the provider does not say it."""
     try:
         members = _members(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    said = members.get("created")
+    if said is None or bytes(said) in _NO_TIME:
+        members["created"] = msgspec.Raw(b"%d" % created)
     return b"".join(
         [
             b",%b:%b" % (_encode(name), bytes(value))

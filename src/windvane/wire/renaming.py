@@ -17,7 +17,7 @@ _encode = msgspec.json.Encoder().encode
 
 def renamed(completion: Completion, answer_id: str) -> Completion:
     """A whole answer under another id."""
-    rest = None if completion.raw is None else rest_of(completion.raw)
+    rest = None if completion.raw is None else rest_of(completion.raw, completion.created)
     raw = None if rest is None else raw_of(rest, answer_id)
     return msgspec.structs.replace(completion, id=answer_id, raw=raw)
 

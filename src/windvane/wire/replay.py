@@ -1,71 +1,62 @@
-"""A stored answer as the chunks of a stream: the law of `wire.fold`, backwards."""
+"""A stored answer as the chunks of a stream: the law of `wire.fold`, backwards.
 
-from collections.abc import Sequence
+They are made one by one, as they are asked for: of a long answer there are many.
+"""
+
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from windvane.core.chat import Chunk, ChunkChoice, Completion, ReplyMessage, ToolCallDelta
+from windvane.core.chat import Choice, Chunk, ChunkChoice, Completion, ReplyMessage, ToolCallDelta
 from windvane.core.usage import Usage
 
 PIECE_CHARS = 64
 """How long the pieces are of an answer that did not come as a stream."""
+PIECES_MAX = 1_024
+"""In so many pieces such a text comes at most: those of a longer one are longer."""
 
 
-def chunks_of(completion: Completion, usage: Usage, pieces: Sequence[int] = ()) -> list[Chunk]:
+def chunks_of(completion: Completion, usage: Usage, pieces: Sequence[int] = ()) -> Iterator[Chunk]:
     """The chunks of `completion`: `fold` of them is the completion again.
 
     `pieces` are the lengths that the first choice's text came in.
     """
-    chunks: list[Chunk] = []
-
-    def say(piece: ChunkChoice, said: Usage | None = None) -> None:
-        chunks.append(
-            Chunk(
-                id=completion.id,
-                model=completion.model,
-                created=completion.created,
-                choices=[piece],
-                usage=said,
-            )
-        )
-
-    last = len(completion.choices) - 1
-    indexes = _places([choice.index for choice in completion.choices])
-    for place, choice in enumerate(completion.choices):
-        index = indexes[place]
-        say(ChunkChoice(index=index, role="assistant", content=""))
-        for piece in _pieces(choice.message, index, pieces if place == 0 else ()):
-            say(piece)
-        end = ChunkChoice(index=index, finish_reason=choice.finish_reason)
-        say(end, usage if place == last else None)
-    return chunks
+    numbered = _numbered(completion.choices)
+    for index, choice in numbered:
+        lengths = pieces if choice is completion.choices[0] else ()
+        yield _chunk(completion, ChunkChoice(index=index, role="assistant", content=""))
+        for piece in _pieces(choice.message, index, lengths):
+            yield _chunk(completion, piece)
+        end = _chunk(completion, ChunkChoice(index=index, finish_reason=choice.finish_reason))
+        if choice is numbered[-1][1]:
+            end.usage = usage
+        yield end
 
 
-def _pieces(message: ReplyMessage, index: int, lengths: Sequence[int]) -> list[ChunkChoice]:
-    said = []
+def _chunk(completion: Completion, piece: ChunkChoice) -> Chunk:
+    return Chunk(completion.id, completion.model, completion.created, [piece])
+
+
+def _pieces(message: ReplyMessage, index: int, lengths: Sequence[int]) -> Iterator[ChunkChoice]:
     if message.parts is not None:
-        said.append(
-            ChunkChoice(
-                index=index,
-                content=message.content,
-                reasoning=message.reasoning,
-                parts=message.parts,
-            )
+        yield ChunkChoice(
+            index=index,
+            content=message.content,
+            reasoning=message.reasoning,
+            parts=message.parts,
         )
     elif message.reasoning or message.thinking_blocks:
-        said.append(
-            ChunkChoice(
-                index=index,
-                reasoning=message.reasoning or "",
-                thinking_blocks=message.thinking_blocks or None,
-            )
+        yield ChunkChoice(
+            index=index,
+            reasoning=message.reasoning or "",
+            thinking_blocks=message.thinking_blocks or None,
         )
     if message.content is not None and message.parts is None:
-        cut = _cut(message.content, lengths)
-        said += [ChunkChoice(index=index, content=text) for text in cut]
+        for text in _cut(message.content, lengths):
+            yield ChunkChoice(index=index, content=text)
     if message.refusal:
-        said.append(ChunkChoice(index=index, refusal=message.refusal))
+        yield ChunkChoice(index=index, refusal=message.refusal)
     if message.audio is not None:
-        said.append(ChunkChoice(index=index, audio=message.audio))
+        yield ChunkChoice(index=index, audio=message.audio)
     places = _places([call.index for call in message.tool_calls])
     for place, call in zip(places, message.tool_calls, strict=True):
         delta = ToolCallDelta(
@@ -75,8 +66,15 @@ def _pieces(message: ReplyMessage, index: int, lengths: Sequence[int]) -> list[C
             arguments=call.arguments,
             type=call.type or "function",
         )
-        said.append(ChunkChoice(index=index, tool_calls=[delta]))
-    return said
+        yield ChunkChoice(index=index, tool_calls=[delta])
+
+
+def _numbered(choices: Sequence[Choice]) -> list[tuple[int, Choice]]:
+    """The choices by their indexes, in that order; by their places, where some indexes are the same."""
+    by_index = {choice.index: choice for choice in choices}
+    if len(by_index) < len(choices):
+        return list(enumerate(choices))
+    return sorted(by_index.items())
 
 
 def _places(indexes: Sequence[int | None]) -> Sequence[int]:
@@ -86,11 +84,12 @@ def _places(indexes: Sequence[int | None]) -> Sequence[int]:
     return said if is_ordered else range(len(indexes))
 
 
-def _cut(text: str, lengths: Sequence[int]) -> list[str]:
+def _cut(text: str, lengths: Sequence[int]) -> Iterator[str]:
     """The text in pieces of these lengths, as far as they are known, and even ones for the rest."""
-    cut, start = [], 0
+    start = 0
     for length in lengths:
-        cut.append(text[start : start + length])
+        yield text[start : start + length]
         start += length
-    cut += [text[at : at + PIECE_CHARS] for at in range(start, len(text), PIECE_CHARS)]
-    return cut
+    even = max(PIECE_CHARS, -(-(len(text) - start) // PIECES_MAX))
+    for at in range(start, len(text), even):
+        yield text[at : at + even]

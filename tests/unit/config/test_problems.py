@@ -834,6 +834,39 @@ def test_a_preset_that_no_provider_serves_is_noted(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "environment", "is_noted"),
+    [
+        ("cache: {ttl_s: 5}", {}, True),
+        ("cache: {redis: 'redis://127.0.0.1:1'}", {}, True),
+        ("", {"REDIS_URL": "redis://127.0.0.1:1"}, True),
+        ("cache: {}", {}, False),
+        ("cache: {scope: key, ttl_s: 5}", {}, False),
+        ("", {}, False),
+    ],
+)
+def test_a_cache_without_a_scope_is_noted(tmp_path, text, environment, is_noted):
+    path = tmp_path / "cache.yaml"
+    path.write_text(text)
+    result = check(tmp_path, str(path), MISTRAL_API_KEY="k", **environment)
+    assert result.exit_code == 0
+    assert ("note: cache: without cache.scope" in result.output) is is_noted
+
+
+@pytest.mark.parametrize("name", ["off", "Yes", "null", "~", "1.10", "010", "2026-11-21"])
+def test_a_name_is_what_is_written(tmp_path, name):
+    """YAML would read some as truth values, as numbers and as days."""
+    path = tmp_path / "names.yaml"
+    path.write_text(
+        f"providers: {{mistral: {{api_key: k}}}}\nroutes:\n  {name}: {{otherwise: small}}"
+    )
+    assert list(load_config({}, path).routes) == [name]
+    twice = f'"{name}"'
+    path.write_text(f"routes:\n  {name}: {{otherwise: small}}\n  {twice}: {{otherwise: small}}")
+    with pytest.raises(ConfigError, match="is there twice"):
+        load_config({}, path)
+
+
 @pytest.mark.parametrize("text", ["port: x\nhots: y", "routes: {a: {}, b: {}}"])
 def test_check_prints_every_problem_and_fails(tmp_path, text):
     path = tmp_path / "bad.yaml"

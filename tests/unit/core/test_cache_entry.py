@@ -67,7 +67,19 @@ ENTRY = st.builds(
     latency_us=COUNT,
     first_chunk_us=st.none() | COUNT,
     pieces=st.lists(st.integers(0, 99), max_size=9).map(tuple),
+    asked_at_us=COUNT,
 )
+
+
+KEY = b"the key that it is kept under"
+
+
+def packed(said: CacheEntry) -> bytes:
+    return pack(said, KEY)
+
+
+def unpacked(data: bytes) -> CacheEntry | None:
+    return unpack(data, KEY)
 
 
 def entry(text: str = "hello", **more: object) -> CacheEntry:
@@ -93,20 +105,20 @@ def entry(text: str = "hello", **more: object) -> CacheEntry:
 @settings(max_examples=80, deadline=None)
 @given(ENTRY)
 def test_what_is_packed_is_unpacked(said: CacheEntry) -> None:
-    assert unpack(pack(said)) == said
+    assert unpacked(packed(said)) == said
 
 
 def test_a_long_answer_is_compressed_and_a_short_one_is_not() -> None:
     long = entry("once more " * 2_000)
-    assert len(pack(long)) < 2_000 < 20_000 < len(msgspec.msgpack.encode(long))
-    assert unpack(pack(long)) == long
-    short = pack(entry("x" * 100))
+    assert len(packed(long)) < 2_000 < 20_000 < len(msgspec.msgpack.encode(long))
+    assert unpacked(packed(long)) == long
+    short = packed(entry("x" * 100))
     assert b"x" * 100 in short
     noise = "".join(chr(Random(1).randrange(32, 0x800)) for _ in range(COMPRESS_ABOVE_BYTES))
-    assert unpack(pack(entry(noise))) == entry(noise)
+    assert unpacked(packed(entry(noise))) == entry(noise)
 
 
-SAMPLES = {"plain": pack(entry()), "compressed": pack(entry("once more " * 400))}
+SAMPLES = {"plain": packed(entry()), "compressed": packed(entry("once more " * 400))}
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
@@ -117,62 +129,70 @@ def test_any_flipped_byte_is_a_miss(sample: str) -> None:
         for flip in (0x01, 0x0A, 0x80, 0xFF):
             damaged = bytearray(data)
             damaged[place] ^= flip
-            assert unpack(bytes(damaged)) is None, (place, flip)
+            assert unpacked(bytes(damaged)) is None, (place, flip)
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_any_truncation_and_anything_behind_is_a_miss(sample: str) -> None:
     data = SAMPLES[sample]
     for length in range(len(data)):
-        assert unpack(data[:length]) is None
-    assert unpack(data + b"\0") is None
-    assert unpack(data + data) is None
+        assert unpacked(data[:length]) is None
+    assert unpacked(data + b"\0") is None
+    assert unpacked(data + data) is None
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_an_entry_of_another_key_is_a_miss(sample: str) -> None:
+    """A row of a file, or a reply, that holds another's bytes answers another question."""
+    assert unpack(SAMPLES[sample], KEY) is not None
+    assert unpack(SAMPLES[sample], KEY[::-1]) is None
+    assert unpack(SAMPLES[sample], b"") is None
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=64), st.sampled_from([b"", b"WV3p", b"WV3z"]))
+@given(st.binary(max_size=64), st.sampled_from([b"", b"WV4p", b"WV4z"]))
 def test_noise_is_a_miss(noise: bytes, head: bytes) -> None:
-    assert unpack(head + noise) is None
+    assert unpacked(head + noise) is None
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=64), st.sampled_from([b"WV3p", b"WV3z"]))
+@given(st.binary(max_size=64), st.sampled_from([b"WV4p", b"WV4z"]))
 def test_noise_with_a_good_checksum_is_a_miss(noise: bytes, head: bytes) -> None:
-    body = zlib.compress(noise) if head == b"WV3z" else noise
-    assert unpack(head + module._checksum(body) + body) is None
+    body = zlib.compress(noise) if head == b"WV4z" else noise
+    assert unpacked(head + module._checksum(KEY, body) + body) is None
 
 
 def signed(head: bytes, body: bytes) -> bytes:
-    return head + module._checksum(body) + body
+    return head + module._checksum(KEY, body) + body
 
 
 def test_another_version_is_a_miss() -> None:
-    data = pack(entry())
+    data = packed(entry())
     body = data[module._BODY_AT :]
-    assert unpack(signed(b"WV3p", body)) == entry()
-    for head in (b"WV0p", b"WV1p", b"WV1z", b"WV2p", b"WV2z", b"XX3p", b"WV3q"):
-        assert unpack(signed(head, body)) is None
+    assert unpacked(signed(b"WV4p", body)) == entry()
+    for head in (b"WV0p", b"WV3p", b"WV3z", b"WV1p", b"WV1z", b"WV2p", b"WV2z", b"XX4p", b"WV4q"):
+        assert unpacked(signed(head, body)) is None
 
 
 def test_fields_to_come_do_not_disturb_readers_of_today() -> None:
     """Fields are only appended; a rolling upgrade must not empty the cache."""
-    body = msgspec.msgpack.encode([*msgspec.msgpack.decode(pack(entry())[module._BODY_AT :]), 1])
-    assert unpack(signed(b"WV3p", body)) == entry()
+    body = msgspec.msgpack.encode([*msgspec.msgpack.decode(packed(entry())[module._BODY_AT :]), 1])
+    assert unpacked(signed(b"WV4p", body)) == entry()
 
 
 def test_a_bomb_is_a_miss_and_takes_no_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "UNPACKED_BYTES_MAX", 100_000)
     bomb = zlib.compress(b"\0" * 50_000_000)
     assert len(bomb) < 100_000
-    assert unpack(signed(b"WV3z", bomb)) is None
+    assert unpacked(signed(b"WV4z", bomb)) is None
     long = entry("x" * 99_000)
-    assert unpack(pack(long)) == long
-    assert unpack(pack(entry("x" * 101_000))) is None
+    assert unpacked(packed(long)) == long
+    assert unpacked(packed(entry("x" * 101_000))) is None
 
 
 def test_depth_is_a_miss() -> None:
     deep = b"\x91" * 200_000 + b"\xc0"
-    assert unpack(signed(b"WV3p", deep)) is None
+    assert unpacked(signed(b"WV4p", deep)) is None
     call = ToolCall(function=FunctionCall(name="f", arguments={}))
     choice = Choice(message=ReplyMessage(tool_calls=[call]))
     body = msgspec.msgpack.encode(
@@ -181,7 +201,7 @@ def test_depth_is_a_miss() -> None:
     empty = b"\xa9arguments\x80"
     assert body.count(empty) == 1
     nested = body.replace(empty, b"\xa9arguments" + b"\x81\xa1a" * 100_000 + b"\x80")
-    assert unpack(signed(b"WV3p", nested)) is None
+    assert unpacked(signed(b"WV4p", nested)) is None
 
 
 def test_age_is_in_whole_seconds_and_never_below_zero() -> None:

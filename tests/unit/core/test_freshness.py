@@ -57,7 +57,12 @@ WISHES = {
     'max-age="10"': Wish(max_age_s=10),
     "max-age = 10 ,min-fresh=5": Wish(max_age_s=10, min_fresh_s=5),
     "max-age=10, max-age=99": Wish(max_age_s=10),
-    "max-stale": Wish(max_stale_s=10**9),
+    "max-stale": Wish(max_stale_s=2**31),
+    # more than there can be is as much as there can be
+    "max-age=99999999999999999999": Wish(max_age_s=2**31),
+    "s-maxage=99999999999": Wish(ttl_s=2**31),
+    "min-fresh=99999999999": Wish(min_fresh_s=2**31),
+    "max-stale=99999999999": Wish(max_stale_s=2**31),
     "max-stale=5": Wish(max_stale_s=5),
     "s-maxage=60": Wish(ttl_s=60),
     "stale-if-error=5": Wish(stale_if_error_s=5),
@@ -69,7 +74,6 @@ WISHES = {
     "max-age=1.5": NO_WISH,
     "max-age=1e3": NO_WISH,
     "max-age=²": NO_WISH,
-    "max-age=99999999999999999999": NO_WISH,
     "s-maxage=+5": NO_WISH,
     "nonsense, =, ,,;": NO_WISH,
     "private, no-transform, immutable": NO_WISH,
@@ -120,6 +124,13 @@ CASES = [
     (140, "max-stale", {"stale_if_error_s": 50}, FRESH),
     (160, "max-stale", {"stale_if_error_s": 50}, USELESS),
     (101, "max-stale", {}, USELESS),
+    (120, "max-age=130", {"stale_while_revalidate_s": 50}, USELESS),
+    (120, "max-age=130", {"stale_while_revalidate_s": 50, "stale_if_error_s": 50}, SPARE),
+    (120, "max-age=130, max-stale=30", {"stale_while_revalidate_s": 50}, STALE),
+    (120, "max-stale=0", {"stale_while_revalidate_s": 50}, USELESS),
+    (120, "max-stale=19", {"stale_while_revalidate_s": 50}, USELESS),
+    (120, "max-stale=20", {"stale_while_revalidate_s": 50}, STALE),
+    (120, "max-stale=20, min-fresh=1", {"stale_while_revalidate_s": 50}, FRESH),
 ]
 
 

@@ -42,7 +42,7 @@ def test_all_but_the_id_is_what_the_provider_said(
     more: dict[str, object], indent: int | None, answer_id: str
 ) -> None:
     said = {**more, **ANSWER}
-    rest = rest_of(json.dumps(said, indent=indent).encode())
+    rest = rest_of(json.dumps(said, indent=indent).encode(), 9)
     assert rest is not None
     kept = {name: value for name, value in said.items() if name not in OWN}
     assert json.loads(raw_of(rest, answer_id)) == {"id": answer_id, **kept}
@@ -52,10 +52,18 @@ def test_all_but_the_id_is_what_the_provider_said(
 
 
 def test_what_an_answer_says_of_routing_is_not_the_providers() -> None:
-    rest = rest_of(json.dumps({**ANSWER, "router_metadata": {"cached": False}}).encode())
+    rest = rest_of(json.dumps({**ANSWER, "router_metadata": {"cached": False}}).encode(), 9)
     assert rest is not None and b"router_metadata" not in rest
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b'{"a":1', b'{"\xff":1}', b"[" * 100_000])
 def test_what_is_no_object_has_no_rest(raw: bytes) -> None:
-    assert rest_of(raw) is None
+    assert rest_of(raw, 9) is None
+
+
+@pytest.mark.parametrize("said", [{}, {"created": None}, {"created": 0}])
+def test_an_answer_without_a_time_keeps_the_one_it_was_given(said: dict[str, object]) -> None:
+    answer = {name: value for name, value in ANSWER.items() if name != "created"} | said
+    rest = rest_of(json.dumps(answer).encode(), 9)
+    assert rest is not None
+    assert json.loads(raw_of(rest, "x"))["created"] == completion_of(rest).created == 9

@@ -392,7 +392,6 @@ CALL_VALUE = ToolCall(id="a1B2c3D4e", index=0, function=FunctionCall(name="f", a
 CALL_OBJECT = {
     "id": "a1B2c3D4e",
     "type": "function",
-    "index": 0,
     "function": {"name": "f", "arguments": "{}"},
 }
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
@@ -420,7 +419,7 @@ THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
         (
             {"tool_calls": [CALL_VALUE]},
             Dialect.MISTRAL,
-            {"content": "", "tool_calls": [CALL_OBJECT]},
+            {"content": "", "tool_calls": [{**CALL_OBJECT, "index": 0}]},
         ),
         ({"refusal": "no"}, Dialect.OPENAI, {"content": None, "refusal": "no"}),
     ],

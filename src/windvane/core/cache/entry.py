@@ -1,5 +1,5 @@
-"""What is kept of an answer, and how it is written: a versioned head, a checksum of the rest, then
-MessagePack, compressed when that is worth it. What cannot be read as it was written is no entry."""
+"""What is kept of an answer, and how it is written: a versioned head, a checksum of the key and the rest,
+then MessagePack, compressed when that is worth it. What cannot be read as it was written is no entry."""
 
 import zlib
 
@@ -10,11 +10,12 @@ from windvane.core.usage import Usage
 
 COMPRESS_ABOVE_BYTES = 2_048
 _LEVEL = 1
-_PLAIN = b"WV3p"
-_PACKED = b"WV3z"
+_PLAIN = b"WV4p"
+_PACKED = b"WV4z"
 _HEAD_BYTES = 4
 _BODY_AT = 8
-"""Behind the head, and four bytes of CRC-32: it finds every damage of up to 32 bits in a row."""
+"""Behind the head, and four bytes of CRC-32: it finds every damage of up to 32 bits in a row. The key is
+summed first: an entry that a tier gives for another's key is none."""
 UNPACKED_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -22,9 +23,9 @@ class CacheEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """An answer, whole and good. Field order is the format: only append.
 
     It is kept in one of two forms: `rest` is the provider's own JSON, but for the id, and `completion`
-    what was understood of an answer that came otherwise. Times are UTC microseconds. `version` is the
-    count of invalidations its maker knew of. `pieces` are the lengths, in characters, in which its text
-    came when it was streamed.
+    what was understood of an answer that came otherwise. Times are UTC microseconds: of two answers the
+    one that was asked for later is the newer. `version` is the count of invalidations its maker knew of.
+    `pieces` are the lengths, in characters, in which its text came when it was streamed.
     """
 
     completion: Completion | None
@@ -41,6 +42,7 @@ class CacheEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     latency_us: int
     first_chunk_us: int | None = None
     pieces: tuple[int, ...] = ()
+    asked_at_us: int = 0
 
     def age_s(self, now_us: int) -> int:
         """Whole seconds since the answer was made."""
@@ -52,24 +54,24 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(CacheEntry).decode
 
 
-def pack(entry: CacheEntry) -> bytes:
-    """The entry as bytes."""
+def pack(entry: CacheEntry, key: bytes) -> bytes:
+    """The entry as bytes, to be kept under `key` and no other."""
     head, body = _PLAIN, _encode(entry)
     if len(body) > COMPRESS_ABOVE_BYTES:
         packed = zlib.compress(body, _LEVEL)
         if len(packed) < len(body):
             head, body = _PACKED, packed
-    return head + _checksum(body) + body
+    return head + _checksum(key, body) + body
 
 
-def _checksum(body: bytes) -> bytes:
-    return zlib.crc32(body).to_bytes(4, "big")
+def _checksum(key: bytes, body: bytes) -> bytes:
+    return zlib.crc32(body, zlib.crc32(key)).to_bytes(4, "big")
 
 
-def unpack(data: bytes) -> CacheEntry | None:
-    """The entry in these bytes; None when they are damaged, or of another version."""
+def unpack(data: bytes, key: bytes) -> CacheEntry | None:
+    """The entry in these bytes; None when they are damaged, of another version, or of another key."""
     head, body = data[:_HEAD_BYTES], data[_BODY_AT:]
-    if data[_HEAD_BYTES:_BODY_AT] != _checksum(body):
+    if data[_HEAD_BYTES:_BODY_AT] != _checksum(key, body):
         return None
     try:
         if head == _PACKED:

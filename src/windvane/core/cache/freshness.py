@@ -18,6 +18,11 @@ made by a clock that was wrong then, or is wrong now: how old it is, nobody know
 """
 
 
+SECONDS_MAX = 2**31
+"""What more seconds count as (RFC 9111, 1.2.2); a limit that is not said, too."""
+_DIGITS_MAX = 10
+
+
 class CachePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How answers of a route are kept. Seconds.
 
@@ -98,14 +103,16 @@ def wish_of(cache_control: str) -> Wish:
 
 
 def _seconds(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() and len(text) < 10 else None
+    if text is None or not (text.isascii() and text.isdigit()):
+        return None
+    return int(text) if len(text) < _DIGITS_MAX else SECONDS_MAX
 
 
 def _max_stale(said: dict[str, str]) -> int | None:
     if "max-stale" not in said:
         return None
     seconds = _seconds(said["max-stale"])
-    return 10**9 if seconds is None else seconds
+    return SECONDS_MAX if seconds is None else seconds
 
 
 class Standing(StrEnum):
@@ -141,16 +148,22 @@ def standing_of(
         return spare
     if left_s >= max(wish.min_fresh_s, 1e-9):
         return _early(entry, policy, left_s, rng)
+    if left_s > 0 or not _takes_stale(wish, -left_s):
+        return spare
     stale_s = policy.stale_while_revalidate_s
-    if left_s <= 0 and not wish.min_fresh_s and stale_s and -left_s <= stale_s:
+    if not wish.min_fresh_s and stale_s and -left_s <= stale_s:
         return Standing.STALE
-    if (
-        wish.max_stale_s is not None
-        and left_s <= 0
-        and -left_s <= min(wish.max_stale_s, policy.stale_s)
-    ):
+    if wish.max_stale_s is not None and -left_s <= policy.stale_s:
         return Standing.FRESH
     return spare
+
+
+def _takes_stale(wish: Wish, stale_s: float) -> bool:
+    """Whether a caller takes what has been stale for so long: not, when it speaks of `max-age` alone
+    (RFC 9111, 5.2.1.1)."""
+    if wish.max_stale_s is None:
+        return wish.max_age_s is None
+    return stale_s <= wish.max_stale_s
 
 
 def _early(entry: CacheEntry, policy: CachePolicy, left_s: float, rng: Random) -> Standing:

@@ -87,7 +87,15 @@ def _tag_of_key(said: str, snapshot: Snapshot, book: KeyBook, request: Request) 
     if scope == "team" and team is not None:
         why = f"cache.scope is team: this key's answers are its team's; say scope=team:{team}"
         raise _refused("key", why)
-    return scope_tag(f"key:{key_id}")
+    return scope_tag(f"key:{_answers_of(key_id, snapshot)}")
+
+
+def _answers_of(key_id: str, snapshot: Snapshot) -> str:
+    """Under what the answers of a key are kept."""
+    for principal in snapshot.keys.values():
+        if principal.key_id == key_id:
+            return principal.answers_of or key_id
+    return key_id
 
 
 def _of_tag(said: str, _: Snapshot) -> Meant:
@@ -118,10 +126,12 @@ def _of_route(said: str, snapshot: Snapshot) -> Meant:
     return Meant((route_tag(said),), unless_found)
 
 
-def _of_scope(said: str, _: Snapshot) -> Meant:
-    kind, *name = said.split(":", 1)
-    if said != "shared" and not (kind in ("key", "team") and any(name)):
+def _of_scope(said: str, snapshot: Snapshot) -> Meant:
+    kind, _, name = said.partition(":")
+    if said != "shared" and not (kind in ("key", "team") and name):
         raise _refused("scope", f"{said!r} is none of key:ID, team:NAME and shared")
+    if kind == "key":
+        said = f"key:{_answers_of(name, snapshot)}"
     return Meant((scope_tag(said),))
 
 

@@ -11,6 +11,7 @@ import msgspec
 from windvane.core.catalog.models import ModelCard
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Source
+from windvane.core.ledger import BYPASS
 from windvane.core.money import NANO_PER_USD, NanoUsd, usd_text
 from windvane.gateway.data_plane.asgi import JSON, HeaderList
 from windvane.gateway.data_plane.limit_headers import limit_lines, refused_rate_headers
@@ -108,7 +109,12 @@ def stream_lines(exchange: Exchange, now_s: float) -> bytes:
     attempts = len(exchange.attempts)
     form = _stream_form(deployment.provider, deployment.model, decision.reason, attempts)
     elapsed_ms = (now_s - exchange.received_s) * 1000
-    upstream_ms = (exchange.upstream_s + now_s - attempt.started_s) * 1000
+    upstream_ms = exchange.upstream_s * 1000
+    if exchange.cache_status != "hit":
+        # Who joins waits since it came, which is mostly later than that the provider was asked.
+        has_joined = exchange.cache_status == "joined"
+        since_s = exchange.received_s if has_joined else attempt.started_s
+        upstream_ms += (now_s - since_s) * 1000
     lines = form % _facts(exchange, b"%.1f" % elapsed_ms, elapsed_ms, upstream_ms)
     return lines + _rare_lines(exchange, deployment.card)
 
@@ -185,20 +191,30 @@ def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
     return lines
 
 
-_CACHE_STATUS = {
-    "miss": b"Windvane; fwd=miss",
-    "bypass": b"Windvane; fwd=bypass",
-    "joined": b"Windvane; fwd=miss; collapsed",
-}
+_BYPASSED = b"Windvane; fwd=bypass"
+_FORWARDED = {why: b"Windvane; fwd=" + why.encode() for why in ("miss", "stale", "request")}
+_NOT_FORWARDED = b"Windvane; detail=not-forwarded"
 
 
 def _cache_status(exchange: Exchange) -> bytes:
     """`Cache-Status` (RFC 9211)."""
-    if exchange.cache_status == "hit":
+    status = exchange.cache_status
+    if status == BYPASS:
+        return _BYPASSED
+    if status == "hit":
+        how = _asked_in_vain(exchange) if exchange.attempts else b"Windvane; hit"
         key = exchange.cache_key.hex().encode()
-        return b'Windvane; hit; ttl=%b; key="%b"' % (_encode(exchange.cache_ttl_s or 0), key)
-    said = _CACHE_STATUS[exchange.cache_status]
+        return b'%b; ttl=%b; key="%b"' % (how, _encode(exchange.cache_ttl_s or 0), key)
+    said = _FORWARDED[exchange.cache_forward]
+    if status == "joined":
+        said += b"; collapsed"
     return said + b"; stored" if exchange.is_stored else said
+
+
+def _asked_in_vain(exchange: Exchange) -> bytes:
+    """Of an old answer, given since a provider failed."""
+    said, status = _FORWARDED[exchange.cache_forward], exchange.attempts[-1].status
+    return said if status is None else b"%b; fwd-status=%d" % (said, status)
 
 
 def deprecation_headers(card: ModelCard) -> HeaderList:
@@ -224,6 +240,8 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         # What is left does not grow by asking again.
         headers.append((b"x-should-retry", b"false"))
     headers += refused_rate_headers(fault)
+    if exchange is not None:
+        headers.append((b"cache-status", _cache_status_of_error(exchange)))
     # What this process cannot end, another can begin.
     is_stopping = fault.kind is FaultKind.SHUTTING_DOWN
     if exchange is not None and exchange.attempts:
@@ -235,11 +253,25 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         if exchange.decision is not None:
             headers.append((b"x-router-reason", safe_text(exchange.decision.reason)))
         headers.append((b"x-router-cost-usd", _cost_texts(exchange.cost_nano_usd)[0]))
-    elif fault.status >= 500 and fault.kind is not FaultKind.INTERNAL and not is_stopping:
+    elif (exchange is not None and _has_joined_in_vain(exchange, fault)) or (
+        fault.status >= 500 and fault.kind is not FaultKind.INTERNAL and not is_stopping
+    ):
         headers.append((b"x-should-retry", b"false"))
     if fault.status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="windvane"'))
     return headers
+
+
+def _has_joined_in_vain(exchange: Exchange, fault: Fault) -> bool:
+    """Whether it was told what another's request was: a provider's refusal, after all our retries."""
+    is_providers = fault.source is Source.UPSTREAM or fault.upstream_status is not None
+    return exchange.cache_status == "joined" and is_providers
+
+
+def _cache_status_of_error(exchange: Exchange) -> bytes:
+    """`Cache-Status`, where there is no answer: whether anybody was asked, and why."""
+    is_forwarded = exchange.attempts or exchange.cache_status == "joined"
+    return _cache_status(exchange) if is_forwarded else _NOT_FORWARDED
 
 
 def stream_metadata(exchange: Exchange, now_s: float) -> msgspec.Raw:
