@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from windvane.config.schema import AuthConfig, Config, KeyConfig, RateConfig, UpstreamLimitsConfig
-from windvane.core.faults import AuthenticationError, Fault, LimitReached
+from windvane.core.faults import AuthenticationError, Fault, LimitReached, PermissionDeniedError
 from windvane.core.keys import KeyTerms
 from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateRefusal, least
@@ -322,6 +322,36 @@ def test_a_key_that_is_revoked_while_its_request_waits_sends_nothing(stream: boo
         first.cancel()
         await asyncio.wait([first])
         assert not stage.budgets.open_holds
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("terms", [{"models": ("big",)}, {"endpoints": ("models",)}])
+def test_a_key_that_may_less_when_its_requests_turn_comes_sends_nothing(
+    terms: dict[str, tuple[str, ...]],
+) -> None:
+    async def story() -> None:
+        one = two_providers().providers["one"]
+        limits = UpstreamLimitsConfig(requests_per_minute=1)
+        stage = Stage(
+            two_providers(providers={"one": msgspec.structs.replace(one, limits=limits)}, routes={})
+        )
+        key, secret = await stage.desk.create(KeyTerms(name="one"))
+
+        def asking() -> "asyncio.Task[object]":
+            exchange = stage.accept("small", "Hello?", key=secret)
+            return asyncio.get_running_loop().create_task(stage.engine.handle(exchange))
+
+        first = asking()
+        await asyncio.sleep(1)
+        waiting = asking()
+        await asyncio.sleep(1)
+        await stage.desk.update(key.id, KeyTerms(name="one", **terms))
+        with pytest.raises(PermissionDeniedError):
+            await waiting
+        assert len(stage.transport.calls) == 1
+        first.cancel()
+        await asyncio.wait([first])
 
     run_virtual(story())
 

@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from tests.surface.conftest import TLS
-from tests.surface.served import MODEL, WAIT_S, Reply, Served, chat, serving
+from tests.surface.served import MODEL, WAIT_S, Reply, Served, chat, raw_request, read_all, serving
 from tests.surface.test_access import admin_routes, bearer, found_in
 
 from windvane.assembly import ADMIN_FILE, PEPPER_FILE
@@ -647,6 +647,36 @@ def test_a_revoked_key_is_refused_though_its_head_has_come_before(admin):
         admin.ask(f"{KEYS}/{made['id']}", method="DELETE")
         with pytest.raises(openai.AuthenticationError):
             client.chat.completions.create(**said)
+
+
+ENDINGS: dict[str, tuple[str, str, Any, int, str]] = {
+    # how it changes: method, what is behind the key's path, body, and what is answered then
+    "revoked": ("DELETE", "", None, 401, "invalid_api_key"),
+    "rotated": ("POST", "/rotate", {"overlap_s": 0}, 401, "invalid_api_key"),
+    "other endpoints": ("PATCH", "", {"endpoints": ["models"]}, 403, "endpoint_not_allowed"),
+    "other models": ("PATCH", "", {"models": ["mistral-large-latest"]}, 403, "model_not_allowed"),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_key_that_ends_while_a_body_comes_is_refused(admin, ending, path):
+    """What a key may is asked when the body has come, not only before it is read."""
+    method, behind, change, status, code = ENDINGS[ending]
+    made, asked = admin.create(), len(admin.served.sim.tape)
+    body = json.dumps(chat()).encode()
+    lines = (f"authorization: Bearer {made['key']}", "connection: close")
+    request = raw_request(body, *lines, path=path)
+    with admin.served.open() as connection:
+        connection.sendall(request[: -len(body) + 5])
+        admin.on_loop(asyncio.sleep(0.05))
+        reply = admin.ask(f"{KEYS}/{made['id']}{behind}", change, method=method)
+        assert reply.status == 200
+        connection.sendall(body[5:])
+        came = read_all(connection)
+    assert came.startswith(f"HTTP/1.1 {status} ".encode()), came
+    assert code.encode() in came
+    assert len(admin.served.sim.tape) == asked
 
 
 @pytest.mark.parametrize("cut", [1, 6, 20, 37])

@@ -106,9 +106,10 @@ class Dispatch:
         clock: Clock,
         rng: Random,
         on_end: OnEnd,
-        on_waited: Callable[[Exchange], None],
+        on_waited: Callable[[Exchange, Candidate], None],
     ) -> None:
-        """`on_waited` is called when an exchange goes on that has waited; it raises when it may not."""
+        """`on_waited` is called when an exchange goes on that has waited, with the candidate that is
+        asked next; it raises when it may not."""
         self._asking = asking
         self._admission = admission
         self._room = room
@@ -220,7 +221,7 @@ class Dispatch:
         )
         exchange.queued_s += admission.waited_s
         try:
-            self._on_waited(exchange)
+            self._on_waited(exchange, plan.current)
         except BaseException:
             self._room.give_back(admission)
             raise
@@ -322,7 +323,7 @@ class Dispatch:
                 plan.move_to(plan.place + 1)
             case TrySame(wait_s):
                 await asyncio.sleep(wait_s)
-                self._on_waited(exchange)
+                self._on_waited(exchange, plan.current)
 
     def _keep(
         self,
