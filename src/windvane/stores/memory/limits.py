@@ -63,6 +63,7 @@ class MemoryLimits:
             if share is None:
                 return _refusal("tokens", found.tokens, found.tokens_of, tokens, taken, now_us)
             taken.append(share)
+            bucket.open.append(share[2])
         lease.tokens = taken
         return None
 
