@@ -19,7 +19,7 @@ from windvane.core.retry import Stop, TryNext, TrySame, next_step
 from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
 from windvane.engine.admission import Admission, tokens_expected
-from windvane.engine.asking import Asking, OpenStream
+from windvane.engine.asking import Asking, OpenStream, discreet
 from windvane.engine.health import HealthBook
 from windvane.engine.relay import ChunkStream, OnEnd
 from windvane.engine.settlement import Settlement
@@ -156,7 +156,8 @@ class Dispatch:
                             )
                         )
                     except WindvaneError as error:
-                        raise self._failed(exchange, attempt, plan, error, fold) from error
+                        told = discreet(error, asked, plan.upstream)
+                        raise self._failed(exchange, attempt, plan, told, fold) from error
                     except BaseException:
                         self._settlement.settle_cancelled(exchange, attempt, fold)
                         self._health.released(attempt.deployment)
