@@ -1,13 +1,27 @@
 """Rates and concurrency, as scripts: who is refused, for how long, and what is given back."""
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
 
-from windvane.config.schema import AuthConfig, Config, KeyConfig, RateConfig, UpstreamLimitsConfig
-from windvane.core.faults import AuthenticationError, Fault, LimitReached, PermissionDeniedError
+from windvane.config.schema import (
+    AuthConfig,
+    BudgetConfig,
+    Config,
+    KeyConfig,
+    RateConfig,
+    UpstreamLimitsConfig,
+)
+from windvane.core.faults import (
+    AuthenticationError,
+    BudgetExceededError,
+    Fault,
+    LimitReached,
+    PermissionDeniedError,
+)
 from windvane.core.keys import KeyTerms
 from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateRefusal, least
@@ -322,6 +336,24 @@ def test_a_key_that_is_revoked_while_its_request_waits_sends_nothing(stream: boo
         first.cancel()
         await asyncio.wait([first])
         assert not stage.budgets.open_holds
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("model", ["small", "large"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_is_barred_does_not_hide_the_limit_that_refused(
+    model: str, stream: bool
+) -> None:
+    async def story() -> None:
+        config = two_providers(budgets={"global": BudgetConfig(daily=Decimal("0.0000001"))})
+        stage = Stage(config)
+        there = {"small": "one/small", "large": "two/large"}[model]
+        stage.engine.room.bars[there] = (10**15, "no credit")
+        with pytest.raises(BudgetExceededError) as raised:
+            await stage.engine.handle(stage.accept("auto", "Hello?", stream=stream))
+        assert raised.value.fault.limit is not None
+        assert not stage.transport.calls
 
     run_virtual(story())
 

@@ -15,7 +15,7 @@ from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
-from windvane.core.retry import Stop, TryNext, TrySame, next_step
+from windvane.core.retry import Stop, TryNext, TrySame, more_helpful, next_step
 from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
 from windvane.engine.admission import Admission, tokens_expected
@@ -53,6 +53,7 @@ class _Plan:
         "limits_key",
         "place",
         "tokens",
+        "told",
         "upstream",
         "upstreams",
     )
@@ -63,6 +64,8 @@ class _Plan:
         self.candidates = candidates
         self.upstreams = upstreams
         self.tokens = tokens
+        self.told: WindvaneError | None = None
+        """Of those that were left behind, the failure that helps the caller most."""
         self.move_to(0)
 
     @property
@@ -76,6 +79,11 @@ class _Plan:
         here = current.deployment
         self.upstream = upstream = self.upstreams[here.provider]
         self.limits_key = upstream.limits_key(here.id)
+
+    def fail(self, error: WindvaneError) -> None:
+        """The current candidate has failed, and another will be asked."""
+        if self.told is None or more_helpful(self.told.fault, error.fault) is error.fault:
+            self.told = error
 
     def rest(self) -> Iterator[tuple[int, Deployment]]:
         """Those who may be asked after the current one, with their places."""
@@ -319,8 +327,12 @@ class Dispatch:
         )
         match step:
             case Stop():
+                told = plan.told
+                if told is not None and more_helpful(told.fault, error.fault) is told.fault:
+                    raise told from error
                 raise error
             case TryNext():
+                plan.fail(error)
                 plan.move_to(plan.place + 1)
             case TrySame(wait_s):
                 await asyncio.sleep(wait_s)
