@@ -47,9 +47,8 @@ Beside = Callable[[Config], AbstractAsyncContextManager[Config]]
 
 
 def _refuse_unsafe(config: Config, engine: Engine) -> None:
-    """Exit rather than serve strangers for free."""
-    is_open = engine.keyring.is_empty and config.auth.passthrough is None
-    if is_open and not is_loopback(config.host) and not config.insecure:
+    """Exit rather than serve strangers: for free, or, with passthrough, with keys that may be anybody's."""
+    if engine.keyring.is_empty and not is_loopback(config.host) and not config.insecure:
         raise click.ClickException(
             f"refusing to listen on {config.host} without a key: anyone who reaches it could spend."
             " Set ALLOWED_API_KEYS, make one with `windvane keys create`, or say --insecure"
