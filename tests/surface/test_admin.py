@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from tests.surface.conftest import TLS
 from tests.surface.served import MODEL, WAIT_S, Reply, Served, chat, raw_request, read_all, serving
-from tests.surface.test_access import admin_routes, bearer, found_in
+from tests.surface.test_access import PUBLIC, admin_routes, bearer, control_routes, found_in
 
 from windvane.assembly import ADMIN_FILE, PEPPER_FILE
 from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig
@@ -36,6 +36,7 @@ from windvane.gateway.control_plane.access import (
 )
 from windvane.gateway.control_plane.key_forms import NAMES_MAX
 from windvane.gateway.control_plane.times import moment_us, utc_text
+from windvane.telemetry.audit import AUDIT_FILE
 from windvane.telemetry.logs import JsonFormatter, TextFormatter
 
 ADMIN = "sk-admin-of-tests"
@@ -141,9 +142,9 @@ def people(admin: Admin) -> dict[str, str]:
 def body_for(method: str, path: str) -> Any:
     if method == "PATCH":
         return {"owner": "somebody"}
-    if method == "POST":
-        return {"overlap_s": 5} if path.endswith("/rotate") else {"name": f"n-{next(_numbers)}"}
-    return None
+    if method == "POST" and path.endswith("/rotate"):
+        return {"overlap_s": 5}
+    return {"name": f"n-{next(_numbers)}"} if (method, path) == ("POST", KEYS) else None
 
 
 def told(reply: Reply) -> Any:
@@ -179,6 +180,46 @@ def test_every_admin_route_by_role_and_by_object(admin, people, role):
         if role not in ADMINS:
             assert len(set(answers)) == 1, "an oracle"
     assert admin.chat(people["ordinary"]).status == 200, "nothing was changed by who may not"
+
+
+def test_what_a_route_does_not_have_is_refused_by_all_of_them(admin, people):
+    """A field of the query, or of the body, that nobody would read."""
+    for method, form in control_routes(admin.served):
+        if form in PUBLIC:
+            continue
+        path = form.replace("{key_id}", "the-ordinary").replace("{request_id}", "req_1")
+        asked = [(f"{path}?foo=1", body_for(method, form))]
+        if method in ("POST", "PATCH"):
+            asked.append((path, {**(body_for(method, form) or {}), "foo": 1}))
+        for said, body in asked:
+            reply = admin.ask(said, body, method=method)
+            assert (reply.status, reply.json["error"]["param"]) == (400, "foo"), (method, said)
+    assert admin.chat(people["ordinary"]).status == 200
+    document = admin.ask("/openapi.json").json["paths"]
+    for method, path in control_routes(admin.served):
+        known = document.get(path.replace(":path", ""), {}).get(method.lower())
+        if known is not None and path not in PUBLIC:
+            assert "400" in known["responses"], (method, path)
+
+
+def test_a_change_that_a_key_may_not_make_is_written_down_once_a_minute(tmp_path):
+    auth = AuthConfig(keys=(KeyConfig(key=CONFIGURED, name="configured"),), admin_key=ADMIN)
+    with serving(auth=auth, data_dir=str(tmp_path)) as served:
+        for method, form in admin_routes(served):
+            path = form.replace("{key_id}", "configured")
+            for key in ("", "sk-nobody", *[CONFIGURED] * 20):
+                assert served.ask(None, path=path, method=method, **bearer(key)).status in (
+                    401,
+                    403,
+                )
+        changes = [each for each in admin_routes(served) if each[0] != "GET"]
+    lines = (tmp_path / AUDIT_FILE).read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert {(each["who"], each["outcome"]) for each in told} == {
+        ("configured", "refused (admin_only)")
+    }
+    # A minute may begin meanwhile.
+    assert len({each["what"] for each in told}) == len(changes) <= len(told) <= 2 * len(changes)
 
 
 @pytest.mark.parametrize("role", [*STRANGERS, *ORDINARY])

@@ -27,7 +27,7 @@ from windvane.gateway.control_plane.access import (
     needs,
 )
 from windvane.gateway.control_plane.cache import add_cache
-from windvane.gateway.control_plane.errors import add_errors, check_said_once
+from windvane.gateway.control_plane.errors import add_errors, check_said
 from windvane.gateway.control_plane.keys import add_keys
 from windvane.gateway.control_plane.ledger import add_ledger
 from windvane.gateway.control_plane.metrics import add_metrics
@@ -71,7 +71,7 @@ def control_plane(
         openapi_url=None,
         strict_content_type=False,
         responses={401: {"model": schemas.ErrorAnswer}},
-        dependencies=[Depends(check_said_once)],
+        dependencies=[Depends(check_said)],
     )
     guard(app, Access(engine, is_local, trail))
     add_errors(app, engine)
