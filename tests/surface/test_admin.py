@@ -720,6 +720,42 @@ def test_a_key_that_ends_while_a_body_comes_is_refused(admin, ending, path):
     assert len(admin.served.sim.tape) == asked
 
 
+def test_who_holds_a_key_that_has_ended_is_told_so(admin):
+    revoked, rotated, expired = admin.create(), admin.create(), admin.expired()
+    admin.ask(f"{KEYS}/{revoked['id']}", method="DELETE")
+    admin.ask(f"{KEYS}/{rotated['id']}/rotate", {"overlap_s": 1}, method="POST")
+    admin.served.until(lambda: admin.chat(rotated["key"]).status == 401, "the end of the overlap")
+    for key, why in (
+        (revoked["key"], "the key was revoked"),
+        (rotated["key"], "the key has expired, or a rotation has replaced it"),
+        (expired, "the key has expired, or a rotation has replaced it"),
+        ("sk-nobody", "the key is not one of this gateway's"),
+    ):
+        for path, body in (("/v1/chat/completions", chat()), (KEYS, None), ("/metrics", None)):
+            reply = admin.served.ask(body, path=path, **bearer(key))
+            assert (reply.status, reply.json["error"]["code"]) == (401, "invalid_api_key")
+            assert reply.message.startswith(why)
+
+
+def test_a_key_that_has_expired_is_not_rotated(admin):
+    async def expired() -> str:
+        terms = KeyTerms(name=f"expired-{next(_numbers)}", expires_at_us=1)
+        key, _ = await admin.served.engine.desk.create(terms)
+        return key.id
+
+    path = f"{KEYS}/{admin.on_loop(expired())}"
+    reply = admin.ask(f"{path}/rotate", method="POST")
+    assert (reply.status, reply.json["error"]["code"]) == (409, "key_expired")
+    admin.ask(path, {"expires_at": None}, method="PATCH")
+    assert admin.chat(admin.ask(f"{path}/rotate", method="POST").json["key"]).status == 200
+
+
+@pytest.mark.parametrize("amount", ["1_000", "\u0661", " 1 ", "", "1.", "NaN", "Infinity", "0x1"])
+def test_an_amount_is_a_decimal_text(admin, amount):
+    reply = admin.ask(KEYS, {"name": "amount", "budget": {"daily": amount}})
+    assert (reply.status, reply.json["error"]["param"]) == (400, "budget.daily")
+
+
 @pytest.mark.parametrize("cut", [1, 6, 20, 37])
 def test_a_key_in_half_is_told_so(admin, cut):
     reply = admin.chat(admin.create()["key"][:-cut])

@@ -4,6 +4,7 @@
 cheap refusals, before the request is looked at. Tokens are taken once it is known how many there are.
 """
 
+import re
 from hashlib import blake2b
 from math import trunc
 
@@ -31,6 +32,8 @@ from windvane.ports.stores import LimitStore
 ANONYMOUS = Principal(key_id="anonymous")
 IN_PROCESS = Principal(key_id="in-process")
 
+_KEY = re.compile(r"[!#-&(-+\--:<-~]+")
+"""What keys are made of: signs of ASCII that are seen, but for quotes, commas and semicolons."""
 US_PER_S = 1e6
 """A float, as seconds are: an integer would be made into one each time."""
 OUTPUT_TOKENS_EXPECTED = 256
@@ -59,17 +62,17 @@ def identify(credentials: Credentials, snapshot: Snapshot, keyring: Keyring) -> 
     known = keyring.find(credentials.bearer, digest)
     if known is not None:
         return known
-    if snapshot.passthrough is not None and not credentials.bearer.startswith(PREFIX):
-        # A key of ours that is no longer good is nobody else's business.
+    if snapshot.passthrough is not None and _may_be_a_providers(credentials.bearer):
         return _visitor(credentials.bearer, snapshot)
     if keyring.is_empty and snapshot.passthrough is None:
         return ANONYMOUS
-    raise refuse(
-        FaultKind.UNAUTHENTICATED,
-        "the key is not one of this gateway's",
-        status=401,
-        code="invalid_api_key",
-    )
+    raise keyring.refusal(digest)
+
+
+def _may_be_a_providers(bearer: str) -> bool:
+    """Whether it may be shown to a provider. A key of ours is nobody else's business, when it is no longer
+    good and when it is spelt wrong: in quotes, after a second `Bearer`, with a sign that is not seen."""
+    return PREFIX not in bearer and _KEY.fullmatch(bearer) is not None
 
 
 def _visitor(bearer: str, snapshot: Snapshot) -> Principal:

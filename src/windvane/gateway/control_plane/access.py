@@ -146,9 +146,11 @@ class Access:
             raise _unauthenticated(
                 "no key was sent; send `Authorization: Bearer <admin key>`", "missing_api_key"
             )
-        principal = self._engine.keyring.find(credentials.bearer)
+        keyring = self._engine.keyring
+        digest = keyring.digest_of(credentials.bearer)
+        principal = keyring.find(credentials.bearer, digest)
         if principal is None:
-            raise _unauthenticated("the key is not one of this gateway's", "invalid_api_key")
+            raise keyring.refusal(digest)
         if not principal.is_admin:
             if change is not None:
                 self.trail.record_attempt(

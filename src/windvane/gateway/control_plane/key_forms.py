@@ -33,6 +33,7 @@ OVERLAP_DEFAULT_S = 86_400
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 """Keys of one answer: more would hold up the event loop while they are written."""
+_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 NAME = re.compile(r"[\w.:/@+-][\w.:/@+ -]{0,127}")
 """As `engine.attribution` has it: a key's name, team and tags become scopes, as a caller's do."""
 
@@ -54,6 +55,8 @@ def _pattern(text: str) -> str:
 def _amount(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be dollars, as a number or a decimal text")
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        raise ValueError('must be dollars, as a number or a decimal text as "2.50"')
     return value
 
 
