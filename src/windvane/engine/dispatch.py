@@ -227,6 +227,7 @@ class Dispatch:
             tenant=principal.key_id,
             priority=exchange.priority,
             deadline_s=deadline_s,
+            name=exchange.id,
         )
         exchange.queued_s += admission.waited_s
         try:
@@ -235,6 +236,13 @@ class Dispatch:
             self._room.give_back(admission)
             raise
         return admission
+
+    def join(self, leader: Exchange, joiner: Exchange) -> float:
+        """`joiner` will get the answer of `leader`: where that waits for room, it does so as the more
+        urgent of both. Returns how long the leader has waited by now."""
+        assert joiner.principal is not None
+        tenant = joiner.principal.key_id
+        return leader.queued_s + self._room.join(leader.id, tenant, joiner.priority)
 
     def _reserve(
         self, exchange: Exchange, plan: _Plan, admission: UpstreamAdmission
