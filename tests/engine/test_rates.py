@@ -396,6 +396,14 @@ def test_a_refusal_says_what_is_left_of_a_rate_when_something_is(refused: int) -
     assert ("of 600 tokens a minute 48 are left" in message) is (refused == 48)
 
 
+def test_a_refusal_tells_the_burst_that_is_used_up() -> None:
+    script = Playbook(limited({"global": RateConfig(requests_per_minute=30, burst_requests=1)}))
+    fault = fault_of((asked(script) >> ask("small") << Failed("rate_limited", 429)).run())
+    assert fault.limit is not None
+    assert (fault.limit.limit, fault.limit.used, fault.limit.left) == (30, 1, 0)
+    assert "of 30 requests a minute, at most 1 at once, none is free" in fault.message
+
+
 def test_a_wall_clock_that_jumps_moves_no_rate() -> None:
     from windvane.testing.playbook import jumps
 

@@ -195,7 +195,8 @@ def test_what_a_route_does_not_have_is_refused_by_all_of_them(admin, people):
             reply = admin.ask(said, body, method=method)
             assert (reply.status, reply.json["error"]["param"]) == (400, "foo"), (method, said)
     assert admin.chat(people["ordinary"]).status == 200
-    document = admin.ask("/openapi.json").json["paths"]
+    document = [admin.ask("/openapi.json").json["paths"] for _ in range(2)][1]
+    assert "422" in document["/v1/chat/completions"]["post"]["responses"]
     for method, path in control_routes(admin.served):
         known = document.get(path.replace(":path", ""), {}).get(method.lower())
         if known is not None and path not in PUBLIC:
@@ -754,6 +755,14 @@ def test_a_key_that_has_expired_is_not_rotated(admin):
 def test_an_amount_is_a_decimal_text(admin, amount):
     reply = admin.ask(KEYS, {"name": "amount", "budget": {"daily": amount}})
     assert (reply.status, reply.json["error"]["param"]) == (400, "budget.daily")
+
+
+def test_a_key_is_no_name_and_no_team(admin):
+    key = admin.create()["key"]
+    for field in ("name", "team", "owner"):
+        reply = admin.ask(KEYS, {"name": "plain", field: key})
+        assert (reply.status, reply.json["error"]["param"]) == (400, field)
+        assert key not in reply.body.decode()
 
 
 @pytest.mark.parametrize("cut", [1, 6, 20, 37])

@@ -107,7 +107,10 @@ def _leave_address(config: Config, address: str) -> None:
     """Note where this gateway listens beside its ledger, for the commands that ask it."""
     if config.data_dir != IN_MEMORY:
         with suppress(OSError):  # without it, they go by the configuration
-            (Path(config.data_dir) / ADDRESS_FILE).write_text(address)
+            path = Path(config.data_dir) / ADDRESS_FILE
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            path.write_text(address)
 
 
 def _count_keys(engine: Engine) -> int | None:

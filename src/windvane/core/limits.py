@@ -48,11 +48,13 @@ all of it is free again."""
 
 
 class RateRefusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Which limit is full. `wait_us` is None when no wait helps, or none can be foretold."""
+    """Which limit is full. `wait_us` is None when no wait helps, or none can be foretold. `burst` is how
+    much of it there is at once, where that is less."""
 
     scope: Scope
     what: str
     limit: int
+    burst: int | None = None
     wait_us: int | None
     left: int = 0
 

@@ -181,12 +181,17 @@ def tokens_expected(exchange: Exchange) -> int:
 def rate_limited(refusal: RateRefusal, caller: Principal | None, wall_us: int) -> WindvaneError:
     """The error that tells a caller which rate is used up, and when it is not. Of one model's rate,
     another model knows nothing: it may be asked."""
+    whole = refusal.limit if refusal.burst is None else refusal.burst
     if refusal.what == "concurrency":
         how = f"{refusal.limit} requests run at once already"
         period, retry_s = "now", SLOT_RETRY_S
     else:
         how = f"{refusal.limit} {refusal.what} a minute are used up"
-        if refusal.left:
+        if refusal.burst is not None:
+            how = (
+                f"of {refusal.limit} {refusal.what} a minute, at most {whole} at once, none is free"
+            )
+        elif refusal.left:
             how = f"of {refusal.limit} {refusal.what} a minute {refusal.left} are left, too few for this"
         period = "minute"
         retry_s = SLOT_RETRY_S if refusal.wait_us is None else refusal.wait_us / US_PER_S
@@ -204,7 +209,7 @@ def rate_limited(refusal: RateRefusal, caller: Principal | None, wall_us: int) -
                 what=refusal.what,
                 period=period,
                 limit=refusal.limit,
-                used=refusal.limit - refusal.left,
+                used=whole - refusal.left,
                 left=refusal.left,
                 renews_at_us=None if refusal.wait_us is None else wall_us + refusal.wait_us,
             ),

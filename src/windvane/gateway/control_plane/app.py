@@ -7,6 +7,7 @@ answers to that key; what administers answers to an admin's key alone.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from http import HTTPStatus
 from importlib import resources
 from urllib.parse import urlsplit
@@ -174,7 +175,7 @@ def _address_of(upstream: Upstream) -> str:
 def _add_documentation(app: FastAPI) -> None:
     @app.get("/openapi.json", include_in_schema=False, openapi_extra=_PUBLIC)
     async def openapi() -> JSONResponse:
-        return JSONResponse(merge_data_plane(app.openapi()))
+        return JSONResponse(merge_data_plane(deepcopy(app.openapi())))  # FastAPI keeps its own
 
     @app.get("/docs", include_in_schema=False, openapi_extra=_PUBLIC)
     @app.get("/", include_in_schema=False, openapi_extra=_PUBLIC)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from windvane.config.accounts import nano_usd
 from windvane.core.budgets import BudgetTerms, Period
 from windvane.core.faults import FaultKind, refuse
-from windvane.core.keys import KeyTerms, VirtualKey
+from windvane.core.keys import PREFIX, KeyTerms, VirtualKey
 from windvane.core.limits import RateTerms
 from windvane.core.money import usd_text
 from windvane.core.principal import Principal
@@ -43,6 +43,8 @@ def _name(text: str) -> str:
         raise ValueError(
             "must be 1 to 128 letters, digits and . : / @ + - _, spaces between them, no comma"
         )
+    if PREFIX in text:
+        raise ValueError("that looks like a key itself, and names are shown")
     return text
 
 

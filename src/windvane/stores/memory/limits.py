@@ -147,6 +147,7 @@ def _refusal(
         scope=scopes[place],
         what=what,
         limit=bucket.limit,
+        burst=bucket.burst if bucket.burst < bucket.limit else None,
         wait_us=bucket.wait_us(units, now_us),
         left=bucket.left(now_us),
     )
