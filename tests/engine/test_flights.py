@@ -23,8 +23,17 @@ from tests.engine.scene import (
     says,
 )
 
-from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, RateConfig
+from windvane.config.schema import (
+    AuthConfig,
+    BudgetConfig,
+    Config,
+    KeyConfig,
+    RateConfig,
+    UpstreamLimitsConfig,
+    WaitingConfig,
+)
 from windvane.core.faults import Fault, FaultKind, Source, error_of
+from windvane.core.priority import Priority
 from windvane.engine import flights as flights_module
 from windvane.engine import sharing as sharing_module
 from windvane.engine.flights import BEHIND_MAX, Flights
@@ -40,6 +49,7 @@ from windvane.testing.answers import (
     event_head,
 )
 from windvane.testing.answers_kept import OtherProcess
+from windvane.testing.stage import two_providers
 from windvane.wire.chat_reply import ChatStreamReader
 from windvane.wire.fold import Fold
 
@@ -1248,3 +1258,45 @@ def test_waiting_for_the_slowest_would_be_noticed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(flights_module.Flight, "has_read", lambda *_: None)
     with pytest.raises((AssertionError, RuntimeError)):
         test_who_waits_for_the_whole_is_never_behind()
+
+
+def waiting_line() -> Config:
+    """One request a minute, and callers of each priority who share answers."""
+    one = msgspec.structs.replace(
+        two_providers().providers["one"], limits=UpstreamLimitsConfig(requests_per_minute=1)
+    )
+    keys = tuple(
+        KeyConfig(key=f"sk-of-{priority}", name=f"a-{priority}", priority=priority)
+        for priority in Priority
+    )
+    return two_providers(
+        providers={"one": one},
+        routes={},
+        auth=AuthConfig(keys=keys),
+        waiting=WaitingConfig(max_wait_s=600),
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_who_joins_a_request_that_waits_lends_it_its_priority(stream: bool) -> None:
+    async def main() -> None:
+        scene = Scene(config=waiting_line(), scope="shared")
+
+        def start(text: str, who: str) -> "asyncio.Task[Got]":
+            return scene.start(text, "small", key=f"sk-of-{who}", stream=stream)
+
+        await start("first", "normal")
+        low = start("same", "low")
+        await scene.rest(1)
+        normal = start("other", "normal")
+        await scene.rest(1)
+        high = start("same", "high")
+        first, second, third = await low, await high, await normal
+        assert (first.how, second.how) == ("miss", "joined")
+        assert first.text == second.text
+        assert first.at_s < third.at_s
+        led, joined = first.exchange.queued_s, second.exchange.queued_s
+        assert joined == pytest.approx(led - 2, abs=0.01) and joined > 50
+        await scene.close()
+
+    run_virtual(main())

@@ -1,13 +1,27 @@
 """Rates and concurrency, as scripts: who is refused, for how long, and what is given back."""
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
 
-from windvane.config.schema import AuthConfig, Config, KeyConfig, RateConfig, UpstreamLimitsConfig
-from windvane.core.faults import AuthenticationError, Fault, LimitReached
+from windvane.config.schema import (
+    AuthConfig,
+    BudgetConfig,
+    Config,
+    KeyConfig,
+    RateConfig,
+    UpstreamLimitsConfig,
+)
+from windvane.core.faults import (
+    AuthenticationError,
+    BudgetExceededError,
+    Fault,
+    LimitReached,
+    PermissionDeniedError,
+)
 from windvane.core.keys import KeyTerms
 from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateRefusal, least
@@ -326,12 +340,68 @@ def test_a_key_that_is_revoked_while_its_request_waits_sends_nothing(stream: boo
     run_virtual(story())
 
 
+@pytest.mark.parametrize("model", ["small", "large"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_is_barred_does_not_hide_the_limit_that_refused(
+    model: str, stream: bool
+) -> None:
+    async def story() -> None:
+        config = two_providers(budgets={"global": BudgetConfig(daily=Decimal("0.0000001"))})
+        stage = Stage(config)
+        there = {"small": "one/small", "large": "two/large"}[model]
+        stage.engine.room.bars[there] = (10**15, "no credit")
+        with pytest.raises(BudgetExceededError) as raised:
+            await stage.engine.handle(stage.accept("auto", "Hello?", stream=stream))
+        assert raised.value.fault.limit is not None
+        assert not stage.transport.calls
+
+    run_virtual(story())
+
+
+@pytest.mark.parametrize("terms", [{"models": ("big",)}, {"endpoints": ("models",)}])
+def test_a_key_that_may_less_when_its_requests_turn_comes_sends_nothing(
+    terms: dict[str, tuple[str, ...]],
+) -> None:
+    async def story() -> None:
+        one = two_providers().providers["one"]
+        limits = UpstreamLimitsConfig(requests_per_minute=1)
+        stage = Stage(
+            two_providers(providers={"one": msgspec.structs.replace(one, limits=limits)}, routes={})
+        )
+        key, secret = await stage.desk.create(KeyTerms(name="one"))
+
+        def asking() -> "asyncio.Task[object]":
+            exchange = stage.accept("small", "Hello?", key=secret)
+            return asyncio.get_running_loop().create_task(stage.engine.handle(exchange))
+
+        first = asking()
+        await asyncio.sleep(1)
+        waiting = asking()
+        await asyncio.sleep(1)
+        await stage.desk.update(key.id, KeyTerms(name="one", **terms))
+        with pytest.raises(PermissionDeniedError):
+            await waiting
+        assert len(stage.transport.calls) == 1
+        first.cancel()
+        await asyncio.wait([first])
+
+    run_virtual(story())
+
+
 @pytest.mark.parametrize("refused", [0, 48])
 def test_a_refusal_says_what_is_left_of_a_rate_when_something_is(refused: int) -> None:
     refusal = RateRefusal(scope=GLOBAL, what="tokens", limit=600, wait_us=10**7, left=refused)
     message = rate_limited(refusal, None, 0).fault.message
     assert ("600 tokens a minute are used up" in message) is (refused == 0)
     assert ("of 600 tokens a minute 48 are left" in message) is (refused == 48)
+
+
+def test_a_refusal_tells_the_burst_that_is_used_up() -> None:
+    script = Playbook(limited({"global": RateConfig(requests_per_minute=30, burst_requests=1)}))
+    fault = fault_of((asked(script) >> ask("small") << Failed("rate_limited", 429)).run())
+    assert fault.limit is not None
+    assert (fault.limit.limit, fault.limit.used, fault.limit.left) == (30, 1, 0)
+    assert "of 30 requests a minute, at most 1 at once, none is free" in fault.message
 
 
 def test_a_wall_clock_that_jumps_moves_no_rate() -> None:

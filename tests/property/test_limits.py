@@ -81,6 +81,7 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
             if share is not None:
                 check_told(bucket, share, now_us)
                 _, _, marks[index], _ = share
+                bucket.open.append(marks[index])
                 sums[index] = (now_us, ask.reserved)
                 check(sorted([*sums.values(), *debts]), now_us, bucket.limit, bucket.burst)
             else:

@@ -42,9 +42,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def open_served() -> Iterator[Served]:
-    with serving() as running:
+@pytest.fixture(scope="module", params=[None, "mistral"])
+def open_served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Without a key of its own; also where callers bring the provider's."""
+    with serving(auth=AuthConfig(passthrough=request.param)) as running:
         yield running
 
 
@@ -216,7 +217,8 @@ def test_without_a_key_only_loopbacks_own_names_are_answered(open_served, host):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8000", "LocalHost", "[::1]:80", "[::1]"])
 def test_without_a_key_loopbacks_names_are_answered(open_served, host):
-    assert open_served.ask(path="/v1/models", host=host).status == 200
+    shown = bearer("sk-of-the-provider")
+    assert open_served.ask(path="/v1/models", host=host, **shown).status == 200
 
 
 def test_without_a_key_a_request_without_a_host_is_refused(open_served):
@@ -226,9 +228,14 @@ def test_without_a_key_a_request_without_a_host_is_refused(open_served):
 ENVIRONMENT = {"MISTRAL_API_KEY": "sk-not-used-here", "ALLOWED_API_KEYS": None}
 
 
+@pytest.mark.parametrize("settings", ["", "providers: {mistral: {}}\nauth: {passthrough: mistral}"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
-def test_beyond_loopback_the_gateway_does_not_start_without_a_key(host, tmp_path, monkeypatch):
+def test_beyond_loopback_the_gateway_does_not_start_without_a_key(
+    host, settings, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    if settings:
+        (tmp_path / "windvane.yaml").write_text(settings)
     result = CliRunner(env=ENVIRONMENT).invoke(windvane, ["serve", "--host", host, "--port", "0"])
     assert result.exit_code == 1
     assert f"refusing to listen on {host} without a key" in result.output

@@ -17,8 +17,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from tests.surface.conftest import TLS
-from tests.surface.served import MODEL, WAIT_S, Reply, Served, chat, serving
-from tests.surface.test_access import admin_routes, bearer, found_in
+from tests.surface.served import MODEL, WAIT_S, Reply, Served, chat, raw_request, read_all, serving
+from tests.surface.test_access import PUBLIC, admin_routes, bearer, control_routes, found_in
 
 from windvane.assembly import ADMIN_FILE, PEPPER_FILE
 from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig
@@ -36,6 +36,7 @@ from windvane.gateway.control_plane.access import (
 )
 from windvane.gateway.control_plane.key_forms import NAMES_MAX
 from windvane.gateway.control_plane.times import moment_us, utc_text
+from windvane.telemetry.audit import AUDIT_FILE
 from windvane.telemetry.logs import JsonFormatter, TextFormatter
 
 ADMIN = "sk-admin-of-tests"
@@ -141,9 +142,9 @@ def people(admin: Admin) -> dict[str, str]:
 def body_for(method: str, path: str) -> Any:
     if method == "PATCH":
         return {"owner": "somebody"}
-    if method == "POST":
-        return {"overlap_s": 5} if path.endswith("/rotate") else {"name": f"n-{next(_numbers)}"}
-    return None
+    if method == "POST" and path.endswith("/rotate"):
+        return {"overlap_s": 5}
+    return {"name": f"n-{next(_numbers)}"} if (method, path) == ("POST", KEYS) else None
 
 
 def told(reply: Reply) -> Any:
@@ -179,6 +180,47 @@ def test_every_admin_route_by_role_and_by_object(admin, people, role):
         if role not in ADMINS:
             assert len(set(answers)) == 1, "an oracle"
     assert admin.chat(people["ordinary"]).status == 200, "nothing was changed by who may not"
+
+
+def test_what_a_route_does_not_have_is_refused_by_all_of_them(admin, people):
+    """A field of the query, or of the body, that nobody would read."""
+    for method, form in control_routes(admin.served):
+        if form in PUBLIC:
+            continue
+        path = form.replace("{key_id}", "the-ordinary").replace("{request_id}", "req_1")
+        asked = [(f"{path}?foo=1", body_for(method, form))]
+        if method in ("POST", "PATCH"):
+            asked.append((path, {**(body_for(method, form) or {}), "foo": 1}))
+        for said, body in asked:
+            reply = admin.ask(said, body, method=method)
+            assert (reply.status, reply.json["error"]["param"]) == (400, "foo"), (method, said)
+    assert admin.chat(people["ordinary"]).status == 200
+    document = [admin.ask("/openapi.json").json["paths"] for _ in range(2)][1]
+    assert "422" in document["/v1/chat/completions"]["post"]["responses"]
+    for method, path in control_routes(admin.served):
+        known = document.get(path.replace(":path", ""), {}).get(method.lower())
+        if known is not None and path not in PUBLIC:
+            assert "400" in known["responses"], (method, path)
+
+
+def test_a_change_that_a_key_may_not_make_is_written_down_once_a_minute(tmp_path):
+    auth = AuthConfig(keys=(KeyConfig(key=CONFIGURED, name="configured"),), admin_key=ADMIN)
+    with serving(auth=auth, data_dir=str(tmp_path)) as served:
+        for method, form in admin_routes(served):
+            path = form.replace("{key_id}", "configured")
+            for key in ("", "sk-nobody", *[CONFIGURED] * 20):
+                assert served.ask(None, path=path, method=method, **bearer(key)).status in (
+                    401,
+                    403,
+                )
+        changes = [each for each in admin_routes(served) if each[0] != "GET"]
+    lines = (tmp_path / AUDIT_FILE).read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert {(each["who"], each["outcome"]) for each in told} == {
+        ("configured", "refused (admin_only)")
+    }
+    # A minute may begin meanwhile.
+    assert len({each["what"] for each in told}) == len(changes) <= len(told) <= 2 * len(changes)
 
 
 @pytest.mark.parametrize("role", [*STRANGERS, *ORDINARY])
@@ -647,6 +689,80 @@ def test_a_revoked_key_is_refused_though_its_head_has_come_before(admin):
         admin.ask(f"{KEYS}/{made['id']}", method="DELETE")
         with pytest.raises(openai.AuthenticationError):
             client.chat.completions.create(**said)
+
+
+ENDINGS: dict[str, tuple[str, str, Any, int, str]] = {
+    # how it changes: method, what is behind the key's path, body, and what is answered then
+    "revoked": ("DELETE", "", None, 401, "invalid_api_key"),
+    "rotated": ("POST", "/rotate", {"overlap_s": 0}, 401, "invalid_api_key"),
+    "other endpoints": ("PATCH", "", {"endpoints": ["models"]}, 403, "endpoint_not_allowed"),
+    "other models": ("PATCH", "", {"models": ["mistral-large-latest"]}, 403, "model_not_allowed"),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_key_that_ends_while_a_body_comes_is_refused(admin, ending, path):
+    """What a key may is asked when the body has come, not only before it is read."""
+    method, behind, change, status, code = ENDINGS[ending]
+    made, asked = admin.create(), len(admin.served.sim.tape)
+    body = json.dumps(chat()).encode()
+    lines = (f"authorization: Bearer {made['key']}", "connection: close")
+    request = raw_request(body, *lines, path=path)
+    with admin.served.open() as connection:
+        connection.sendall(request[: -len(body) + 5])
+        admin.on_loop(asyncio.sleep(0.05))
+        reply = admin.ask(f"{KEYS}/{made['id']}{behind}", change, method=method)
+        assert reply.status == 200
+        connection.sendall(body[5:])
+        came = read_all(connection)
+    assert came.startswith(f"HTTP/1.1 {status} ".encode()), came
+    assert code.encode() in came
+    assert len(admin.served.sim.tape) == asked
+
+
+def test_who_holds_a_key_that_has_ended_is_told_so(admin):
+    revoked, rotated, expired = admin.create(), admin.create(), admin.expired()
+    admin.ask(f"{KEYS}/{revoked['id']}", method="DELETE")
+    admin.ask(f"{KEYS}/{rotated['id']}/rotate", {"overlap_s": 1}, method="POST")
+    admin.served.until(lambda: admin.chat(rotated["key"]).status == 401, "the end of the overlap")
+    for key, why in (
+        (revoked["key"], "the key was revoked"),
+        (rotated["key"], "the key has expired, or a rotation has replaced it"),
+        (expired, "the key has expired, or a rotation has replaced it"),
+        ("sk-nobody", "the key is not one of this gateway's"),
+    ):
+        for path, body in (("/v1/chat/completions", chat()), (KEYS, None), ("/metrics", None)):
+            reply = admin.served.ask(body, path=path, **bearer(key))
+            assert (reply.status, reply.json["error"]["code"]) == (401, "invalid_api_key")
+            assert reply.message.startswith(why)
+
+
+def test_a_key_that_has_expired_is_not_rotated(admin):
+    async def expired() -> str:
+        terms = KeyTerms(name=f"expired-{next(_numbers)}", expires_at_us=1)
+        key, _ = await admin.served.engine.desk.create(terms)
+        return key.id
+
+    path = f"{KEYS}/{admin.on_loop(expired())}"
+    reply = admin.ask(f"{path}/rotate", method="POST")
+    assert (reply.status, reply.json["error"]["code"]) == (409, "key_expired")
+    admin.ask(path, {"expires_at": None}, method="PATCH")
+    assert admin.chat(admin.ask(f"{path}/rotate", method="POST").json["key"]).status == 200
+
+
+@pytest.mark.parametrize("amount", ["1_000", "\u0661", " 1 ", "", "1.", "NaN", "Infinity", "0x1"])
+def test_an_amount_is_a_decimal_text(admin, amount):
+    reply = admin.ask(KEYS, {"name": "amount", "budget": {"daily": amount}})
+    assert (reply.status, reply.json["error"]["param"]) == (400, "budget.daily")
+
+
+def test_a_key_is_no_name_and_no_team(admin):
+    key = admin.create()["key"]
+    for field in ("name", "team", "owner"):
+        reply = admin.ask(KEYS, {"name": "plain", field: key})
+        assert (reply.status, reply.json["error"]["param"]) == (400, field)
+        assert key not in reply.body.decode()
 
 
 @pytest.mark.parametrize("cut", [1, 6, 20, 37])

@@ -198,6 +198,11 @@ def test_an_expiry_that_is_none_is_told_with_what_one_looks_like(empty, said):
     assert f"'{said}' is not 30d, 12h, 2026-12-31" in done.output.replace("\n", " ")
 
 
+def test_none_takes_a_priority_away(empty):
+    assert empty.told("keys", "create", "late", "--priority", "low")["priority"] == "low"
+    assert empty.told("keys", "update", "late", "--priority", "none")["priority"] == "normal"
+
+
 def test_a_name_that_is_another_keys_id_is_refused(empty):
     """Keys are found by either, so it would stand for the other: on the ledger, in budgets, in reports."""
     one = empty.told("keys", "create", "one")
@@ -399,7 +404,7 @@ def test_a_ledger_that_is_damaged_is_told_of_in_a_line(empty):
         ("windvane se", {"serve"}),
         ("windvane keys ro", {"rotate"}),
         ("windvane ledger ", {"verify", "rebuild"}),
-        ("windvane keys create x --priority ", {"high", "normal", "low"}),
+        ("windvane keys create x --priority ", {"high", "normal", "low", "none"}),
     ],
 )
 def test_the_shell_completes(words, found):

@@ -104,8 +104,20 @@ def test_a_callers_own_key_goes_to_the_provider_and_is_kept_nowhere(tmp_path):
         refused = served.ask(chat("!error 401"), **bearer(f"{own}-third"))
         assert refused.status == 401
         assert own not in refused.body.decode()
-        ours = served.ask(chat(), **bearer("sk-wv-not-a-key-of-anybody"))
-        assert ours.status == 401
+        asked = len(served.sim.tape)
+        ours = "sk-wv-not-a-key-of-anybody"
+        for spelt in (
+            ours,
+            f"Bearer {ours}",
+            f'"{ours}"',
+            f"\u200b{ours}",
+            f"'{own}'",
+            f"Bearer {own}",
+        ):
+            shown = spelt.encode().decode("latin-1")
+            assert served.ask(chat(), **bearer(shown)).status == 401
+            assert served.ask(chat(), x_api_key=shown).status == 401
+        assert len(served.sim.tape) == asked
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert own.encode() not in path.read_bytes(), path

@@ -51,7 +51,10 @@ class Admin(Protocol):
 class RunningGateway:
     """A gateway, over HTTP."""
 
-    def __init__(self, url: str, key: str | None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, key: str | None, timeout_s: float = TIMEOUT_S, *, folder: str | None = None
+    ) -> None:
+        """`folder` is its data folder, where that is how it was found."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise click.BadParameter(f"{url!r} is no http(s) address", param_hint="--url")
@@ -59,6 +62,7 @@ class RunningGateway:
         self._parts = parts
         self._key = key
         self._timeout_s = timeout_s
+        self._folder = folder
 
     def ask(
         self, method: str, path: str, body: object = None, query: Query | None = None
@@ -78,10 +82,14 @@ class RunningGateway:
             answer = connection.getresponse()
             return answer.status, answer.read(ANSWER_BYTES_MAX)
         except (OSError, http.client.HTTPException, UnicodeError, ValueError) as error:
-            raise click.ClickException(
-                f"nothing answers as a gateway at {self._url} ({error or type(error).__name__}); if it"
-                f" runs elsewhere, say so with --url or {URL_VARIABLE}"
-            ) from error
+            why = f"nothing answers as a gateway at {self._url} ({error or type(error).__name__}); if it"
+            why = f"{why} runs elsewhere, say so with --url or {URL_VARIABLE}"
+            if self._folder is not None:
+                why = (
+                    f"the data folder {self._folder} is in use, by another command or a gateway that"
+                    f" starts or stops: try again. Or {why}"
+                )
+            raise click.ClickException(why) from error
         finally:
             connection.close()
 
@@ -118,7 +126,10 @@ def administration(path: Path | None, url: str | None, *, timeout_s: float = TIM
         return StoppedGateway(config)
     if url is None:
         return RunningGateway(
-            _own_url(config), config.auth.admin_key or _kept_key(config), timeout_s
+            _own_url(config),
+            config.auth.admin_key or _kept_key(config),
+            timeout_s,
+            folder=config.data_dir,
         )
     host = urlsplit(url).hostname or ""
     key = config.auth.admin_key

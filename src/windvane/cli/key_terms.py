@@ -47,7 +47,7 @@ _OPTIONS = (
     click.option("--burst", metavar="N", help="Requests in one moment; a minute's by default."),
     click.option("--max-tokens", metavar="N", help="The longest answer it may ask for."),
     click.option("--expires", metavar="WHEN", help="30d, 12h, 2026-12-31 (UTC), or a moment."),
-    click.option("--priority", type=click.Choice([each.value for each in Priority])),
+    click.option("--priority", type=click.Choice([*(each.value for each in Priority), NONE])),
     click.option(
         "--clamp/--no-clamp",
         default=None,

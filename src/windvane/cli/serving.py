@@ -47,9 +47,8 @@ Beside = Callable[[Config], AbstractAsyncContextManager[Config]]
 
 
 def _refuse_unsafe(config: Config, engine: Engine) -> None:
-    """Exit rather than serve strangers for free."""
-    is_open = engine.keyring.is_empty and config.auth.passthrough is None
-    if is_open and not is_loopback(config.host) and not config.insecure:
+    """Exit rather than serve strangers: for free, or, with passthrough, with keys that may be anybody's."""
+    if engine.keyring.is_empty and not is_loopback(config.host) and not config.insecure:
         raise click.ClickException(
             f"refusing to listen on {config.host} without a key: anyone who reaches it could spend."
             " Set ALLOWED_API_KEYS, make one with `windvane keys create`, or say --insecure"
@@ -108,7 +107,10 @@ def _leave_address(config: Config, address: str) -> None:
     """Note where this gateway listens beside its ledger, for the commands that ask it."""
     if config.data_dir != IN_MEMORY:
         with suppress(OSError):  # without it, they go by the configuration
-            (Path(config.data_dir) / ADDRESS_FILE).write_text(address)
+            path = Path(config.data_dir) / ADDRESS_FILE
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            path.write_text(address)
 
 
 def _count_keys(engine: Engine) -> int | None:

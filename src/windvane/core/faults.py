@@ -104,6 +104,33 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
         """The same fault with the place it arose in front of its message."""
         return msgspec.structs.replace(self, message=f"{place}: {self.message}")
 
+    def without(self, secrets: tuple[str, ...]) -> "Fault":
+        """The same fault with no secret in what it says: a provider may quote what it was shown."""
+        return msgspec.structs.replace(
+            self,
+            message=_hidden(self.message, secrets),
+            code=None if self.code is None else _hidden(self.code, secrets),
+            param=None if self.param is None else _hidden(self.param, secrets),
+            detail=tuple([_hidden(text, secrets) for text in self.detail]),
+        )
+
+
+SECRET_CHARS_MIN = 8
+"""What is shorter is nobody's secret, and may be a part of many a word."""
+
+
+def _hidden(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        if len(secret) < SECRET_CHARS_MIN:
+            continue
+        text = text.replace(secret, "***")
+        # A long text is cut, and may be in the midst of it.
+        for size in range(len(secret) - 1, SECRET_CHARS_MIN - 1, -1):
+            if text.endswith(secret[:size]):
+                text = text[:-size] + "***"
+                break
+    return text
+
 
 def refuse(
     kind: FaultKind,

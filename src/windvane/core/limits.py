@@ -7,9 +7,11 @@ microsecond, so that one unit is worth a whole number of them and nothing is eve
 
 Tokens are reserved by estimate and corrected by usage. Only what has not yet leaked away may be given
 back: a late refund of old tokens would allow a burst above the limit. What is given back moves all
-that was taken later nearer to its own leaking, so marks are counted with what was returned since.
+that was taken later nearer to its own leaking, and nothing that was taken before: so a share's mark is
+counted with what those before it have returned since.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
@@ -46,11 +48,13 @@ all of it is free again."""
 
 
 class RateRefusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Which limit is full. `wait_us` is None when no wait helps, or none can be foretold."""
+    """Which limit is full. `wait_us` is None when no wait helps, or none can be foretold. `burst` is how
+    much of it there is at once, where that is less."""
 
     scope: Scope
     what: str
     limit: int
+    burst: int | None = None
     wait_us: int | None
     left: int = 0
 
@@ -60,13 +64,19 @@ class Gcra:
 
     Its *level* at a moment is what has been taken and has not leaked away: TAT less now, never below
     zero.
+
+    `open` are the marks of the shares that are to be corrected, in the order they were taken: whoever
+    takes such a share adds it. `_behind` is, by such a mark, what was returned of shares that were taken
+    after that one and before the next.
     """
 
-    __slots__ = ("_returned", "_tat", "burst", "full", "limit", "ticks_per_ms")
+    __slots__ = ("_behind", "_returned", "_tat", "burst", "full", "limit", "open", "ticks_per_ms")
 
     def __init__(self, limit: int, burst: int | None = None) -> None:
         self._tat = 0
         self._returned = 0
+        self.open: list[int] = []
+        self._behind: dict[int, int] = {}
         self._set(limit, burst)
 
     def _set(self, limit: int, burst: int | None) -> None:
@@ -96,6 +106,8 @@ class Gcra:
     def untake(self, units: int) -> None:
         """Undo a `take` of this very moment, after which nothing else has happened."""
         self._tat -= units * TICKS_PER_UNIT
+        if self.open:
+            self.open.pop()
 
     def wait_us(self, units: int, now_us: int) -> int | None:
         """How long until `units` would be admitted: 0 is now, None is never."""
@@ -106,17 +118,39 @@ class Gcra:
         return 0 if over <= 0 else -(-over // self.limit)
 
     def correct(self, taken: int, used: int, mark: int, now_us: int) -> None:
-        """`taken` units were `used` in truth; `mark` is that of their share."""
-        ticks = now_us * self.limit
+        """`taken` units were `used` in truth; `mark` is that of their share. One that was never opened
+        may get back less than it could."""
+        ticks, marks = now_us * self.limit, self.open
+        unleaked, back, before = mark - self._returned - ticks, 0, None
+        if len(marks) > 1 or self._behind:
+            later, before = self._close(mark)
+            unleaked += later
+        elif marks:
+            marks.pop()
         if used >= taken:
             self._tat = max(self._tat, ticks) + (used - taken) * TICKS_PER_UNIT
-            return
-        unleaked = mark - self._returned - ticks
-        if unleaked > 0:
+        elif unleaked > 0:
             back = (taken - used) * TICKS_PER_UNIT
             back = min(back, unleaked)
             self._tat -= back
             self._returned += back
+        if before is not None:
+            self._behind[before] += back
+
+    def _close(self, mark: int) -> tuple[int, int | None]:
+        """A share is corrected: what was returned of all that were taken after it, for that has not moved
+        it; and the one before it that is open, if there is one, which has to know of it from now."""
+        marks, behind = self.open, self._behind
+        place = bisect_left(marks, mark)
+        if place < len(marks) and marks[place] == mark:
+            del marks[place]
+        own = behind.pop(mark, 0)
+        later = own + sum([back for other, back in behind.items() if other > mark])
+        if place == 0:
+            return later, None
+        before = marks[place - 1]
+        behind[before] = behind.get(before, 0) + own
+        return later, before
 
     def change(self, limit: int, burst: int | None, now_us: int) -> None:
         """From now another limit. What has been taken and not leaked stays taken, unit for unit, and

@@ -13,13 +13,15 @@ Back-off is decorrelated jitter, `min(cap, uniform(base, 3 x previous))`; the pr
 Retry-After wins when it is longer. Source: AWS Builders' Library, "Timeouts, retries and backoff".
 """
 
+import math
 from random import Random
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from windvane.core.faults import Fault, Retry
+from windvane.core.faults import Fault, FaultKind, Retry, Source
+from windvane.core.principal import MODEL
 
 SHORT_WAIT_S = 0.5
 """A longer wait is worth another model."""
@@ -82,3 +84,29 @@ def backoff_s(policy: RetryPolicy, fault: Fault, attempts_here: int, rng: Random
     widest = policy.backoff_base_s * 3 ** max(attempts_here, 1)
     jittered = min(policy.backoff_max_s, rng.uniform(policy.backoff_base_s, widest))
     return max(jittered, fault.retry_after_s or 0.0)
+
+
+_WAITS = frozenset((FaultKind.RATE_LIMITED, FaultKind.BUDGET_EXCEEDED))
+
+
+def more_helpful(before: Fault, last: Fault) -> Fault:
+    """Which of two candidates' faults the caller is told, when neither has given an answer.
+
+    The last, as a rule. But that one may not be asked now tells nothing of another that has failed; and of
+    two limits, one of this gateway's holds whichever model is asked, unless it is a model's; else the
+    caller is told of the one that is free first, and of two of one budget, of the one that takes less.
+    """
+    if last.kind not in _WAITS:
+        return last
+    if before.kind not in _WAITS:
+        return before if last.source is Source.GATEWAY else last
+    return min(last, before, key=_distance)
+
+
+def _distance(fault: Fault) -> tuple[bool, float, int]:
+    """How far a limit is from what the caller should be told: whether others may be free before it, how
+    long until it is, and how much of a budget it takes."""
+    limit, wait_s = fault.limit, fault.retry_after_s
+    is_one_models = limit is None or limit.scope.startswith(f"{MODEL}:")
+    needed = 0 if limit is None else limit.needed or 0
+    return is_one_models, math.inf if wait_s is None else wait_s, needed

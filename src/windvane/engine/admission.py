@@ -4,6 +4,7 @@
 cheap refusals, before the request is looked at. Tokens are taken once it is known how many there are.
 """
 
+import re
 from math import trunc
 
 from windvane.core.exchange import Credentials, Exchange
@@ -30,6 +31,8 @@ from windvane.ports.stores import LimitStore
 ANONYMOUS = Principal(key_id="anonymous")
 IN_PROCESS = Principal(key_id="in-process")
 
+_KEY = re.compile(r"[!#-&(-+\--:<-~]+")
+"""What keys are made of: signs of ASCII that are seen, but for quotes, commas and semicolons."""
 US_PER_S = 1e6
 """A float, as seconds are: an integer would be made into one each time."""
 OUTPUT_TOKENS_EXPECTED = 256
@@ -58,17 +61,17 @@ def identify(credentials: Credentials, snapshot: Snapshot, keyring: Keyring) -> 
     known = keyring.find(credentials.bearer, digest)
     if known is not None:
         return known
-    if snapshot.passthrough is not None and not credentials.bearer.startswith(PREFIX):
-        # A key of ours that is no longer good is nobody else's business.
+    if snapshot.passthrough is not None and _may_be_a_providers(credentials.bearer):
         return _visitor(credentials.bearer, snapshot)
     if keyring.is_empty and snapshot.passthrough is None:
         return ANONYMOUS
-    raise refuse(
-        FaultKind.UNAUTHENTICATED,
-        "the key is not one of this gateway's",
-        status=401,
-        code="invalid_api_key",
-    )
+    raise keyring.refusal(digest)
+
+
+def _may_be_a_providers(bearer: str) -> bool:
+    """Whether it may be shown to a provider. A key of ours is nobody else's business, when it is no longer
+    good and when it is spelt wrong: in quotes, after a second `Bearer`, with a sign that is not seen."""
+    return PREFIX not in bearer and _KEY.fullmatch(bearer) is not None
 
 
 def _visitor(bearer: str, snapshot: Snapshot) -> Principal:
@@ -177,12 +180,17 @@ def tokens_expected(exchange: Exchange) -> int:
 def rate_limited(refusal: RateRefusal, caller: Principal | None, wall_us: int) -> WindvaneError:
     """The error that tells a caller which rate is used up, and when it is not. Of one model's rate,
     another model knows nothing: it may be asked."""
+    whole = refusal.limit if refusal.burst is None else refusal.burst
     if refusal.what == "concurrency":
         how = f"{refusal.limit} requests run at once already"
         period, retry_s = "now", SLOT_RETRY_S
     else:
         how = f"{refusal.limit} {refusal.what} a minute are used up"
-        if refusal.left:
+        if refusal.burst is not None:
+            how = (
+                f"of {refusal.limit} {refusal.what} a minute, at most {whole} at once, none is free"
+            )
+        elif refusal.left:
             how = f"of {refusal.limit} {refusal.what} a minute {refusal.left} are left, too few for this"
         period = "minute"
         retry_s = SLOT_RETRY_S if refusal.wait_us is None else refusal.wait_us / US_PER_S
@@ -200,7 +208,7 @@ def rate_limited(refusal: RateRefusal, caller: Principal | None, wall_us: int) -
                 what=refusal.what,
                 period=period,
                 limit=refusal.limit,
-                used=refusal.limit - refusal.left,
+                used=whole - refusal.left,
                 left=refusal.left,
                 renews_at_us=None if refusal.wait_us is None else wall_us + refusal.wait_us,
             ),

@@ -23,6 +23,7 @@ REPLY_BYTES_MAX = 64 * 1024 * 1024
 """A whole answer larger than this is a broken upstream; images in base64 stay well below."""
 ERROR_BYTES_MAX = 256 * 1024
 ANSWER = "the provider's answer"
+BEARER = "Bearer "
 ERROR_BODY_S = 5.0
 """How long the reason of an error status is waited for; the status alone is enough to go on by."""
 
@@ -39,6 +40,7 @@ class OpenStream:
         "_bytes",
         "_is_ended",
         "_reader",
+        "_request",
         "_response",
         "_upstream",
         "_watchdog",
@@ -49,12 +51,14 @@ class OpenStream:
     def __init__(
         self,
         response: UpstreamResponse,
+        request: UpstreamRequest,
         upstream: Upstream,
         watchdog: Watchdog,
         exchange: Exchange,
         attempt: Attempt,
         fold: Fold,
     ) -> None:
+        self._request = request
         self._answer_id = exchange.answer_id
         self._attempt = attempt
         self._response = response
@@ -75,10 +79,10 @@ class OpenStream:
         """
         if self._is_ended:
             return []
-        if self._reader.failure is not None:
-            raise self._reader.failure
         self._watchdog.expect(what, within_s)
         try:
+            if self._reader.failure is not None:
+                raise self._reader.failure
             while not self._reader.is_done and (piece := await self._response.read()):
                 self._bytes += len(piece)
                 if self._bytes > REPLY_BYTES_MAX:
@@ -89,6 +93,8 @@ class OpenStream:
                             _name(chunk, self.fold.id or self._answer_id, self._attempt)
                         self.fold.add(chunk)
                     return chunks
+        except WindvaneError as error:
+            raise discreet(error, self._request, self._upstream) from error
         except CancelledError as cancelled:
             if (timeout := self._watchdog.fault_of_cancellation()) is not None:
                 raise timeout from cancelled
@@ -202,7 +208,7 @@ class Asking:
         within_s = upstream.timeouts.first_token_s
         started_s = self._clock.monotonic_s()
         response = await self._open(request, watchdog, within_s)
-        opened = OpenStream(response, upstream, watchdog, exchange, attempt, fold)
+        opened = OpenStream(response, request, upstream, watchdog, exchange, attempt, fold)
         try:
             if not _is_readable(response, attempt, upstream):
                 await self._refuse(response, upstream, watchdog)
@@ -257,6 +263,15 @@ class Asking:
             raise
         finally:
             watchdog.rest()
+
+
+def discreet(error: WindvaneError, request: UpstreamRequest, upstream: Upstream) -> WindvaneError:
+    """The same error without the credential that the request was sent with, should it be quoted."""
+    shown = [header for header in request.headers if header not in upstream.bare_headers]
+    if request.credential is not None:
+        shown.append(request.credential)
+    secrets = tuple([value.removeprefix(BEARER) for _, value in shown])
+    return error_of(error.fault.without(secrets))
 
 
 def _name(answer: Completion | Chunk, answer_id: str, attempt: Attempt) -> None:

@@ -15,11 +15,11 @@ from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
-from windvane.core.retry import Stop, TryNext, TrySame, next_step
+from windvane.core.retry import Stop, TryNext, TrySame, more_helpful, next_step
 from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
 from windvane.engine.admission import Admission, tokens_expected
-from windvane.engine.asking import Asking, OpenStream
+from windvane.engine.asking import Asking, OpenStream, discreet
 from windvane.engine.bounding import FORM_BYTES, Bound
 from windvane.engine.health import HealthBook
 from windvane.engine.relay import ChunkStream, OnEnd
@@ -53,8 +53,8 @@ class _Plan:
         "current",
         "limits_key",
         "place",
-        "refusal",
         "tokens",
+        "told",
         "upstream",
         "upstreams",
     )
@@ -65,8 +65,8 @@ class _Plan:
         self.candidates = candidates
         self.upstreams = upstreams
         self.tokens = tokens
-        self.refusal: WindvaneError | None = None
-        """Of what was refused by a budget, what needs least."""
+        self.told: WindvaneError | None = None
+        """Of those that were left behind, the failure that helps the caller most."""
         self.move_to(0)
 
     @property
@@ -81,19 +81,15 @@ class _Plan:
         self.upstream = upstream = self.upstreams[here.provider]
         self.limits_key = upstream.limits_key(here.id)
 
+    def fail(self, error: WindvaneError) -> None:
+        """The current candidate has failed, and another will be asked."""
+        if self.told is None or more_helpful(self.told.fault, error.fault) is error.fault:
+            self.told = error
+
     def rest(self) -> Iterator[tuple[int, Deployment]]:
         """Those who may be asked after the current one, with their places."""
         for place in range(self.place + 1, len(self.candidates)):
             yield place, self.candidates[place].deployment
-
-    def told(self, error: WindvaneError) -> WindvaneError:
-        """What a caller is told when there is none to ask after `error`: refused by a budget, what would
-        have cost least, which the budget will cover first."""
-        if error.fault.kind is not FaultKind.BUDGET_EXCEEDED:
-            return error
-        if self.refusal is None or _needed(error) < _needed(self.refusal):
-            self.refusal = error
-        return self.refusal
 
     def move_to_stronger(self) -> bool:
         """Go to the next candidate of higher quality; False, and no move, when there is none."""
@@ -119,9 +115,10 @@ class Dispatch:
         clock: Clock,
         rng: Random,
         on_end: OnEnd,
-        on_waited: Callable[[Exchange], None],
+        on_waited: Callable[[Exchange, Candidate], None],
     ) -> None:
-        """`on_waited` is called when an exchange goes on that has waited; it raises when it may not."""
+        """`on_waited` is called when an exchange goes on that has waited, with the candidate that is
+        asked next; it raises when it may not."""
         self._asking = asking
         self._admission = admission
         self._room = room
@@ -169,7 +166,8 @@ class Dispatch:
                             )
                         )
                     except WindvaneError as error:
-                        raise self._failed(exchange, attempt, plan, error, fold) from error
+                        told = discreet(error, asked, plan.upstream)
+                        raise self._failed(exchange, attempt, plan, told, fold) from error
                     except BaseException:
                         self._settlement.settle_cancelled(exchange, attempt, fold)
                         self._health.released(attempt.deployment)
@@ -231,14 +229,22 @@ class Dispatch:
             tenant=principal.key_id,
             priority=exchange.priority,
             deadline_s=deadline_s,
+            name=exchange.id,
         )
         exchange.queued_s += admission.waited_s
         try:
-            self._on_waited(exchange)
+            self._on_waited(exchange, plan.current)
         except BaseException:
             self._room.give_back(admission)
             raise
         return admission
+
+    def join(self, leader: Exchange, joiner: Exchange) -> float:
+        """`joiner` will get the answer of `leader`: where that waits for room, it does so as the more
+        urgent of both. Returns how long the leader has waited by now."""
+        assert joiner.principal is not None
+        tenant = joiner.principal.key_id
+        return leader.queued_s + self._room.join(leader.id, tenant, joiner.priority)
 
     def _reserve(
         self, exchange: Exchange, plan: _Plan, admission: UpstreamAdmission
@@ -345,7 +351,6 @@ class Dispatch:
         """
         if self.watch.is_called_off:
             raise error
-        error = plan.told(error)
         step = next_step(
             snapshot.retry,
             error.fault,
@@ -357,12 +362,16 @@ class Dispatch:
         )
         match step:
             case Stop():
+                told = plan.told
+                if told is not None and more_helpful(told.fault, error.fault) is told.fault:
+                    raise told from error
                 raise error
             case TryNext():
+                plan.fail(error)
                 plan.move_to(plan.place + 1)
             case TrySame(wait_s):
                 await asyncio.sleep(wait_s)
-                self._on_waited(exchange)
+                self._on_waited(exchange, plan.current)
 
     def _keep(
         self,
@@ -423,11 +432,6 @@ class Dispatch:
             watchdog=watchdog,
             on_end=self._on_end,
         )
-
-
-def _needed(error: WindvaneError) -> int:
-    limit = error.fault.limit
-    return 0 if limit is None or limit.needed is None else limit.needed
 
 
 def _about_own_key(fault: Fault) -> Fault:

@@ -31,7 +31,7 @@ from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
 from windvane.core.ledger import BYPASS, JOINED
 from windvane.core.principal import Principal
 from windvane.core.routing.decide import Decider
-from windvane.core.routing.decision import Decision
+from windvane.core.routing.decision import Candidate, Decision
 from windvane.core.routing.permits import meant, permitted
 from windvane.core.routing.table import NO_FACTS
 from windvane.engine.admission import Admission, check_endpoint, identify
@@ -382,9 +382,14 @@ class Engine:
             check_endpoint(principal, endpoint)
         return principal
 
-    def _identify_again(self, exchange: Exchange) -> None:
-        """Raise AuthenticationError when the key was revoked, or has run out, while the exchange waited."""
-        self.identify(exchange.credentials)
+    def _identify_again(self, exchange: Exchange, candidate: Candidate) -> None:
+        """Raise AuthenticationError when the key was revoked, or has run out, while the exchange waited,
+        and PermissionDeniedError when it may no more ask this candidate."""
+        principal, decision = self.identify(exchange.credentials, CHAT), exchange.decision
+        assert decision is not None
+        if principal != exchange.principal:
+            asked = msgspec.structs.replace(decision, candidates=(candidate,))
+            permitted(asked, meant(exchange.request.model, principal), principal)
 
     def is_available(self, deployment: Deployment) -> bool:
         """Whether it may be asked now: its breaker is shut, and its provider has not barred us."""

@@ -98,6 +98,7 @@ class Keyring:
         self._roll = roll
         self._clock = clock
         self._found: dict[bytes, _Known] = {}
+        self._revoked: set[bytes] = set()
         self._index()
 
     def _index(self) -> None:
@@ -107,14 +108,17 @@ class Keyring:
         }
         if self._local_admin is not None:
             found[self._local_admin] = _Known(self._local_admin, LOCAL_ADMIN, None)
+        revoked: set[bytes] = set()
         for key in self._keys.values():
             if key.revoked_at_us is not None:
+                revoked.update([secret.digest for secret in key.secrets])
                 continue
             principal = key.principal()
             for secret in key.secrets:
                 ends = [at for at in (secret.expires_at_us, key.terms.expires_at_us) if at]
                 found[secret.digest] = _Known(secret.digest, principal, min(ends, default=None))
         self._found = found
+        self._revoked = revoked
         self.is_empty = not self._fixed and not self._keys
         """Whether there has never been a key. A gateway whose keys are all revoked is not open."""
 
@@ -156,6 +160,15 @@ class Keyring:
         if known.ends_at_us is not None and self._clock.wall_us() >= known.ends_at_us:
             return None
         return known.principal
+
+    def refusal(self, digest: bytes) -> WindvaneError:
+        """Why a secret of this digest is nobody's: whoever has it whole may know what became of it."""
+        why = "the key is not one of this gateway's"
+        if digest in self._revoked:
+            why = "the key was revoked"
+        elif digest in self._found:
+            why = "the key has expired, or a rotation has replaced it"
+        return refuse(FaultKind.UNAUTHENTICATED, why, status=401, code="invalid_api_key")
 
     def find_id(self, key_id: str) -> VirtualKey | None:
         """A key that was made, if there is one of this id."""
@@ -267,7 +280,16 @@ class KeyDesk:
                 param="overlap_s",
             )
         async with self._changing:
-            key, text = self._keyring.rotated(self._live(key_id), overlap_s)
+            key = self._live(key_id)
+            if not key.is_live(self._clock.wall_us()):
+                raise refuse(
+                    FaultKind.INVALID_REQUEST,
+                    f"the key {key_id!r} has expired, and a new secret would be of no use: set another"
+                    " expires_at first",
+                    status=409,
+                    code="key_expired",
+                )
+            key, text = self._keyring.rotated(key, overlap_s)
             await self._put(key)
         return key, text
 

@@ -236,8 +236,12 @@ class Sharing:
         flight.join(exchange)
         watchdog = self._watch.start(ends_s - asyncio.get_running_loop().time())
         answer: Answer | None = None
+        leader, waited_s = flight.leader, math.inf
+        if leader is not exchange:
+            waited_s = self._dispatch.join(leader, exchange)
         try:
             await self._await(exchange, flight, watchdog)
+            exchange.queued_s += max(leader.queued_s - waited_s, 0.0)
             if not _is_leaders_alone(flight, exchange, watchdog.remaining_s):
                 answer = self._share(exchange, flight, watchdog)
         finally:
@@ -314,7 +318,7 @@ class Sharing:
         assert attempt is not None
         followed = exchange.answered_by
         waited_s = self._clock.monotonic_s() - exchange.received_s
-        exchange.upstream_s += waited_s
+        exchange.upstream_s += waited_s - exchange.queued_s
         saved = saved_by_joining(attempt.entry, waited_s)
         now_us = self._clock.wall_us()
         self._settlement.record_free(exchange, attempt.deployment, JOINED, saved, now_us)

@@ -167,6 +167,7 @@ class WaitingRoom:
         """Deployments that are not to be asked: until when, and why. Some may be over (see `bar`)."""
         self._configured: Mapping[str, UpstreamTerms] = {}
         self._deadlines: list[tuple[int, int, _Waiter]] = []
+        self._named: dict[str, _Waiter] = {}
         self._entered = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -210,8 +211,10 @@ class WaitingRoom:
         tenant: str,
         priority: Priority,
         deadline_s: float,
+        name: str = "",
     ) -> Admission:
-        """Leave to send, waited for if need be; `deadline_s` is the monotonic time of giving up.
+        """Leave to send, waited for if need be; `deadline_s` is the monotonic time of giving up, and
+        `name` what the wait is found by meanwhile.
 
         Raises RateLimitError: `upstream_rate_limited` when there is no room in time, at once when that
         is known; `insufficient_quota` when the deployment is barred.
@@ -220,14 +223,30 @@ class WaitingRoom:
         if admission is not None:
             return admission
         waiter = self._enter(key, deployment, tokens, tenant, priority, deadline_s)
+        self._named[name] = waiter
         try:
             outcome = await waiter.future
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
+        finally:
+            self._named.pop(name, None)
         if isinstance(outcome, Fault):
             raise error_of(outcome)
         return outcome
+
+    def join(self, name: str, tenant: str, priority: Priority) -> float:
+        """Another waits for what the wait of this name is for: if it is more urgent, the place is one of
+        its own from now. Returns how long, in seconds, has been waited already."""
+        waiter = self._named.get(name)
+        if waiter is None or waiter.place is None or not waiter.place.is_waiting:
+            return 0.0
+        place, gate = waiter.place, waiter.gate
+        if priority.rank < place.priority.rank:
+            gate.queue.remove(place)
+            waiter.place, _ = gate.queue.put(tenant, priority, place.cost, waiter)
+            self._look_at(gate)
+        return (self._now_us() - waiter.since_us) / SECOND_US
 
     def correct(self, admission: Admission, used_tokens: int) -> None:
         """The request has ended, and used so many tokens of its upstream's: 0 if it was refused."""

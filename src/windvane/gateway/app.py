@@ -127,7 +127,7 @@ class Gateway:
 
     @property
     def _is_open(self) -> bool:
-        """Whether anyone who reaches the port is served."""
+        """Whether anyone who reaches the port is served, without any key."""
         engine = self._engine
         return engine.keyring.is_empty and engine.snapshot.passthrough is None
 
@@ -154,8 +154,10 @@ class Gateway:
         )
 
     def _is_wrong_host(self, incoming: Incoming) -> bool:
-        """Whether who calls us by this name is refused for it. Once there are keys, nobody is."""
-        return self._checks_host and self._is_open and not incoming.names_loopback
+        """Whether who calls us by this name is refused for it. Once there are keys, nobody is; a
+        provider's, which callers bring, is none of ours."""
+        is_keyless = self._engine.keyring.is_empty
+        return self._checks_host and is_keyless and not incoming.names_loopback
 
     def _wrong_host(self, incoming: Incoming, path: str) -> tuple[int, HeaderList, bytes]:
         """The answer to who calls us by another name."""

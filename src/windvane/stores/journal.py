@@ -77,6 +77,7 @@ class FileJournal:
         self._sink = sink
         self._behind = refusal
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         self._old = sorted(folder.glob("*.journal"))
         self._unread = sorted(folder.glob("*.damaged"))
         """Segments that could not be read whole, for as long as they lie here."""

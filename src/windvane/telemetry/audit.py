@@ -38,6 +38,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str | None = None
 
 
+MINUTE_US = 60_000_000
+ATTEMPTS_MAX = 10_000
+"""Of keys and changes, remembered to tell the first attempt in a minute from the next."""
+
+
 class AuditTrail:
     """Keeps changes in a file, and tells the log. Without a path only the log is told."""
 
@@ -48,6 +53,18 @@ class AuditTrail:
         self._clock = clock
         self._through = through
         self._user = user
+        self._attempts: dict[tuple[str, str], int] = {}
+
+    def record_attempt(self, *, who: str, what: str, outcome: str) -> None:
+        """Keep that somebody tried to change what it may not: the first time in each minute, so that
+        nobody can push out of the file what others have changed."""
+        minute = self._clock.wall_us() // MINUTE_US
+        if self._attempts.get((who, what)) == minute:
+            return
+        if len(self._attempts) >= ATTEMPTS_MAX:
+            self._attempts.clear()
+        self._attempts[who, what] = minute
+        self.record(who=who, what=what, subject=None, outcome=outcome)
 
     def record(self, *, who: str, what: str, subject: str | None, outcome: str) -> None:
         """Keep a change. A disk that refuses is told of in the log: the change is made already."""

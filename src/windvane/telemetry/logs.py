@@ -4,6 +4,7 @@ A library must not set up logging; `configure` is called by `windvane serve` alo
 """
 
 import logging
+import re
 import sys
 from http import HTTPStatus
 
@@ -93,9 +94,12 @@ class TextFormatter(logging.Formatter):
                 f" ({event.code or '-'})"
             )
         return _one_line(
-            f"{line} {event.request_id} {event.requested_model} -> {event.model or '-'}"
+            f"{line} {event.request_id} {_no_key(event.requested_model)} -> {event.model or '-'}"
             f" {event.status}{fault} {event.duration_s * 1000:.0f}ms ({event.reason or '-'})"
         )
+
+
+_KEY = re.compile(r"sk-[\w-]{8,}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -111,9 +115,16 @@ class JsonFormatter(logging.Formatter):
         event = getattr(record, "event", None)
         if isinstance(event, (ExchangeEnded, RequestEnded)):
             said |= msgspec.structs.asdict(event)
+        if isinstance(event, ExchangeEnded):
+            said["requested_model"] = _no_key(event.requested_model)
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(said).decode()
+
+
+def _no_key(name: str) -> str:
+    """A model's name as a caller has said it, unless it is a key that was pasted in its place."""
+    return _KEY.sub("sk-***", name)
 
 
 def _one_line(text: str) -> str:

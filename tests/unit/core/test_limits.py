@@ -18,8 +18,10 @@ def share_of(bucket: Gcra, units: int, now_us: int = NOW_US) -> Share:
 
 
 def taken(bucket: Gcra, units: int, now_us: int) -> int:
-    """The mark of units that are there to take."""
-    return share_of(bucket, units, now_us)[2]
+    """The mark of units that are there to take, and will be corrected."""
+    mark = share_of(bucket, units, now_us)[2]
+    bucket.open.append(mark)
+    return mark
 
 
 def told(bucket: Gcra, now_us: int) -> Left | None:
@@ -101,6 +103,33 @@ def test_a_second_refund_does_not_give_back_what_the_first_already_moved() -> No
     bucket.correct(50, 0, second, later_us)
     assert bucket.left(later_us) == 0
     assert bucket.wait_us(1, later_us) == SECOND_US
+
+
+@pytest.mark.parametrize("order", ["first to last", "last to first", "inside out"])
+def test_what_was_not_used_comes_back_in_whatever_order_it_is_known(order: str) -> None:
+    """A refund moves those taken later nearer to their leaking, and none that were taken before."""
+    bucket, count = Gcra(6_000, 6_000), 10
+    marks = [taken(bucket, 500, NOW_US) for _ in range(count)]
+    places = list(range(count))
+    if order == "last to first":
+        places.reverse()
+    elif order == "inside out":
+        places.sort(key=lambda place: abs(place - count // 2))
+    later_us = NOW_US + SECOND_US
+    for place in places:
+        bucket.correct(500, 0, marks[place], later_us)
+    assert bucket.left(later_us) == 6_000
+
+
+def test_what_a_long_request_did_not_use_comes_back_behind_many_short_ones() -> None:
+    bucket = Gcra(100_000)
+    long = taken(bucket, 50_000, NOW_US)
+    for number in range(10):
+        now_us = NOW_US + number * SECOND_US // 2
+        bucket.correct(5_000, 25, taken(bucket, 5_000, now_us), now_us)
+    end_us = NOW_US + 6 * SECOND_US
+    bucket.correct(50_000, 50, long, end_us)
+    assert bucket.left(end_us) == 100_000 - 250
 
 
 def test_what_was_not_used_comes_back_however_often() -> None:

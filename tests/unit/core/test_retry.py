@@ -4,8 +4,17 @@ from random import Random
 
 import pytest
 
-from windvane.core.faults import Fault, FaultKind, Retry, Source
-from windvane.core.retry import RetryPolicy, Step, Stop, TryNext, TrySame, backoff_s, next_step
+from windvane.core.faults import Fault, FaultKind, LimitReached, Retry, Source
+from windvane.core.retry import (
+    RetryPolicy,
+    Step,
+    Stop,
+    TryNext,
+    TrySame,
+    backoff_s,
+    more_helpful,
+    next_step,
+)
 
 POLICY = RetryPolicy()
 
@@ -130,3 +139,47 @@ def test_waits_widen_with_each_try_and_are_capped() -> None:
 
 def test_two_dice_give_two_waits() -> None:
     assert len({backoff_s(POLICY, fault(Retry.SAME), 1, Random(seed)) for seed in range(50)}) == 50
+
+
+def refusal(
+    wait_s: float | None,
+    scope: str | None = None,
+    *,
+    kind: FaultKind = FaultKind.RATE_LIMITED,
+    source: Source = Source.GATEWAY,
+) -> Fault:
+    limit = None
+    if scope is not None:
+        limit = LimitReached(scope=scope, what="requests", period="minute", limit=1, used=1, left=0)
+    return Fault(
+        kind=kind, source=source, message="m", status=429, retry_after_s=wait_s, limit=limit
+    )
+
+
+BARRED = refusal(600.0)
+FAILED = fault(Retry.OTHER)
+BUDGET = refusal(5_000.0, "key:one", kind=FaultKind.BUDGET_EXCEEDED, source=Source.CLIENT)
+SPENT = refusal(None, "key:one", kind=FaultKind.BUDGET_EXCEEDED, source=Source.CLIENT)
+MODELS_RATE = refusal(20.0, "model:small", source=Source.CLIENT)
+
+
+@pytest.mark.parametrize(
+    ("before", "last", "told"),
+    [
+        (BUDGET, BARRED, BUDGET),
+        (SPENT, BARRED, SPENT),
+        (BARRED, BUDGET, BUDGET),
+        (MODELS_RATE, refusal(3_163.0), MODELS_RATE),
+        (refusal(3_163.0), MODELS_RATE, MODELS_RATE),
+        (MODELS_RATE, refusal(2.0), refusal(2.0)),
+        (refusal(700.0), BARRED, BARRED),
+        (BUDGET, FAILED, FAILED),
+        (FAILED, BARRED, FAILED),
+        (FAILED, BUDGET, BUDGET),
+        (FAILED, fault(Retry.SAME, 3.0), fault(Retry.SAME, 3.0)),
+    ],
+)
+def test_of_two_failures_the_caller_is_told_the_one_that_helps(
+    before: Fault, last: Fault, told: Fault
+) -> None:
+    assert more_helpful(before, last) == told

@@ -73,3 +73,16 @@ def test_of_what_never_became_an_exchange_a_line_tells_the_endpoint_and_the_code
     assert line.endswith("request a /v1/models 401 unauthenticated (missing_api_key)")
     said = msgspec.json.decode(JsonFormatter().format(record))
     assert said["endpoint"] == "/v1/models" and said["code"] == "missing_api_key"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_key_that_is_pasted_as_a_model_is_not_logged(
+    caplog: pytest.LogCaptureFixture, formatter: logging.Formatter
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    event = msgspec.structs.replace(
+        ENDED, requested_model="sk-wv-0123456789", status=404, fault="not_found"
+    )
+    RequestLog().on(event)
+    said = formatter.format(caplog.records[0])
+    assert "0123456789" not in said and "sk-***" in said

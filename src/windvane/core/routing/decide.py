@@ -19,6 +19,8 @@ from windvane.core.routing.table import Facts, RouteTable, first_match
 Deployments = Mapping[str, tuple[Deployment, ...]]
 """Public model name -> the deployments that serve it, in order of preference."""
 
+RESTING = "it rests: its circuit breaker is open, or its provider has barred it"
+
 
 class Decider:
     """Decides, by the routes and deployments of one snapshot, on one day.
@@ -96,7 +98,7 @@ class Decider:
                     fitting.append(candidate)
                 else:
                     resting.append(candidate)
-                    ruled_out.append(RuledOut(model=model, why="its circuit breaker is open"))
+                    ruled_out.append(RuledOut(model=model, why=RESTING))
         if not fitting and not resting:
             raise _no_route(requested, ruled_out, self._too_long(models, analysis))
         return Decision(

@@ -24,6 +24,7 @@ from windvane.core.exchange import Credentials
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.principal import Principal
 from windvane.engine.engine import Engine
+from windvane.gateway.control_plane import schemas
 from windvane.gateway.data_plane.asgi import Message
 from windvane.gateway.data_plane.incoming import (
     ClientGoneError,
@@ -39,10 +40,11 @@ BODY_BYTES_MAX = 64 * 1024
 BODY_TIMEOUT_S = 10.0
 METRICS = "metrics"
 """What a key may be allowed by name, as an endpoint: to see in the metrics what is not its own."""
+ADMIN_ONLY = "admin_only"
 _DECLARED = "x-permission"
 _PRINCIPAL = "windvane.principal"
 _SUBJECT = "windvane.subject"
-_CHANGING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+CHANGING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 # Amounts are exact: what JSON writes with a point must not go through a binary fraction.
 _decode_exactly = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -112,8 +114,11 @@ class Access:
         self._is_local = is_local
         self.trail = trail
 
-    def admit(self, incoming: Incoming, permission: Permission) -> Principal | None:
-        """Who calls; None when that does not matter.
+    def admit(
+        self, incoming: Incoming, permission: Permission, change: str | None
+    ) -> Principal | None:
+        """Who calls; None when that does not matter. `change` is what is asked for, if it is one: that
+        somebody whom we know may not is written down.
 
         Raises AuthenticationError, and PermissionDeniedError for a key that is no admin's.
         """
@@ -123,7 +128,7 @@ class Access:
             return None
         credentials = incoming.credentials()
         if permission is Permission.ADMIN:
-            return self._admin(credentials)
+            return self._admin(credentials, change)
         principal = self._engine.identify(credentials)
         if permission is Permission.VIEWER and principal.provider is not None:
             # Any text at all passes for a provider's key until the provider has seen it.
@@ -135,18 +140,24 @@ class Access:
             )
         return principal
 
-    def _admin(self, credentials: Credentials) -> Principal:
+    def _admin(self, credentials: Credentials, change: str | None) -> Principal:
         """Only a key of ours will do: being alone on loopback is not enough to administer."""
         if credentials.bearer is None:
             raise _unauthenticated(
                 "no key was sent; send `Authorization: Bearer <admin key>`", "missing_api_key"
             )
-        principal = self._engine.keyring.find(credentials.bearer)
+        keyring = self._engine.keyring
+        digest = keyring.digest_of(credentials.bearer)
+        principal = keyring.find(credentials.bearer, digest)
         if principal is None:
-            raise _unauthenticated("the key is not one of this gateway's", "invalid_api_key")
+            raise keyring.refusal(digest)
         if not principal.is_admin:
+            if change is not None:
+                self.trail.record_attempt(
+                    who=principal.key_id, what=change, outcome=f"refused ({ADMIN_ONLY})"
+                )
             raise refuse(
-                FaultKind.FORBIDDEN, "this needs an admin's key", status=403, code="admin_only"
+                FaultKind.FORBIDDEN, "this needs an admin's key", status=403, code=ADMIN_ONLY
             )
         return principal
 
@@ -163,6 +174,9 @@ class GuardedRoute(APIRoute):
         if declared is None:
             raise RuntimeError(f"the route {path} declares no permission: say needs(...)")
         self.permission = Permission(declared)
+        if self.permission is not Permission.PUBLIC:
+            # Two credentials that differ, or a field that there is not, are refused by all of them.
+            options["responses"] = schemas.errors(400) | (options.get("responses") or {})
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Serve:
@@ -172,8 +186,10 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             incoming = Incoming(request.scope["headers"])
             access: Access = request.app.state.access
-            request.scope[_PRINCIPAL] = access.admit(incoming, self.permission)
-            if request.method not in _CHANGING:
+            is_change = request.method in CHANGING
+            change = self.name if is_change else None
+            request.scope[_PRINCIPAL] = access.admit(incoming, self.permission, change)
+            if not is_change:
                 response = await serve(request)
             else:
                 response = await self._change(request, incoming, serve)

@@ -7,6 +7,7 @@ answers to that key; what administers answers to an admin's key alone.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from http import HTTPStatus
 from importlib import resources
 
@@ -26,7 +27,7 @@ from windvane.gateway.control_plane.access import (
     needs,
 )
 from windvane.gateway.control_plane.cache import add_cache
-from windvane.gateway.control_plane.errors import add_errors, check_said_once
+from windvane.gateway.control_plane.errors import add_errors, check_said
 from windvane.gateway.control_plane.keys import add_keys
 from windvane.gateway.control_plane.ledger import add_ledger
 from windvane.gateway.control_plane.metrics import add_metrics
@@ -70,7 +71,7 @@ def control_plane(
         openapi_url=None,
         strict_content_type=False,
         responses={401: {"model": schemas.ErrorAnswer}},
-        dependencies=[Depends(check_said_once)],
+        dependencies=[Depends(check_said)],
     )
     guard(app, Access(engine, is_local, trail))
     add_errors(app, engine)
@@ -170,7 +171,7 @@ def _address_of(upstream: Upstream) -> str:
 def _add_documentation(app: FastAPI) -> None:
     @app.get("/openapi.json", include_in_schema=False, openapi_extra=_PUBLIC)
     async def openapi() -> JSONResponse:
-        return JSONResponse(merge_data_plane(app.openapi()))
+        return JSONResponse(merge_data_plane(deepcopy(app.openapi())))  # FastAPI keeps its own
 
     @app.get("/docs", include_in_schema=False, openapi_extra=_PUBLIC)
     @app.get("/", include_in_schema=False, openapi_extra=_PUBLIC)

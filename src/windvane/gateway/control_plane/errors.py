@@ -1,22 +1,25 @@
 """Errors of the control plane, told as the data plane tells them: the same body, the same headers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from http import HTTPStatus
-from typing import get_args
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of
 from windvane.engine.engine import Engine
+from windvane.gateway.control_plane.access import CHANGING, Permission
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
 from windvane.wire.errors import error_object
 
 PROBLEMS_MAX = 20
+EXTRA = "extra_forbidden"
+"""A problem, as pydantic names it: a field that there is not."""
 _PLACES = ("body", "query", "path")
 _TYPES_IN_PATH = ("decimal", "str", "number", "tagged-union")
 """Steps of pydantic's places that name a kind of value, not a field."""
@@ -63,14 +66,27 @@ def add_errors(app: FastAPI, engine: Engine) -> None:
         return answer(request, INTERNAL)
 
 
-async def check_said_once(request: Request) -> None:
-    """Refuse a question that says the same twice: of `tag=a&tag=b`, FastAPI would take the last alone, and
-    the caller would think that it had asked for both."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    if len(set(names)) < len(names) and request.scope["route"].dependant.query_params:
-        name = next(name for name in names if names.count(name) > 1)[:100]
-        message = f"{name}: it is said {names.count(name)} times, and may be said once"
-        raise refuse(FaultKind.INVALID_REQUEST, message, param=name)
+async def check_said(request: Request) -> None:
+    """Refuse what nobody would read: a question's or a body's field that the route does not have, and one
+    that is said twice. Of `tag=a&tag=b` FastAPI would take the last alone, and of `/rotate?overlap_s=0`
+    nothing; the caller would think it had been heard."""
+    route = request.scope["route"]
+    if route.permission is Permission.PUBLIC:
+        return
+    dependant, names = route.dependant, [name for name, _ in request.query_params.multi_items()]
+    problems: list[dict[str, object]] = []
+    known = list(_names_of(dependant.query_params))
+    for name in dict.fromkeys(names):
+        if name not in known:
+            problems.append({"type": EXTRA, "loc": ("query", name)})
+        elif names.count(name) > 1:
+            said = f"it is said {names.count(name)} times, and may be said once"
+            problems.append({"type": "twice", "loc": ("query", name), "msg": said})
+    if request.method in CHANGING and request.method != "DELETE" and not dependant.body_params:
+        body = await request.json()
+        problems += [{"type": EXTRA, "loc": ("body", name)} for name in body]
+    if problems:
+        raise error_of(wrong_fields(problems, _fields_of(request)))
 
 
 def _hint(path: str) -> str:
@@ -83,10 +99,17 @@ def _hint(path: str) -> str:
 def _fields_of(request: Request) -> Sequence[str]:
     """What the route's body or query may have, for near names."""
     dependant = request.scope["route"].dependant
-    names: list[str] = []
-    for parameter in (*dependant.body_params, *dependant.query_params):
-        names += _names_in(parameter.field_info.annotation)
-    return names
+    return list(_names_of((*dependant.body_params, *dependant.query_params)))
+
+
+def _names_of(parameters: Iterable[Any]) -> Iterator[str]:
+    """The fields of a route's parameters: of its forms, or a parameter itself."""
+    for parameter in parameters:
+        kind = parameter.field_info.annotation
+        if hasattr(kind, "model_fields"):
+            yield from _names_in(kind)
+        else:
+            yield parameter.alias
 
 
 def _names_in(kind: object) -> Iterator[str]:
@@ -127,7 +150,7 @@ def _place(steps: object) -> str:
 
 def _said(problem: Mapping[str, object], place: str, known: Sequence[str]) -> str:
     kind = problem.get("type")
-    if kind == "extra_forbidden":
+    if kind == EXTRA:
         near = get_close_matches(place.rpartition(".")[2], known, n=1)
         return (
             f'there is no such field; did you mean "{near[0]}"?'

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from windvane.config.accounts import nano_usd
 from windvane.core.budgets import BudgetTerms, Period
 from windvane.core.faults import FaultKind, refuse
-from windvane.core.keys import KeyTerms, VirtualKey
+from windvane.core.keys import PREFIX, KeyTerms, VirtualKey
 from windvane.core.limits import RateTerms
 from windvane.core.money import usd_text
 from windvane.core.principal import Principal
@@ -33,6 +33,7 @@ OVERLAP_DEFAULT_S = 86_400
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 """Keys of one answer: more would hold up the event loop while they are written."""
+_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 NAME = re.compile(r"[\w.:/@+-][\w.:/@+ -]{0,127}")
 """As `engine.attribution` has it: a key's name, team and tags become scopes, as a caller's do."""
 
@@ -42,6 +43,8 @@ def _name(text: str) -> str:
         raise ValueError(
             "must be 1 to 128 letters, digits and . : / @ + - _, spaces between them, no comma"
         )
+    if PREFIX in text:
+        raise ValueError("that looks like a key itself, and names are shown")
     return text
 
 
@@ -54,6 +57,8 @@ def _pattern(text: str) -> str:
 def _amount(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be dollars, as a number or a decimal text")
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+        raise ValueError('must be dollars, as a number or a decimal text as "2.50"')
     return value
 
 

@@ -86,10 +86,15 @@ class DataPlane:
             _log.exception("request %s failed inside the gateway", door.request_id)
             await self._send_error(door, INTERNAL)
 
-    def _read_body(self, door: Door) -> Awaitable[bytes]:
-        return read_body(
-            door.caller.receive, door.incoming, self._body_bytes_max, self._body_timeout_s
+    async def _read_body(self, door: Door) -> bytes:
+        """The body, waited for. Who calls is asked again behind it: its key may have ended, or have been
+        changed, while the body came."""
+        incoming = door.incoming
+        body = await read_body(
+            door.caller.receive, incoming, self._body_bytes_max, self._body_timeout_s
         )
+        door.principal = self._engine.identify(incoming.credentials())
+        return body
 
     def _tell_of_leaving(self, door: Door) -> None:
         """The caller left; of what has been answered before, it is known already."""

@@ -63,6 +63,7 @@ class MemoryLimits:
             if share is None:
                 return _refusal("tokens", found.tokens, found.tokens_of, tokens, taken, now_us)
             taken.append(share)
+            bucket.open.append(share[2])
         lease.tokens = taken
         return None
 
@@ -146,6 +147,7 @@ def _refusal(
         scope=scopes[place],
         what=what,
         limit=bucket.limit,
+        burst=bucket.burst if bucket.burst < bucket.limit else None,
         wait_us=bucket.wait_us(units, now_us),
         left=bucket.left(now_us),
     )

@@ -10,7 +10,7 @@ from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Catalog
 from windvane.core.deployment import Deployment
 from windvane.core.faults import BadRequestError, FaultKind, NoRouteError, NotFoundError
-from windvane.core.routing.decide import decide
+from windvane.core.routing.decide import RESTING, decide
 from windvane.core.routing.decision import Decision
 from windvane.core.routing.table import Route, RouteTable, Rule
 
@@ -125,7 +125,7 @@ def test_a_route_is_found_before_a_model_of_the_same_name() -> None:
 def test_the_sick_go_last_and_are_still_tried() -> None:
     decision = ask("mine", is_available=lambda one: one.provider != "here")
     assert [one.deployment.id for one in decision.candidates] == ["there/mine", "here/mine"]
-    assert [out.why for out in decision.ruled_out] == ["its circuit breaker is open"]
+    assert [out.why for out in decision.ruled_out] == [RESTING]
     assert len(ask("mine", is_available=lambda _: False).candidates) == 2
 
 
