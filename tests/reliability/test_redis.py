@@ -595,6 +595,17 @@ async def test_a_cluster_is_used_by_its_url_and_its_loss_of_a_node_is_misses() -
                     assert await stores.cache.get(key) in (None, key)
 
 
+async def test_a_server_that_is_no_cluster_is_told_of(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(f"redis+cluster://127.0.0.1:{server.port}") as stores:
+        await stores.start()
+        await stores.cache.put(KEY, b"data", **KEEP)
+        assert await stores.cache.get(KEY) is None
+        assert not (await stores.cache.stats()).is_up
+    assert "cluster support disabled" in caplog.text
+
+
 async def test_a_slot_that_moved_is_followed() -> None:
     with redis_cluster() as servers:
         url = f"redis+cluster://127.0.0.1:{servers[1].port},127.0.0.1:{servers[0].port}"

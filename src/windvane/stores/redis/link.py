@@ -7,6 +7,7 @@ Keys are `wv:NAMESPACE:{NAME}:KIND`: what is about one name is in one slot.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Sequence
 from random import Random
@@ -17,6 +18,8 @@ from redis.exceptions import AskError, MovedError, ResponseError
 from windvane.stores.redis.address import Place, read_address, shown
 from windvane.stores.redis.node import DEADLINE_S, Command, Node, Refused, Reply, Unavailable
 from windvane.stores.redis.replies import Strange, number_of, parts_of
+
+_log = logging.getLogger("windvane.redis")
 
 NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 REFRESH_S = 1.0
@@ -51,6 +54,7 @@ class Link:
         self._moved: dict[int, Place] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_at_s = float("-inf")
+        self._is_said = False
         for place in self._address.places:
             self._node(place)
 
@@ -149,6 +153,9 @@ class Link:
         for place, node in list(self._nodes.items()):
             try:
                 (slots,) = await node.ask(("CLUSTER", "SLOTS"), deadline_s=REFRESH_DEADLINE_S)
+                if isinstance(slots, ResponseError):
+                    self._say_that_it_is_none(node, slots)
+                    continue
                 owners = [_owner(row, place[0]) for row in parts_of(slots)]
             except Unavailable:
                 continue
@@ -158,6 +165,12 @@ class Link:
             self._moved = {}
             await self._forget_others({place for *_, place in self._owners})
             return
+
+    def _say_that_it_is_none(self, node: Node, refusal: ResponseError) -> None:
+        """Once, when a server has no map: nothing is kept there by such an address."""
+        if not self._is_said:
+            _log.warning("Redis at %s is asked as a cluster, and says: %s", node.name, refusal)
+        self._is_said = True
 
     async def _forget_others(self, places: set[Place]) -> None:
         for place in [each for each in self._nodes if each not in places]:

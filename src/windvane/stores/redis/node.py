@@ -76,7 +76,7 @@ class Node:
     ) -> None:
         """`on_trouble` is called when the breaker opens, and with each probe until it closes."""
         self._make = make
-        self._name = name
+        self.name = name
         self._deadline_s = deadline_s
         self._rng = rng
         self._on_trouble = on_trouble
@@ -189,7 +189,7 @@ class Node:
         self._failures += 1
         if self._failures < FAILURES_TO_OPEN or self.is_open or self._is_closed:
             return
-        _log.warning("Redis at %s does not answer (%s); doing without it", self._name, _said(error))
+        _log.warning("Redis at %s does not answer (%s); doing without it", self.name, _said(error))
         self.is_open = True
         self._probing = asyncio.get_running_loop().create_task(self._probe_until_up())
 
@@ -201,10 +201,10 @@ class Node:
             try:
                 await self._probe()
             except FAULTS as error:
-                _log.debug("Redis at %s: the probe failed: %s", self._name, _said(error))
+                _log.debug("Redis at %s: the probe failed: %s", self.name, _said(error))
             else:
                 break
-        _log.warning("Redis at %s answers again", self._name)
+        _log.warning("Redis at %s answers again", self.name)
         self._failures = 0
         self.is_open = False
 
