@@ -129,7 +129,8 @@ SELECT printf('req_%026d-1', n), printf('req_%026d', n), 1 + (r % 10 = 0),
   'openai', r % 2, CASE r % 50 WHEN 0 THEN 'estimated' WHEN 1 THEN 'assumed' ELSE 'exact' END,
   CASE r % 100 WHEN 7 THEN NULL ELSE r * 37 END, 1000000,
   CASE r % 40 WHEN 0 THEN 'timeout' ELSE 'ok' END, 200, r, r % 300, r % 7, 0, r % 11,
-  1000, 200, NULL, NULL, CASE r % 2 WHEN 0 THEN NULL ELSE 'user_' || (r % 500) END, NULL
+  1000, 200, NULL, NULL, CASE r % 2 WHEN 0 THEN NULL ELSE 'user_' || (r % 500) END, NULL,
+  CASE r % 5 WHEN 0 THEN 'miss' END, NULL, NULL
 FROM number
 """
 

@@ -1011,7 +1011,7 @@ def test_every_change_is_logged_with_who_what_and_which(admin, caplog):
     caplog.clear()
     admin.served.ask({"name": "x"}, path=KEYS, **bearer(CONFIGURED))
     admin.ask(KEYS)
-    assert admin_lines(caplog) == []
+    assert admin_lines(caplog) == ["configured: create_key -: refused (admin_only)"]
 
 
 def spellings(secret: bytes) -> Iterator[bytes]:
