@@ -498,6 +498,7 @@ BAD_ANSWERS: dict[str, ScriptOf] = {
     "cut to a length": ends_with("length"),
     "filtered": ends_with("content_filter"),
     "an error in its midst": ends_with("error"),
+    "an end that nobody knows": ends_with("insufficient_system_resource"),
     "no end": ends_with(None),
     "a refusal": says(content=None, refusal="No."),
     "a refusal beside words": says(content="words", refusal="No."),
@@ -537,6 +538,7 @@ BAD_STREAMS: dict[str, tuple[ScriptOf, int]] = {
     "cut": (cut, 1),
     "not counted": (uncounted, 1),
     "cut to a length": (lambda call: echo(call, finish="length"), 1),
+    "an end that nobody knows": (lambda call: echo(call, finish="abort"), 1),
     "a call by its end, and none there": (lambda call: echo(call, finish="tool_calls"), 1),
     "one of two missing": (echo, 2),
 }

@@ -39,8 +39,8 @@ CALL = st.builds(
 MESSAGE = st.builds(
     ReplyMessage, content=MAYBE, reasoning=MAYBE, tool_calls=st.lists(CALL, max_size=3)
 )
-ONE_DIALECTS_OWN = (FinishReason.MODEL_LENGTH, FinishReason.FUNCTION_CALL)
-FINISH = st.sampled_from([reason for reason in FinishReason if reason not in ONE_DIALECTS_OWN])
+TOLD_OTHERWISE = (FinishReason.MODEL_LENGTH, FinishReason.FUNCTION_CALL, FinishReason.OTHER)
+FINISH = st.sampled_from([reason for reason in FinishReason if reason not in TOLD_OTHERWISE])
 USAGE = st.tuples(st.integers(0, 999), st.integers(0, 99)).flatmap(
     lambda part: st.builds(
         Usage,

@@ -398,7 +398,7 @@ def _result(exchange: Exchange, answer: Completion) -> ChatResult:
                 for call in with_ids(first.message.tool_calls, answer.id, first.index)
             ],
             "reasoning": first.message.reasoning,
-            "finish_reason": first.finish_reason.value if first.finish_reason else None,
+            "finish_reason": first.finish_reason.told if first.finish_reason else None,
             "attempts": len(exchange.attempts),
             "latency_ms": (exchange.ended_s - exchange.received_s) * 1000,
             "request_id": exchange.id,

@@ -47,6 +47,18 @@ class FinishReason(StrEnum):
     FUNCTION_CALL = "function_call"
     """OpenAI's old name, for those who ask for `functions`."""
     CONTENT_FILTER = "content_filter"
+    OTHER = "other"
+    """What the provider says is no word of ours: told as `stop`, and never kept, since it may be a cut."""
+
+    @property
+    def told(self) -> str:
+        """What a caller is told."""
+        return "stop" if self is FinishReason.OTHER else self.value
+
+    def then(self, after: "FinishReason") -> "FinishReason":
+        """The end of a choice that is ended twice: some servers say `stop` again on their usage chunk, also
+        of what was cut or calls a tool."""
+        return after if self is FinishReason.STOP else self
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):

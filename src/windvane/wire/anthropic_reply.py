@@ -33,14 +33,14 @@ from windvane.wire.sse import Event
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP,
-    "pause_turn": FinishReason.STOP,
+    "pause_turn": FinishReason.OTHER,
     "max_tokens": FinishReason.LENGTH,
     "model_context_window_exceeded": FinishReason.LENGTH,
     "tool_use": FinishReason.TOOL_CALLS,
     "refusal": FinishReason.CONTENT_FILTER,
 }
 
-_STOP = FinishReason.STOP
+_OTHER = FinishReason.OTHER
 _ABSENT = msgspec.Raw(b"null")
 _NO_INPUT = b"{}"
 
@@ -218,7 +218,7 @@ def _signed(block: _Block) -> JsonObject | None:
 
 
 def _finish(reason: str | None) -> FinishReason | None:
-    return None if reason is None else FINISH_REASONS.get(reason, _STOP)
+    return None if reason is None else FINISH_REASONS.get(reason, _OTHER)
 
 
 def _unreadable(body: bytes, why: str) -> Fault:

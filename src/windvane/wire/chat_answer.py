@@ -35,8 +35,14 @@ _choices = msgspec.json.Decoder(list[JsonObject] | None).decode
 
 _OPENAI, _MISTRAL = Dialect.OPENAI, Dialect.MISTRAL
 _REASONS: Mapping[Dialect, Mapping[FinishReason | None, FinishReason]] = {
-    _OPENAI: {FinishReason.MODEL_LENGTH: FinishReason.LENGTH},
-    _MISTRAL: {FinishReason.FUNCTION_CALL: FinishReason.TOOL_CALLS},
+    _OPENAI: {
+        FinishReason.MODEL_LENGTH: FinishReason.LENGTH,
+        FinishReason.OTHER: FinishReason.STOP,
+    },
+    _MISTRAL: {
+        FinishReason.FUNCTION_CALL: FinishReason.TOOL_CALLS,
+        FinishReason.OTHER: FinishReason.STOP,
+    },
 }
 NOTHING_SAID: JsonObject = {}
 _NO_CHOICES = msgspec.Raw(b"[]")

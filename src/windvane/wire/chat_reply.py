@@ -160,7 +160,9 @@ _FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
     "function_call": FinishReason.FUNCTION_CALL,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
-_STOP, _TOOL_CALLS = FinishReason.STOP, FinishReason.TOOL_CALLS
+_STOP, _TOOL_CALLS, _OTHER = FinishReason.STOP, FinishReason.TOOL_CALLS, FinishReason.OTHER
+_NO_WORDS = ("", "null")
+"""Some servers say these where they have nothing to say."""
 _EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
 """Those that every client of the family knows."""
 _ERROR = "error"
@@ -323,8 +325,13 @@ def _choice(choice: _Choice) -> Choice:
     return Choice(
         ReplyMessage(content, told, reasoning, message.refusal, [], parts, message.audio),
         choice.index or 0,
-        _FINISH_REASONS.get(choice.finish_reason, _TOOL_CALLS if told else _STOP),
+        _FINISH_REASONS.get(choice.finish_reason, _TOOL_CALLS if told else _odd_end(choice)),
     )
+
+
+def _odd_end(choice: _Choice) -> FinishReason:
+    """The end of a choice whose word for it we do not know."""
+    return _STOP if choice.finish_reason in _NO_WORDS else _OTHER
 
 
 def _reasoning(said: _Message) -> str | None:
@@ -397,8 +404,8 @@ class ChatStreamReader(ChunkReader):
                 self._unended.discard(index)
                 continue
             if isinstance(choice.finish_reason, str):
-                before = self._reasons.get(index, _STOP)
-                self._reasons[index] = _TOOL_CALLS if piece.tool_calls else before
+                end = self._reasons.get(index, _STOP).then(_odd_end(choice))
+                self._reasons[index] = _TOOL_CALLS if piece.tool_calls else end
             if index in self._reasons:
                 self._unended.add(index)
 

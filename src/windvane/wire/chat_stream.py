@@ -77,7 +77,7 @@ class ChatStreamWriter:
             if (before := self._ends.get(piece.index)) is not None:
                 if not says_more:
                     if piece.finish_reason is not None:  # some say it again on their usage chunk
-                        self._ends[piece.index] = _ending(before, piece.finish_reason)
+                        self._ends[piece.index] = _ended_again(before, piece.finish_reason)
                     continue
                 if says_something(earlier := self._words_of(self._ends.pop(piece.index))):
                     said.append(earlier)
@@ -153,9 +153,11 @@ def _without_lists(piece: ChunkChoice) -> ChunkChoice:
     return msgspec.structs.replace(piece, tool_calls=None, thinking_blocks=None)
 
 
-def _ending(end: _End, reason: FinishReason) -> _End:
-    """The same end, for another reason."""
-    return end._replace(piece=msgspec.structs.replace(end.piece, finish_reason=reason))
+def _ended_again(end: _End, reason: FinishReason) -> _End:
+    """The same end, said twice."""
+    first = end.piece.finish_reason
+    both = reason if first is None else first.then(reason)
+    return end._replace(piece=msgspec.structs.replace(end.piece, finish_reason=both))
 
 
 def _event(told: JsonObject) -> bytes:

@@ -91,8 +91,9 @@ class _ChoiceFold:
         if piece.tool_calls:
             for delta in piece.tool_calls:
                 self._add_tool_call(delta)
-        if piece.finish_reason is not None:
-            self.finish_reason = piece.finish_reason
+        if (reason := piece.finish_reason) is not None:
+            before = self.finish_reason
+            self.finish_reason = reason if before is None else before.then(reason)
 
     def _add_thinking(self, text: str, blocks: list[JsonObject] | None) -> None:
         self.has_thought = True

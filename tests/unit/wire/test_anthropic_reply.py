@@ -146,7 +146,7 @@ def test_what_a_whole_answer_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "finish"), [*FINISH_REASONS.items(), ("new", FinishReason.STOP)]
+    ("reason", "finish"), [*FINISH_REASONS.items(), ("new", FinishReason.OTHER)]
 )
 def test_each_reason_to_stop(reason: str, finish: FinishReason) -> None:
     assert whole(TEXT, stop_reason=reason).choices[0].finish_reason is finish

@@ -154,7 +154,8 @@ CALL = {"id": "abcdefghi", "function": {"name": "f", "arguments": '{"a":1}'}}
         ("tool_calls", FinishReason.TOOL_CALLS),
         ("function_call", FinishReason.FUNCTION_CALL),
         ("content_filter", FinishReason.CONTENT_FILTER),
-        ("eos", FinishReason.STOP),
+        ("eos", FinishReason.OTHER),
+        ("", FinishReason.STOP),
         (None, None),
     ],
 )
@@ -473,7 +474,8 @@ def ends(*events: bytes) -> list[list[tuple[int, FinishReason | None]]]:
 def test_a_word_that_is_no_known_end_is_one_only_by_the_streams_own(word: str) -> None:
     said = [event(delta(word, content=text)) for text in ("a", "b")]
     assert ends(*said) == [[(0, None)]] * 2
-    assert ends(*said, DONE) == [[(0, None)], [(0, None)], [(0, FinishReason.STOP)]]
+    end = FinishReason.STOP if word in ("", "null") else FinishReason.OTHER
+    assert ends(*said, DONE) == [[(0, None)], [(0, None)], [(0, end)]]
     assert ends(*said, event(delta("length")), DONE)[-1] == [(0, FinishReason.LENGTH)]
     calling = event(delta(word, tool_calls=[CALL]))
     assert ends(calling, event(delta(word)), DONE)[-1] == [(0, FinishReason.TOOL_CALLS)]

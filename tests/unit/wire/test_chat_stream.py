@@ -202,11 +202,17 @@ def test_a_plain_piece_after_an_end_follows_what_was_held() -> None:
     assert [one["delta"]["content"] for one in more["choices"]] == ["a", "b"]
 
 
-def test_an_end_that_is_said_again_is_told_once_and_as_it_was_said_last() -> None:
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [("stop", "stop"), ("length", "length"), ("tool_calls", "tool_calls"), ("other", "stop")],
+)
+def test_an_end_that_is_said_again_is_told_once_and_not_as_a_better_one(
+    first: str, said: str
+) -> None:
     told = Told()
-    told.write(chunk(ChunkChoice(content="a", finish_reason=FinishReason.TOOL_CALLS)), STOP)
+    told.write(chunk(ChunkChoice(content="a", finish_reason=FinishReason(first))), STOP)
     last, _ = told.end()
-    assert (delta(last), last["choices"][0]["finish_reason"]) == ({"content": "a"}, "stop")
+    assert (delta(last), last["choices"][0]["finish_reason"]) == ({"content": "a"}, said)
 
 
 def test_calls_that_end_one_by_one_are_told_together() -> None:
