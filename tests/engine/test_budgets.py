@@ -666,6 +666,37 @@ def test_a_provider_that_bills_more_than_was_held_is_told_of() -> None:
     assert standing(ended).left_nano_usd == 0
 
 
+def test_a_bill_above_the_hold_is_told_of_whatever_tier_was_asked_for() -> None:
+    """The answer names no tier: it is paid at the dearest, and not cut to what was held."""
+    play = (
+        Playbook(mistral_alone())
+        >> ask("small", max_tokens=50, service_tier="priority")
+        << Sent("one/small")
+        >> bills_900()
+        << Breached()
+        << Settled("estimated", "ok", cost=-(-(9 * INPUT + 900 * OUTPUT) * 1750 // 1000))
+        << Said("hi")
+        >> ask("small", max_tokens=50)
+        << Failed("forbidden", 403)
+    ).run()
+    fault = play.exchanges[1].fault
+    assert fault is not None and "what one/small costs at most" in fault.message
+
+
+def test_what_was_used_in_a_tier_without_a_price_is_paid_whole() -> None:
+    play = (
+        Playbook(two_providers())
+        >> ask("small", max_tokens=50, service_tier="auto")
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("assumed", "ok")
+        << Said("hello")
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert (entry.input_tokens, entry.output_tokens) == (9, 1)
+    assert entry.cost_nano_usd == entry.hold_nano_usd
+
+
 def test_a_deployment_that_billed_more_than_its_bound_is_paid_for_by_no_budget() -> None:
     """Whoever asks, and however much is left: its next answer might take a budget past its limit. Others
     are asked instead, and who has no budget may still ask it."""

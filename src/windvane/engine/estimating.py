@@ -106,12 +106,12 @@ def used_at_most(
         output_tokens += exchange.body_bytes * request.n
     if said is None or not said.input_tokens:
         usage = Usage(input_bound(exchange, attempt.deployment), output_tokens)
-        return usage, amount_at_most(exchange, attempt, usage, is_input_said=False)
+        return usage, _amount(exchange, attempt, usage, is_input_said=False)
     usage = msgspec.structs.replace(said, output_tokens=output_tokens, is_so_far=False)
-    return usage, amount_at_most(exchange, attempt, usage, is_input_said=True)
+    return usage, _amount(exchange, attempt, usage, is_input_said=True)
 
 
-def amount_at_most(
+def _amount(
     exchange: Exchange, attempt: Attempt, usage: Usage, *, is_input_said: bool
 ) -> NanoUsd | None:
     """The most that `usage` costs, in whichever service tier the request may have been served; never

@@ -31,7 +31,6 @@ from windvane.core.usage import NOTHING_USED, Certainty, Usage
 from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.bounding import Bound, Bounder, amount_expected
 from windvane.engine.estimating import (
-    amount_at_most,
     may_have_thought,
     may_think,
     tokens_delivered,
@@ -234,15 +233,26 @@ class Settlement:
         self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str
     ) -> None:
         """The provider said what was used. Not said in which service tier, that is the dearest in which
-        the request may have been served."""
+        the request may have been served; and the hold, where nobody told us the price of that."""
         if usage.service_tier is None and "service_tier" in exchange.request.body:
             tier = exchange.request.body["service_tier"]
             if attempt.deployment.billing.of_tier(tier) != PERMILLE:
-                amount = amount_at_most(exchange, attempt, usage, is_input_said=True)
-                self._settle(exchange, attempt, usage, _ESTIMATED, amount, outcome)
+                self._settle_untold_tier(exchange, attempt, usage, outcome, tier)
                 return
         amount = amount_of(attempt, usage)
         self._settle(exchange, attempt, usage, _EXACT, amount, outcome)
+
+    def _settle_untold_tier(
+        self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str, tier: object
+    ) -> None:
+        """It is not known in which tier what was used was served. More than the hold is told as such: the
+        provider has billed more than the worst case then."""
+        factor, held = attempt.deployment.factor_asked(tier), attempt.hold.hold_nano_usd
+        amount = held if attempt.price is None else cost(attempt.price, usage, factor or PERMILLE)
+        if factor is None and (amount is None or held is None or amount <= held):
+            self._assume(exchange, attempt, outcome, usage)
+        else:
+            self._settle(exchange, attempt, usage, _ESTIMATED, amount, outcome)
 
     def _settle(
         self,

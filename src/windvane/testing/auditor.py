@@ -6,7 +6,8 @@ works. What it holds the engine to:
 
 1. An exchange ends once, after all of its attempts are settled, and each that began has ended.
 2. An attempt is held once, before it is sent; it is sent once; it is settled once.
-3. No more is settled than was held, unless the provider's exact usage says so: a *breach*, counted.
+3. No more is settled than was held, unless the provider's exact usage says so, be it not known at which
+   of a request's service tiers: a *breach*, counted.
 4. An exact amount is the provider's own bill; an estimate is no less, of input and of output; an
    assumed one is the whole hold.
 5. The ledger's sum is the sum of settlements.
@@ -223,12 +224,18 @@ class Auditor:
             )
             return
         self._check(cost >= 0, f"{name} cost {cost}")
-        if cost > held and entry.certainty is Certainty.EXACT:
+        if cost > held and self._may_be_breach(entry):
             self.breaches += 1
         else:
             self._check(cost <= held, f"{name}: {entry.certainty} {cost} is over its hold {held}")
         if entry.certainty is Certainty.ASSUMED:
             self._check(cost == held, f"{name}: assumed {cost}, not its hold {held}")
+
+    def _may_be_breach(self, entry: LedgerEntry) -> bool:
+        if entry.certainty is Certainty.ESTIMATED:
+            call = self.sent.get(entry.attempt_id)
+            return call is not None and call.body.get("service_tier") is not None
+        return entry.certainty is Certainty.EXACT
 
     def _check_sent(self, entry: LedgerEntry) -> None:
         """Rule 12."""
