@@ -68,7 +68,7 @@ class ChatStreamWriter:
     def _translate(self, chunk: Chunk) -> bytes:
         self._last = chunk
         around, told = self._said_of(chunk)
-        said: list[JsonObject] = []
+        earlier, said = b"", list[JsonObject]()
         for place, piece in enumerate(chunk.choices):
             own = NOTHING_SAID if told is None else told[place]
             end = _End(around, _without_lists(piece), own)
@@ -79,13 +79,16 @@ class ChatStreamWriter:
                     if piece.finish_reason is not None:  # some say it again on their usage chunk
                         self._ends[piece.index] = _ended_again(before, piece.finish_reason)
                     continue
-                if says_something(earlier := self._words_of(self._ends.pop(piece.index))):
-                    said.append(earlier)
+                del self._ends[piece.index]
+                if says_something(no_end := self._words_of(before)):
+                    # In a chunk of its own: who reads only the first of a chunk's choices must not miss
+                    # the other.
+                    earlier += _event({**before.around, "choices": [no_end]})
             if piece.finish_reason is not None:
                 self._ends[piece.index] = end
             elif says_more:
                 said.append(words)
-        return _event({**around, "choices": said}) if said else b""
+        return earlier + (_event({**around, "choices": said}) if said else b"")
 
     def _words_of(self, end: _End) -> JsonObject:
         """What a piece says but for its choice's end."""
