@@ -1,5 +1,6 @@
 """Answers that come in pieces: commitment, silence, ends good and bad."""
 
+import msgspec
 import pytest
 from tests.engine.scene import Scene, plays
 
@@ -498,6 +499,30 @@ def test_usage_that_words_came_after_is_not_the_usage_of_a_whole_stream(
     ).run()
     (entry,) = play.stage.auditor.settlements.values()
     assert entry.output_tokens >= 30
+
+
+@pytest.mark.parametrize(
+    ("counted", "certainty"), [(0, "estimated"), (39, "estimated"), (40, "exact")]
+)
+def test_a_usage_beside_an_error_that_counts_less_than_came_is_not_the_bill(
+    counted: int, certainty: str
+) -> None:
+    """Some servers say what they knew at the beginning."""
+    usage = {"prompt_tokens": 9, "completion_tokens": counted}
+    error = msgspec.json.encode({"error": {"message": "boom"}, "choices": [], "usage": usage})
+    play = (
+        Playbook()
+        >> ask("small", stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(chunk("one ", usage=(9, 40)), output_tokens=40)
+        << Said("one ")
+        >> sends(b"data: " + error + b"\n\n")
+        << Settled(certainty, "stream_broken")
+        << Failed("stream_broken")
+    ).run()
+    (entry,) = play.stage.auditor.settlements.values()
+    assert entry.output_tokens >= 40
 
 
 def test_usage_so_far_is_not_the_usage() -> None:

@@ -158,9 +158,10 @@ class Settlement:
     def settle_failed(
         self, exchange: Exchange, attempt: Attempt, fault: Fault, fold: Fold | None = None
     ) -> None:
-        """The attempt ended in `fault`, after `fold` had come."""
+        """The attempt ended in `fault`, after `fold` had come. A usage that comes with it is the bill,
+        unless it counts less than had come."""
         attempt.fault = fault
-        if fault.usage is not None:
+        if fault.usage is not None and (fold is None or fold.is_covered_by(fault.usage)):
             self._settle_exact(exchange, attempt, fault.usage, fault.kind.value)
         elif attempt.state is _SENT and fault.billed:
             self._settle_partial(exchange, attempt, fold, fault.kind.value)

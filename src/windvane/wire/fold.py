@@ -215,6 +215,12 @@ class Fold:
             return None
         return usage
 
+    def is_covered_by(self, usage: Usage) -> bool:
+        """Whether a usage can be that of all that came: not, if it knows of no word, or of fewer tokens
+        than had been counted before."""
+        least = 0 if self.usage is None else self.usage.output_tokens
+        return usage.output_tokens >= (least or min(self.chunks, 1))
+
     @property
     def has_thought(self) -> bool:
         """Whether the model is seen to have thought, be it without a word of it."""
