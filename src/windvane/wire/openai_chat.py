@@ -51,6 +51,8 @@ _TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
 """Beginnings of the names of models that take temperature, top_p and max_tokens."""
 _ONE_NAME = ("gpt-", "o1", "o3", "o4", "ft:gpt-", "chatgpt-")
 """Beginnings of the names of models that refuse a limit by both its names."""
+_OPEN = "gpt-oss"
+"""The beginning of the names of OpenAI's models that are served by any server."""
 
 
 def encode_chat(request: ChatRequest, model: str) -> bytes:
@@ -63,9 +65,15 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     """
     written = _edited(request, model)
     limit = written.get("max_completion_tokens")
-    if limit is not None and not model.startswith(_ONE_NAME):
+    if limit is not None and not _takes_one_name(model):
         written["max_tokens"] = limit
     return _encode(written)
+
+
+def _takes_one_name(model: str) -> bool:
+    """Whether a model is one of OpenAI's; some servers say whose it is first, as `openai/gpt-5`."""
+    name = model.rpartition("/")[2]
+    return name.startswith(_ONE_NAME) and not name.startswith(_OPEN)
 
 
 def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:

@@ -507,6 +507,10 @@ def test_mistrals_clients_get_ids_of_calls_as_mistral_makes_them(
         ("gpt-5-mini", {"max_completion_tokens": 7}),
         ("gpt-4o", {"max_completion_tokens": 7}),
         ("o3", {"max_completion_tokens": 7}),
+        ("openai/gpt-5", {"max_completion_tokens": 7}),
+        ("azure/openai/o4-mini", {"max_completion_tokens": 7}),
+        ("gpt-oss:20b", {"max_tokens": 7, "max_completion_tokens": 7}),
+        ("openai/gpt-oss-120b", {"max_tokens": 7, "max_completion_tokens": 7}),
     ],
 )
 def test_a_compatible_server_is_told_a_limit_by_the_name_that_it_knows(model, told):
