@@ -87,26 +87,47 @@ def backoff_s(policy: RetryPolicy, fault: Fault, attempts_here: int, rng: Random
 
 
 _WAITS = frozenset((FaultKind.RATE_LIMITED, FaultKind.BUDGET_EXCEEDED))
+_UNFIT = frozenset((FaultKind.INVALID_REQUEST, FaultKind.FORBIDDEN))
 
 
 def more_helpful(before: Fault, last: Fault) -> Fault:
     """Which of two candidates' faults the caller is told, when neither has given an answer.
 
-    The last, as a rule. But that one may not be asked now tells nothing of another that has failed; and of
-    two limits, one of this gateway's holds whichever model is asked, unless it is a model's; else the
-    caller is told of the one that is free first, and of two of one budget, of the one that takes less.
+    The last, as a rule. But that a request cannot be told to one, or paid for there, tells nothing of
+    another that can be; that one may not be asked now tells nothing of another that has failed; and of two
+    limits, one of this gateway's holds whichever model is asked, unless it is a model's; else the caller is
+    told of the one that is free first, and of two of one budget, of the one that takes less.
     """
+    if _is_unfit(before) is not _is_unfit(last):
+        return before if _is_unfit(last) else last
     if last.kind not in _WAITS:
         return last
     if before.kind not in _WAITS:
         return before if last.source is Source.GATEWAY else last
+    if _budget(last) is not None and _budget(last) == _budget(before):
+        # They were refused one after the other: how long until it renews is a little less for the last.
+        return min(last, before, key=_needed)
     return min(last, before, key=_distance)
 
 
-def _distance(fault: Fault) -> tuple[bool, float, int]:
-    """How far a limit is from what the caller should be told: whether others may be free before it, how
-    long until it is, and how much of a budget it takes."""
+def _is_unfit(fault: Fault) -> bool:
+    """Whether a request was not sent to one provider for what it asks; another may take it."""
+    return fault.source is Source.CLIENT and fault.retry is Retry.OTHER and fault.kind in _UNFIT
+
+
+def _budget(fault: Fault) -> tuple[str, str] | None:
+    """Which budget has refused, if one has."""
+    limit = fault.limit if fault.kind is FaultKind.BUDGET_EXCEEDED else None
+    return None if limit is None else (limit.scope, limit.period)
+
+
+def _needed(fault: Fault) -> int:
+    return 0 if fault.limit is None else fault.limit.needed or 0
+
+
+def _distance(fault: Fault) -> tuple[bool, float]:
+    """How far a limit is from what the caller should be told: whether others may be free before it, and
+    how long until it is."""
     limit, wait_s = fault.limit, fault.retry_after_s
     is_one_models = limit is None or limit.scope.startswith(f"{MODEL}:")
-    needed = 0 if limit is None else limit.needed or 0
-    return is_one_models, math.inf if wait_s is None else wait_s, needed
+    return is_one_models, math.inf if wait_s is None else wait_s

@@ -2,6 +2,7 @@
 
 from random import Random
 
+import msgspec
 import pytest
 
 from windvane.core.faults import Fault, FaultKind, LimitReached, Retry, Source
@@ -156,6 +157,20 @@ def refusal(
     )
 
 
+def unfit(kind: FaultKind, status: int) -> Fault:
+    return Fault(kind=kind, source=Source.CLIENT, message="m", status=status, retry=Retry.OTHER)
+
+
+def budget(needed: int, wait_s: float | None) -> Fault:
+    """One budget's refusals, each of its own moment."""
+    limit = LimitReached(
+        scope="key:one", what="budget", period="daily", limit=9, used=6, left=3, needed=needed
+    )
+    return msgspec.structs.replace(BUDGET, retry_after_s=wait_s, limit=limit)
+
+
+CANNOT_SAY = unfit(FaultKind.INVALID_REQUEST, 400)
+UNPRICEABLE = unfit(FaultKind.FORBIDDEN, 403)
 BARRED = refusal(600.0)
 FAILED = fault(Retry.OTHER)
 BUDGET = refusal(5_000.0, "key:one", kind=FaultKind.BUDGET_EXCEEDED, source=Source.CLIENT)
@@ -177,6 +192,15 @@ MODELS_RATE = refusal(20.0, "model:small", source=Source.CLIENT)
         (FAILED, BARRED, FAILED),
         (FAILED, BUDGET, BUDGET),
         (FAILED, fault(Retry.SAME, 3.0), fault(Retry.SAME, 3.0)),
+        (FAILED, CANNOT_SAY, FAILED),
+        (CANNOT_SAY, FAILED, FAILED),
+        (CANNOT_SAY, BARRED, BARRED),
+        (BARRED, UNPRICEABLE, BARRED),
+        (BUDGET, UNPRICEABLE, BUDGET),
+        (CANNOT_SAY, UNPRICEABLE, UNPRICEABLE),
+        (budget(5, 80_000.2), budget(7, 80_000.1), budget(5, 80_000.2)),
+        (budget(7, 80_000.2), budget(5, 80_000.1), budget(5, 80_000.1)),
+        (budget(7, None), budget(5, 80_000.1), budget(5, 80_000.1)),
     ],
 )
 def test_of_two_failures_the_caller_is_told_the_one_that_helps(
