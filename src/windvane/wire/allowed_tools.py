@@ -25,9 +25,12 @@ def only_allowed(
 ) -> list[JsonObject]:
     """Those of the tools that the choice lets be called: all, but where it is one among some.
 
-    Raises BadRequestError that names the field when it is none of the kinds known here.
+    Raises BadRequestError that names the field when it is none of the kinds known here. An `auto` in an
+    object is none of OpenAI's, but says what is done without a choice.
     """
     if not isinstance(choice, dict) or choice.get("function") is not None:
+        return tools
+    if choice.get("type") == "auto":
         return tools
     allowed = choice.get("allowed_tools")
     if choice.get("type") != "allowed_tools" or not isinstance(allowed, dict):

@@ -148,7 +148,7 @@ FIELDS: Table = {
     "stop": ("stop_sequences", _stops),
     "temperature": ("temperature", _temperature),
     "thinking": ("thinking", lambda value: checked(value, Thinking, "thinking")),
-    "top_k": ("top_k", lambda value: checked(value, Count, "top_k")),
+    "top_k": ("top_k", lambda value: value),
     "top_p": ("top_p", lambda value: value),
     "user": ("metadata.user_id", _user_id),
     "safety_identifier": ("metadata.user_id", _user_id),
@@ -210,8 +210,11 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
     if thinks or not model.startswith(_TAKE_SAMPLING):
         for name in ("temperature", "top_k", "top_p"):
             written.pop(name, None)
-    elif "temperature" in written:
-        written.pop("top_p", None)  # one of the two is all they take
+    else:
+        if "temperature" in written:
+            written.pop("top_p", None)  # one of the two is all they take
+        if "top_k" in written:
+            checked(written["top_k"], Count, "top_k")
     if request.stream:
         written["stream"] = True
     return _encode(written)

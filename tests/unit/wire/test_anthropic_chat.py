@@ -80,6 +80,10 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"tools": [TOOL]}, {"tools": [TOLD_TOOL]}),
     ({"tools": []}, {}),
     ({"tools": [TOOL], "tool_choice": "auto"}, {"tools": [TOLD_TOOL], "tool_choice": {"type": "auto"}}),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "auto"}},
+        {"tools": [TOLD_TOOL], "tool_choice": {"type": "auto"}},
+    ),
     ({"tools": [TOOL], "tool_choice": "required"}, {"tools": [TOLD_TOOL], "tool_choice": {"type": "any"}}),
     ({"tools": [TOOL], "tool_choice": "any"}, {"tools": [TOLD_TOOL], "tool_choice": {"type": "any"}}),
     ({"tools": [TOOL], "tool_choice": "none"}, {"tools": [TOLD_TOOL], "tool_choice": {"type": "none"}}),
@@ -154,6 +158,7 @@ SAMPLING = {"temperature": 1.7, "top_p": 0.5, "top_k": 3}
     ("model", "said", "expected"),
     [
         (NEW, SAMPLING, {}),
+        (NEW, {"top_k": -1}, {}),
         ("claude-opus-4-7", SAMPLING, {}),
         ("never-heard-of", SAMPLING, {}),
         (OLD, SAMPLING, {"temperature": 1.0, "top_k": 3}),
@@ -165,6 +170,17 @@ def test_later_models_are_spared_the_sampling_they_refuse(
     model: str, said: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert told(model, **said) == expected
+
+
+@pytest.mark.parametrize("count", ["many", -1, 1.5])
+def test_a_count_that_is_sent_must_be_one(count: object) -> None:
+    """vLLM's callers say -1 for none. It matters to those models alone that are told it."""
+    with pytest.raises(BadRequestError) as caught:
+        sent(OLD, top_k=count)
+    assert (caught.value.fault.param, caught.value.fault.retry) == ("top_k", Retry.OTHER)
+    assert "top_k" not in sent(
+        OLD, top_k=count, thinking={"type": "enabled", "budget_tokens": 2000}
+    )
 
 
 @pytest.mark.parametrize(
@@ -523,8 +539,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
     ({"thinking": {"type": "disabled", "budget_tokens": 2000}}, "thinking.budget_tokens"),
     ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "thinking.budget_tokens"),
-    ({"top_k": "many"}, "top_k"),
-    ({"top_k": -1}, "top_k"),
     *[
         ({"messages": [{"role": role, "content": [part]}, HELLO]}, "messages[0].content[0].type")
         for role in ("system", "developer", "assistant")

@@ -211,6 +211,7 @@ TRANSLATION: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f", "x": 1}}},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
     ),
+    ({"tools": [TOOL], "tool_choice": {"type": "auto"}}, {"tools": [TOOL], "tool_choice": "auto"}),
     ({"tool_choice": "required"}, {}),
     (
         {"tools": [TOOL, TOOL_G], "tool_choice": allowed("auto", "g")},
