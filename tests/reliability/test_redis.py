@@ -1232,6 +1232,7 @@ NO_ADDRESSES = [
     "redis://:secret@h?ssl_cert_reqs=none", "rediss://:secret@h?ssl_cert_reqs=perhaps",
     "rediss://:secret@h?ssl_ca_certs=/no/such/file", "redis://h?db=abc", "redis://u:1?secret@h",
     "redis+cluster://:secret@h:1,i:x", "unix:///run/redis.sock?nonsense=1",
+    "redis://u:secret#1@h:1", "redis://h?password=secret#1",
 ]  # fmt: skip
 
 

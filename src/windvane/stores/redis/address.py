@@ -85,6 +85,8 @@ def read_address(url: str) -> Address:
         raise ValueError(
             f"a Redis address begins with one of {', '.join(f'{each}://' for each in SCHEMES)}"
         )
+    if "#" in rest:  # what is behind it would be dropped, or a password be told in an error
+        raise ValueError("a # in a Redis address, as in a password, is written %23")
     base, _, cluster = scheme.partition("+")
     base = _AS_REDIS.get(base, base)
     login, at, hosts, tail = _parts(rest) if base != "unix" else ("", "", [rest], "")
