@@ -481,6 +481,16 @@ async def test_a_full_disk_is_misses_and_no_harm(tmp_path: Path) -> None:
     other.close()
 
 
+async def test_its_files_are_its_owners_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for _ in range(2):
+        async with opened(tmp_path) as cache:
+            await put(cache, b"k", b"data")
+            files = list(tmp_path.glob("cache.db*"))
+            assert any(path.name == "cache.db-wal" for path in files)
+            assert [path.name for path in files if path.stat().st_mode & 0o077] == []
+
+
 async def test_a_folder_that_cannot_be_made_is_misses(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     async with opened(tmp_path / "file") as cache:

@@ -126,6 +126,7 @@ class CacheFile:
 
     def _begin(self) -> None:
         """Open the file, and know how things stand in it."""
+        self._keep_to_owner()
         connection = sqlite3.connect(
             self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
@@ -133,7 +134,6 @@ class CacheFile:
         self._connection = connection
         try:
             self._prepare(connection)
-            self._path.chmod(0o600)
             (self.entries,) = connection.execute("SELECT count(*) FROM entry").fetchone()
             found = connection.execute("SELECT value FROM fact WHERE name = 'age'").fetchone()
             self._age: float = _sound(found[0], float) if found else 0.0
@@ -142,6 +142,14 @@ class CacheFile:
         except BaseException:
             connection.close()
             raise
+
+    def _keep_to_owner(self) -> None:
+        """Answers are nobody else's, and the folder may be open to others. What SQLite makes beside the
+        file has the rights that the file has then."""
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for path in _with_those_beside(self._path):
+            with contextlib.suppress(FileNotFoundError):
+                path.chmod(0o600)
 
     @property
     def used_bytes(self) -> int:
@@ -449,9 +457,14 @@ def _put_away(path: Path, error: sqlite3.DatabaseError) -> None:
     _delete(path)
 
 
+def _with_those_beside(path: Path) -> list[Path]:
+    """The file, and those that SQLite keeps beside it."""
+    return [path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal")]
+
+
 def _delete(path: Path) -> None:
-    for end in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + end).unlink(missing_ok=True)
+    for each in _with_those_beside(path):
+        each.unlink(missing_ok=True)
 
 
 def _lock(path: Path) -> int:
