@@ -396,6 +396,21 @@ def test_a_key_without_a_name_shares_by_its_secret_and_not_by_its_place(
     run_virtual(main())
 
 
+@pytest.mark.parametrize("scope", ["key", "team"])
+def test_answers_of_a_key_without_a_name_bear_its_place_too(scope: str) -> None:
+    """Another gateway may have another pepper, and knows the key by its place alone."""
+
+    async def main() -> None:
+        auth = AuthConfig(keys=(KeyConfig(key="wv-key-first", name="env-1"),))
+        scene = Scene(scope=scope, settings={"auth": auth})
+        await scene.ask("why", key="wv-key-first")
+        await scene.engine.invalidate(scope_tag("key:env-1"))
+        assert (await scene.ask("why", key="wv-key-first")).how == "miss"
+        await scene.close()
+
+    run_virtual(main())
+
+
 LIMITED = AuthConfig(
     keys=(a_key("free"), KeyConfig(key="wv-key-terse", name="terse", output_tokens_max=2))
 )

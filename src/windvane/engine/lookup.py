@@ -137,7 +137,11 @@ class Lookup:
         candidate = decision.candidates[0]
         said = canonical(exchange.request, principal.output_tokens_max)
         key = _key_of(shared, candidate.deployment, said)
-        tags = [*_tags(exchange), scope_tag(shared), *_model_tags(candidate.deployment)]
+        tags = [
+            *_tags(exchange),
+            *_scope_tags(principal, shared),
+            *_model_tags(candidate.deployment),
+        ]
         if decision.route is not None:
             tags.append(route_tag(decision.route))
         ask = Ask(
@@ -352,6 +356,14 @@ def _scope_of(principal: Principal, scope: str) -> str:
     if scope == "team" and principal.team is not None:
         return f"team:{principal.team}"
     return f"key:{principal.answers_of or principal.key_id}"
+
+
+def _scope_tags(principal: Principal, shared: str) -> tuple[str, ...]:
+    """Whose answers they are, by which they are taken back. Those of a key without a name by its place as
+    well: at another gateway, with another pepper, the digest of its secret is another."""
+    if principal.answers_of is None or not shared.startswith("key:"):
+        return (scope_tag(shared),)
+    return scope_tag(shared), scope_tag(f"key:{principal.key_id}")
 
 
 def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:

@@ -72,13 +72,13 @@ def meant(question: CacheQuestion, snapshot: Snapshot, book: KeyBook, request: R
         ways = ", ".join(CacheQuestion.model_fields)
         raise refuse(FaultKind.INVALID_REQUEST, f"one of {ways} at a time", param="tag")
     if question.key is not None:
-        return Meant((_tag_of_key(question.key, snapshot, book, request),))
+        return Meant(_tags_of_key(question.key, snapshot, book, request))
     for name, value in said.items():
         return _MEANT[name](value, snapshot)
     return Meant((ALL,))
 
 
-def _tag_of_key(said: str, snapshot: Snapshot, book: KeyBook, request: Request) -> str:
+def _tags_of_key(said: str, snapshot: Snapshot, book: KeyBook, request: Request) -> tuple[str, ...]:
     key_id = said if said in RESERVED_NAMES else book.find(request, said)
     scope = None if snapshot.cache is None else snapshot.cache.scope
     if scope == "shared":
@@ -87,15 +87,15 @@ def _tag_of_key(said: str, snapshot: Snapshot, book: KeyBook, request: Request) 
     if scope == "team" and team is not None:
         why = f"cache.scope is team: this key's answers are its team's; say scope=team:{team}"
         raise _refused("key", why)
-    return scope_tag(f"key:{_answers_of(key_id, snapshot)}")
+    return _scope_tags_of(key_id, snapshot)
 
 
-def _answers_of(key_id: str, snapshot: Snapshot) -> str:
-    """Under what the answers of a key are kept."""
-    for principal in snapshot.keys.values():
-        if principal.key_id == key_id:
-            return principal.answers_of or key_id
-    return key_id
+def _scope_tags_of(key_id: str, snapshot: Snapshot) -> tuple[str, ...]:
+    """What the answers of a key are tagged with: its id, at every gateway, and, where it has no name, the
+    digest of its secret, wherever it stood then."""
+    found = [each for each in snapshot.keys.values() if each.key_id == key_id]
+    names = dict.fromkeys((key_id, *(each.answers_of or key_id for each in found)))
+    return tuple(scope_tag(f"key:{name}") for name in names)
 
 
 def _of_tag(said: str, _: Snapshot) -> Meant:
@@ -130,9 +130,7 @@ def _of_scope(said: str, snapshot: Snapshot) -> Meant:
     kind, _, name = said.partition(":")
     if said != "shared" and not (kind in ("key", "team") and name):
         raise _refused("scope", f"{said!r} is none of key:ID, team:NAME and shared")
-    if kind == "key":
-        said = f"key:{_answers_of(name, snapshot)}"
-    return Meant((scope_tag(said),))
+    return Meant(_scope_tags_of(name, snapshot) if kind == "key" else (scope_tag(said),))
 
 
 def _of_entry(said: str, _: Snapshot) -> Meant:
