@@ -72,12 +72,13 @@ class _Loader(yaml.SafeLoader):
 
     def _check_keys(self, node: MappingNode) -> None:
         seen = set()
-        for key_node, _ in node.value:
+        for at, (key_node, value) in enumerate(node.value):
             mark = key_node.start_mark
             if not isinstance(key_node, ScalarNode):
                 _refuse("a key must be a text", mark)
             if key_node.tag != _MERGE:
-                key_node.tag = _TEXT  # as it is written: a route may be named `off`, a model `1.10`
+                # As it is written (a route may be named `off`), in a node that is no value's too.
+                node.value[at] = ScalarNode(_TEXT, key_node.value, mark), value
             key = key_node.value
             if key in seen:
                 _refuse(f"the key {key!r} is there twice", mark)
