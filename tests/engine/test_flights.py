@@ -33,6 +33,7 @@ from windvane.config.schema import (
     WaitingConfig,
 )
 from windvane.core.faults import Fault, FaultKind, Source, error_of
+from windvane.core.keys import KeyTerms
 from windvane.core.priority import Priority
 from windvane.engine import flights as flights_module
 from windvane.engine import sharing as sharing_module
@@ -467,6 +468,28 @@ async def test_who_goes_on_is_answered(scene: Scene) -> None:
     assert len(scene.calls) == 4
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_key_that_is_revoked_while_its_request_shares_a_flight_leads_no_other(
+    stream: bool,
+) -> None:
+    async def main() -> None:
+        scene = Scene(settings={"timeouts": SHORT})
+        key, secret = await scene.stage.desk.create(KeyTerms(name="one"))
+        scene.scripts = [never]
+        first = scene.start("why", "small", key=secret, stream=stream)
+        await asyncio.sleep(4)
+        second = scene.start("why", "small", key=secret, stream=stream)
+        await asyncio.sleep(4)
+        await scene.stage.desk.revoke(key.id)
+        got = await all_of(first, second)
+        kinds = [each.fault and each.fault.kind for each in got]
+        assert kinds == [FaultKind.TIMEOUT, FaultKind.UNAUTHENTICATED]
+        assert len(scene.calls) == 1
+        await scene.close()
+
+    run_virtual(main())
+
+
 @plays(settings={"timeouts": SHORT})
 async def test_who_came_with_the_leader_has_no_time_either(scene: Scene) -> None:
     scene.scripts = [never]
@@ -866,6 +889,22 @@ def test_what_another_process_is_asking_is_waited_for() -> None:
 
     scene, _ = with_others(script)
     assert not scene.calls
+
+
+def test_a_key_that_is_revoked_while_another_process_asks_sends_nothing() -> None:
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        key, secret = await scene.stage.desk.create(KeyTerms(name="one"))
+        others.holds_all = True
+        waiting = scene.start("why", "small", key=secret)
+        await scene.rest(3.0)
+        await scene.stage.desk.revoke(key.id)
+        others.holds_all = False
+        got = await waiting
+        assert got.fault is not None and got.fault.kind is FaultKind.UNAUTHENTICATED
+
+    scene, others = with_others(script)
+    assert not scene.calls
+    assert others.granted == 1
 
 
 def test_when_the_other_process_dies_one_of_us_takes_over() -> None:

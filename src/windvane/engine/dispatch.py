@@ -127,7 +127,7 @@ class Dispatch:
         self._clock = clock
         self._rng = rng
         self._on_end = on_end
-        self._on_waited = on_waited
+        self.on_waited = on_waited
         self.watch = Watch()
         """The deadlines of all exchanges, and whether the process is about to end."""
 
@@ -233,7 +233,7 @@ class Dispatch:
         )
         exchange.queued_s += admission.waited_s
         try:
-            self._on_waited(exchange, plan.current)
+            self.on_waited(exchange, plan.current)
         except BaseException:
             self._room.give_back(admission)
             raise
@@ -371,7 +371,7 @@ class Dispatch:
                 plan.move_to(plan.place + 1)
             case TrySame(wait_s):
                 await asyncio.sleep(wait_s)
-                self._on_waited(exchange, plan.current)
+                self.on_waited(exchange, plan.current)
 
     def _keep(
         self,

@@ -221,6 +221,8 @@ class Sharing:
     ) -> Flight:
         exchange.cache_status = "miss"
         try:
+            # It may have waited for another: of this process, or to hear of those that share the cache.
+            self._dispatch.on_waited(exchange, ask.candidate)
             self._admission.take_tokens(exchange)
         except WindvaneError:
             if lease is not None:
