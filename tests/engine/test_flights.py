@@ -1155,6 +1155,27 @@ def test_a_leader_who_goes_hands_over_to_one_of_the_others() -> None:
     among_four(script)
 
 
+def test_a_gateway_that_ends_hands_over_to_one_of_the_others() -> None:
+    """Nor is that it had to end: they need not all ask at once."""
+
+    async def script(scenes: list[Scene], leases: OtherProcess) -> None:
+        leader = scenes[0].start("why", "small")
+        await scenes[0].rest(0.3)
+        tasks = [scene.start("why", "small") for scene in scenes[1:]]
+        await scenes[0].rest(0.3)
+        scenes[0].engine.call_off()
+        leader.cancel()
+        assert (await leader).fault is not None
+        await scenes[0].rest(0.3)
+        assert sum(calls_of(scenes)) == 2
+        assert leases.granted == 2
+        for task in tasks:
+            task.cancel()
+        await scenes[0].rest(0.3)
+
+    among_four(script)
+
+
 @pytest.mark.parametrize("away_s", [0.0, 0.008, 0.012, 0.019])
 def test_gateways_agree_however_far_their_store_is_and_wait_for_one_round_trip(
     away_s: float,

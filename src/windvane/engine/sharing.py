@@ -385,7 +385,8 @@ class Sharing:
             now_s = asyncio.get_running_loop().time()
             flight.is_late = now_s >= flight.ends_s - LATE_S
             flight.is_silent = not flight.is_late and _is_silence(leader, error.fault)
-            flight.is_in_vain = not _is_about_the_leader(flight, error.fault)
+            is_ours = self._watch.is_called_off or _is_about_the_leader(flight, error.fault)
+            flight.is_in_vain = not is_ours
             flight.crash(error)  # before the lease is given back, which may take a while
         else:
             leader.is_stored = await self._lookup.keep(ask, flight)
