@@ -357,6 +357,23 @@ async def test_who_leaves_while_the_spare_is_not_yet_needed_has_left(scene: Scen
 
 
 @plays(ttl_s=10, stale_if_error_s=50)
+async def test_who_leads_when_the_process_ends_is_told_so_and_what_it_cost(scene: Scene) -> None:
+    """An exchange that is answered from the spare entry ends before its attempt does, as if free."""
+    await scene.ask("why", "small")
+    await scene.rest(20)
+    leader = scene.start("why", "small")
+    await scene.rest(0.5)
+    scene.engine.call_off()
+    leader.cancel()
+    got = await leader
+    assert got.fault is not None and got.fault.kind == "shutting_down"
+    await scene.rest()
+    assert scene.ended(got.exchange).fault == "shutting_down"
+    assert scene.ended(got.exchange).cost_nano_usd == scene.entries[-1].cost_nano_usd
+    assert [entry.outcome for entry in scene.entries] == ["ok", "shutting_down"]
+
+
+@plays(ttl_s=10, stale_if_error_s=50)
 async def test_no_spare_is_served_beyond_its_time(scene: Scene) -> None:
     await scene.ask("why", "small")
     await scene.rest(61)

@@ -117,7 +117,8 @@ class Sharing:
             try:
                 return await self._fly(exchange, snapshot, ask, turn, has_spare=found is not None)
             except WindvaneError as error:
-                if found is not None and may_be_spared(error.fault):
+                # Who leads yet is not done with it: the process ends, and its flight will tell.
+                if found is not None and may_be_spared(error.fault) and not exchange.leads:
                     return self._hit(exchange, ask, found, self._clock.wall_us())
                 raise
         finally:
