@@ -32,13 +32,15 @@ from windvane.config.schema import (
     UpstreamLimitsConfig,
     WaitingConfig,
 )
-from windvane.core.faults import Fault, FaultKind, Source, error_of
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of
 from windvane.core.keys import KeyTerms
+from windvane.core.money import usd_text
 from windvane.core.priority import Priority
 from windvane.engine import flights as flights_module
 from windvane.engine import sharing as sharing_module
 from windvane.engine.flights import BEHIND_MAX, Flights
 from windvane.engine.snapshot import Timeouts
+from windvane.gateway.data_plane.outgoing import error_headers
 from windvane.testing import Call, Moment, cancelled_at, run_virtual
 from windvane.testing.answers import (
     DONE,
@@ -359,6 +361,35 @@ async def test_all_aboard_are_told_when_the_process_ends(scene: Scene) -> None:
 @plays()
 async def test_all_aboard_are_told_in_the_midst_when_the_process_ends(scene: Scene) -> None:
     await stop_under_way(scene, HEAD_S + PIECE_S + 0.2, [200, 200, 503])
+
+
+@pytest.mark.parametrize("scope", ["key", None])
+def test_nobody_is_told_that_what_the_end_of_the_process_broke_off_cost_nothing(
+    scope: str | None,
+) -> None:
+    async def main() -> None:
+        scene = Scene(scope=scope)
+        exchange = scene.accept("why", "small")
+        told: list[bytes] = []
+
+        async def serve() -> None:
+            try:
+                await scene.engine.handle(exchange)
+            except WindvaneError as error:
+                told.append(dict(error_headers(error.fault, exchange, "x"))[b"x-router-cost-usd"])
+
+        serving = asyncio.get_running_loop().create_task(serve())
+        await scene.rest(HEAD_S / 2)
+        scene.engine.call_off()
+        serving.cancel()
+        await serving
+        await scene.rest()
+        cost = scene.entries[-1].cost_nano_usd
+        assert cost
+        assert told == [b"unknown" if scope else usd_text(cost).encode()]
+        await scene.close()
+
+    run_virtual(main())
 
 
 async def stop_under_way(scene: Scene, after_s: float, statuses: list[int]) -> None:

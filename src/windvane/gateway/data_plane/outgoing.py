@@ -252,7 +252,10 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         headers.append((b"x-router-attempts", b"%d" % len(exchange.attempts)))
         if exchange.decision is not None:
             headers.append((b"x-router-reason", safe_text(exchange.decision.reason)))
-        headers.append((b"x-router-cost-usd", _cost_texts(exchange.cost_nano_usd)[0]))
+        # Whose flight is broken off as the process ends is told before that is settled.
+        is_open = exchange.leads and exchange.ended_s is None
+        cost = None if is_open else exchange.cost_nano_usd
+        headers.append((b"x-router-cost-usd", _cost_texts(cost)[0]))
     elif (exchange is not None and _has_joined_in_vain(exchange, fault)) or (
         fault.status >= 500 and fault.kind is not FaultKind.INTERNAL and not is_stopping
     ):
