@@ -91,6 +91,7 @@ class Served:
     seen: Seen
     loop: asyncio.AbstractEventLoop
     config: Config
+    stop: Callable[[], None]
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -253,7 +254,7 @@ async def _serve(
     while not server.started and not task.done():
         await asyncio.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
-    ready.put(Served(port, sim, engine, app, seen, asyncio.get_running_loop(), config))
+    ready.put(Served(port, sim, engine, app, seen, asyncio.get_running_loop(), config, stop.set))
     while not stop.is_set() and not task.done():
         await asyncio.sleep(0.02)
     server.should_exit = True

@@ -356,3 +356,19 @@ def test_many_clients_that_leave_leak_nothing(served):
     served.until(lambda: len(served.seen.ended) == ended + 60, "the end of all exchanges")
     served.until(lambda: served.task_count() <= before, "the end of all tasks")
     served.until(lambda: all(e.finished_at or e.disconnected_at for e in served.sim.tape[-60:]))
+
+
+def test_who_waits_behind_a_stream_that_the_end_of_the_process_breaks_off_is_not_served() -> None:
+    first = json.dumps(chat("!slow 20 !loop 100000", stream=True)).encode()
+    second = json.dumps(chat("!late 3600000")).encode()
+    with serving() as running:
+        with running.open() as connection:
+            connection.sendall(raw_request(first) + raw_request(second))
+            came = connection.recv(65536)
+            sim, seen = running.sim, running.seen
+            running.stop()
+            came += read_all(connection)
+        assert came.endswith(b"\r\n0\r\n\r\n") and b"shutting_down" in came
+        assert came.count(b"HTTP/1.1 ") == 1
+    assert len(sim.tape) == 1, "a provider was asked after the end"
+    assert [event.fault for event in seen.ended] == ["shutting_down"]

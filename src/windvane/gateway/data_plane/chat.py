@@ -4,7 +4,7 @@ from asyncio import CancelledError
 
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange, Reading
-from windvane.core.faults import Fault, WindvaneError
+from windvane.core.faults import Fault, FaultKind, WindvaneError
 from windvane.core.usage import Usage
 from windvane.engine.recall import BODY_BYTES_MAX
 from windvane.engine.sharing import AnswerStream
@@ -89,17 +89,19 @@ async def _send_stream(
             metadata = stream_metadata(exchange, clock.monotonic_s()) if has_metadata else None
             last = writer.end(answer.usage, metadata)
         except WindvaneError as error:
-            last = _last_words(error.fault, exchange)
+            last = _last_words(door, exchange, error.fault)
         except CancelledError:
             # It waited for no word of the provider's, but for the caller to read, or for its own pace.
             if (told := door.engine.fault_of_cancellation()) is None:
                 raise
             await answer.aclose(told.fault)
-            last = _last_words(told.fault, exchange)
+            last = _last_words(door, exchange, told.fault)
         await caller.end(last)
     finally:
         await answer.aclose()
 
 
-def _last_words(fault: Fault, exchange: Exchange) -> bytes:
+def _last_words(door: Door, exchange: Exchange, fault: Fault) -> bytes:
+    if fault.kind is FaultKind.SHUTTING_DOWN:
+        door.caller.keep_alive = False  # nor is anybody served who waits behind it
     return render_error_event(fault, exchange.public_id)
