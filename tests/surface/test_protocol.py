@@ -358,6 +358,17 @@ def test_many_clients_that_leave_leak_nothing(served):
     served.until(lambda: all(e.finished_at or e.disconnected_at for e in served.sim.tape[-60:]))
 
 
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "chunked ", "chunked   "])
+def test_blanks_behind_a_header_are_no_part_of_it(served: Served, coding: str) -> None:
+    """RFC 9112, 5: also where a coding but chunks is refused."""
+    body = json.dumps(chat()).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: {coding}\r\n"
+    )
+    head += "connection: close\r\n\r\n"
+    assert status(served.talk(head.encode(), b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))) == 200
+
+
 def test_who_waits_behind_a_stream_that_the_end_of_the_process_breaks_off_is_not_served() -> None:
     first = json.dumps(chat("!slow 20 !loop 100000", stream=True)).encode()
     second = json.dumps(chat("!late 3600000")).encode()

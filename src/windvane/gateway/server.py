@@ -427,7 +427,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _is_coded(self) -> bool:
         """Whether the body is compressed on its way (RFC 9112, 6.1): llhttp looks for chunks alone."""
         for name, value in self.headers:
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
+            if name == b"transfer-encoding" and value.strip(b" ").lower() != b"chunked":
                 return True
         return False
 
