@@ -96,6 +96,25 @@ def test_scopes_that_callers_name_do_not_stay_for_ever(monkeypatch: pytest.Monke
             assert len(kept) <= 20
 
 
+def test_what_a_request_under_way_may_owe_yet_is_not_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its estimate has leaked, and it used more."""
+    monkeypatch.setattr(memory_limits, "BUCKETS_MAX", 4)
+    limits, later_us = users(tokens_per_minute=100), NOW_US + 60_000_000
+    lease = comes(limits, Scope("user:a"), tokens=100)
+    assert lease is not None
+    for number in range(20):
+        scopes = (Scope(f"user:{number}"),)
+        other = limits.take_request(scopes, later_us)
+        assert isinstance(other, RateLease)
+        assert limits.take_tokens(scopes, 1, other, later_us) is None
+    lease.end(1_000, later_us)
+    again = limits.take_request((Scope("user:a"),), later_us)
+    assert isinstance(again, RateLease)
+    assert limits.take_tokens((Scope("user:a"),), 1, again, later_us) is not None
+
+
 def test_however_many_there_are_one_scope_has_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when what is idle is dropped while a row of scopes is looked up."""
     monkeypatch.setattr(memory_limits, "BUCKETS_MAX", 4)

@@ -109,8 +109,9 @@ class MemoryLimits:
         self._found.clear()
         self._running = {scope: slots for scope, slots in self._running.items() if slots.running}
         for buckets in (self._requests, self._tokens):
-            for idle in [scope for scope, bucket in buckets.items() if bucket.is_idle(now_us)]:
-                del buckets[idle]
+            for scope in [scope for scope, bucket in buckets.items() if bucket.is_idle(now_us)]:
+                if not buckets[scope].open:  # what is yet to be corrected may leave a debt
+                    del buckets[scope]
         # When as many are in use, looking for more to drop each time would cost more than they do.
         self._kept_max = max(BUCKETS_MAX, 2 * self._kept)
 
