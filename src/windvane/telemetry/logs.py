@@ -99,7 +99,8 @@ class TextFormatter(logging.Formatter):
         )
 
 
-_KEY = re.compile(r"sk-[\w-]{8,}")
+_KEY = re.compile(r"(?:sk-wv-|(?<![^\W_])sk-)[\w-]{8,}")
+"""Of others' not in the midst of a word: `flask-embedding-v2` is a name."""
 
 
 class JsonFormatter(logging.Formatter):

@@ -86,3 +86,12 @@ def test_a_key_that_is_pasted_as_a_model_is_not_logged(
     RequestLog().on(event)
     said = formatter.format(caplog.records[0])
     assert "0123456789" not in said and "sk-***" in said
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_name_with_a_word_that_ends_like_a_key_begins_is_logged_whole(
+    formatter: logging.Formatter,
+) -> None:
+    event = msgspec.structs.replace(ENDED, requested_model="flask-embedding-v2")
+    record = logging.makeLogRecord({"msg": "request", "levelname": "INFO", "event": event})
+    assert "flask-embedding-v2" in formatter.format(record)
