@@ -1009,9 +1009,11 @@ def test_every_change_is_logged_with_who_what_and_which(admin, caplog):
         "admin: revoke_key -: refused (no_such_key)",
     ]
     caplog.clear()
-    admin.served.ask({"name": "x"}, path=KEYS, **bearer(CONFIGURED))
+    stranger = admin.create()  # of whom it has not been said in this minute
+    caplog.clear()
+    admin.served.ask({"name": "x"}, path=KEYS, **bearer(stranger["key"]))
     admin.ask(KEYS)
-    assert admin_lines(caplog) == ["configured: create_key -: refused (admin_only)"]
+    assert admin_lines(caplog) == [f"{stranger['id']}: create_key -: refused (admin_only)"]
 
 
 def spellings(secret: bytes) -> Iterator[bytes]:
