@@ -88,7 +88,8 @@ async def listen(stage: Stage, exchange: Exchange) -> None:
         return
 
 
-async def leave_at(k: int, moment: Moment, scripts: list[Script], is_stream: bool) -> bool:
+def asked(scripts: list[Script], is_stream: bool) -> tuple[Stage, Exchange]:
+    """A request, and providers that play these one after the other."""
     rest = iter(scripts)
 
     def play(call: Call) -> None:
@@ -97,6 +98,11 @@ async def leave_at(k: int, moment: Moment, scripts: list[Script], is_stream: boo
 
     stage = Stage(on_connecting=play)
     exchange = stage.accept("auto", "Hello?", stream=is_stream)
+    return stage, exchange
+
+
+async def leave_at(k: int, moment: Moment, scripts: list[Script], is_stream: bool) -> bool:
+    stage, exchange = asked(scripts, is_stream)
     was_cancelled = await cancelled_at(k, listen(stage, exchange), moment)
     await stage.close()
     assert exchange.ended_s is not None
@@ -116,14 +122,7 @@ def test_leaving_at_every_wait(case: str, moment: Moment) -> None:
 
 
 async def stop_at(k: int, moment: Moment, scripts: list[Script], is_stream: bool) -> bool:
-    rest = iter(scripts)
-
-    def play(call: Call) -> None:
-        call.input_tokens = 9
-        call.play(next(rest))
-
-    stage = Stage(on_connecting=play)
-    exchange = stage.accept("auto", "Hello?", stream=is_stream)
+    stage, exchange = asked(scripts, is_stream)
     calling = listen(stage, exchange)
     was_cancelled = await cancelled_at(k, calling, moment, stage.engine.call_off)
     await stage.close()
