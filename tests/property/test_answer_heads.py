@@ -1,6 +1,7 @@
 """An answer of a form that is known is taken as if the parser had read it: with forms and without, what
 comes of the same bytes is the same, however they are cut into packets."""
 
+import asyncio
 from itertools import pairwise
 from typing import Any
 
@@ -10,13 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from windvane.ports.transport import UpstreamRequest
+from windvane.transport.cork import Cork
 from windvane.transport.heads import Heads, known_head
 from windvane.transport.http1 import _Connection
 
 USUAL = b"HTTP/1.1 200 OK\r\nX-Id: %b\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n"
 
 
-class Wire:
+class Wire(asyncio.Transport):
     """A transport, and its loop, for a connection that is only spoken to."""
 
     def write(self, data: bytes) -> None: ...
@@ -36,6 +38,15 @@ class Wire:
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+
+class Keeper:
+    """What such a connection has of its loop."""
+
+    loop = Wire()
+    cork = Cork(at_end=lambda end: end())
+
+    def lost(self, connection: object) -> None: ...
 
 
 class Unlearned(Heads):
@@ -70,8 +81,8 @@ class Reference:
 
 def hear(answers: list[list[bytes]], heads: Heads) -> tuple[list[Any], int]:
     """What one connection makes of these answers, each in packets, and how many the parser did not see."""
-    connection, wire = Counting(Wire()), Wire()  # type: ignore[arg-type]
-    connection.connection_made(wire)  # type: ignore[arg-type]
+    connection, wire = Counting(Keeper()), Wire()  # type: ignore[arg-type]
+    connection.connection_made(wire)
     made: list[Any] = []
     for packets in answers:
         connection.ask(b"", UpstreamRequest("http://h/", (), "r", b"", 1.0), heads)

@@ -15,6 +15,7 @@ from windvane.gateway import known_head, server
 from windvane.gateway.data_plane.asgi import HeaderList, Receive, Scope, Send
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.http_caller import HttpCaller
+from windvane.transport.cork import Cork
 
 Request = tuple[str, str, HeaderList, bytes]
 
@@ -28,10 +29,11 @@ HASTY_HEAD = HEAD.replace(b"chat/completions", b"hasty")
 CHUNKED = b"POST /v1/models HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-class Wire:
+class Wire(asyncio.Transport):
     """A transport that remembers what is written, and whether it was closed."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.written = b""
         self.is_closed = False
 
@@ -45,9 +47,6 @@ class Wire:
 
     def is_closing(self) -> bool:
         return self.is_closed
-
-    def get_extra_info(self, name: str) -> None:
-        return None
 
     def pause_reading(self) -> None: ...
 
@@ -90,7 +89,7 @@ async def _talk(packets: list[bytes], lessons: int) -> tuple[list[Request], byte
     """What an application is asked, what goes back, whether the connection is closed, and how many
     requests the parser has not seen."""
     recorder, wire = Recorder(), Wire()
-    own = {"application": recorder, "openings": server._Openings()}
+    own = {"application": recorder, "openings": server._Openings(), "cork": Cork()}
     made: Any = type("Protocol", (server.GuardedProtocol,), own)
     state = uvicorn.server.ServerState()
     config = uvicorn.Config(recorder, log_config=None)

@@ -42,6 +42,7 @@ from windvane.gateway.known_head import KnownHead, known_head
 from windvane.gateway.memory import GiveBack, settle_memory
 from windvane.listener import Listener, address_of, listen
 from windvane.system import SystemClock
+from windvane.transport.cork import Cork, corked
 from windvane.wire.errors import render_error
 
 _log = logging.getLogger("windvane.gateway")
@@ -199,6 +200,8 @@ class GuardedProtocol(HttpToolsProtocol):
     application: Application
     limits = ServerLimits(head_timeout_s=10.0, connections_max=20_000)
     openings = _Openings()
+    cork: Cork
+    """One for all of a server's connections."""
 
     cycle: Any
     """The `_Cycle` or the `HttpCaller` of the request that came last; None before there is one."""
@@ -227,7 +230,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # what the loop calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(corked(transport, self.cork))
         if len(self.connections) > self.limits.connections_max:
             self._refuse(503, "this gateway has too many connections", "too_many_connections")
             return
@@ -739,7 +742,7 @@ class _Server(uvicorn.Server):
 
 def make_server(app: Application, *, host: str, port: int, limits: ServerLimits) -> uvicorn.Server:
     """A server of `app`, ready to `serve()`."""
-    own = {"application": app, "limits": limits, "openings": _Openings()}
+    own = {"application": app, "limits": limits, "openings": _Openings(), "cork": Cork()}
     protocol = type("Protocol", (GuardedProtocol,), own)
     config = uvicorn.Config(
         app,

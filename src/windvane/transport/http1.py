@@ -21,7 +21,6 @@ import ssl
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -29,6 +28,7 @@ import msgspec
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
 from windvane.ports.transport import UpstreamRequest
+from windvane.transport.cork import Cork, corked
 from windvane.transport.heads import END, Headers, Heads, known_head
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -59,10 +59,9 @@ NO_HEADERS: Mapping[str, str] = {}
 class _Connection(asyncio.Protocol):
     """One connection, serving one call at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.keeper: _Keeper | None = None
-        """To be told of its end."""
+    def __init__(self, keeper: "_Keeper") -> None:
+        self.loop = keeper.loop
+        self._keeper = keeper
         self._transport: asyncio.Transport | None = None
         # One parser for all answers: a kept connection's last answer has left it as it began.
         self._parser = httptools.HttpResponseParser(self)
@@ -91,8 +90,7 @@ class _Connection(asyncio.Protocol):
     # what the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the methods of asyncio.Transport without being instances of it.
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = corked(transport, self._keeper.cork)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_asked:
@@ -139,8 +137,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if self.keeper is not None:
-            self.keeper.lost(self)
+        self._keeper.lost(self)
         if self._is_asked and not self.is_complete and self._error is None:
             if exc is None and self._ends_at_close():
                 self.is_complete = True
@@ -285,18 +282,20 @@ class _Connection(asyncio.Protocol):
 
 
 class _Keeper:
-    """Closes the connections of one loop that were kept and that nobody takes for `IDLE_S`.
+    """What the connections of one loop have in common: it corks them, and closes those that were kept and
+    that nobody takes for `IDLE_S`.
 
     One timer stands behind all of them. It is set as long as any connection is open, in use or not: so
     nothing need be done for one that comes to rest, which most do after every answer.
     """
 
-    __slots__ = ("_idle", "_open", "_timer", "loop")
+    __slots__ = ("_idle", "_open", "_timer", "cork", "loop")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, idle: Mapping[Origin, deque[_Connection]]
     ) -> None:
         self.loop = loop
+        self.cork = Cork()
         self._idle = idle
         self._open: set[_Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -305,7 +304,6 @@ class _Keeper:
         """A connection has been made; it may be lost by now."""
         if connection.is_closed:
             return
-        connection.keeper = self
         self._open.add(connection)
         if self._timer is None:
             self._timer = self.loop.call_later(IDLE_S, self._look)
@@ -434,20 +432,21 @@ class Http1Transport:
         scheme, host, port = origin
         loop = asyncio.get_running_loop()
         tls = self._tls_context() if scheme == "https" else None
+        keeper = self._keeper
+        if keeper is None or keeper.loop is not loop:
+            # The first loop, or another than before (a client used from a second `asyncio.run`).
+            keeper = self._keeper = _Keeper(loop, self._idle)
         try:
             async with asyncio.timeout(timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(loop), host, port, ssl=tls
+                    lambda: _Connection(keeper), host, port, ssl=tls
                 )
         except TimeoutError as error:
             limit = f"no connection within {timeout_s:g} s"
             raise error_of(_unreachable(limit)) from error
         except (OSError, ssl.SSLError) as error:
             raise error_of(_unreachable(_reason(error))) from error
-        if self._keeper is None or self._keeper.loop is not loop:
-            # The first loop, or another than before (a client used from a second `asyncio.run`).
-            self._keeper = _Keeper(loop, self._idle)
-        self._keeper.opened(connection)
+        keeper.opened(connection)
         return connection
 
     def _tls_context(self) -> ssl.SSLContext:

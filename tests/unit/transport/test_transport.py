@@ -30,6 +30,7 @@ from windvane.transport.http1 import (
     PENDING_BYTES_MAX,
     Http1Transport,
     _Connection,
+    _Keeper,
 )
 
 LIMIT_S = 30.0
@@ -421,10 +422,11 @@ async def test_a_request_is_not_taken_during_the_handshake_of_tls(transport):
     assert attempt.state is AttemptState.HELD
 
 
-class Wire:
+class Wire(asyncio.Transport):
     """The transport under a connection: it notes in which state an attempt was as bytes were written."""
 
     def __init__(self, attempt, is_closing=False):
+        super().__init__()
         self._attempt = attempt
         self._is_closing = is_closing
         self.written = []
@@ -439,10 +441,11 @@ class Wire:
 async def test_an_attempt_is_sent_before_its_first_byte_is():
     attempt = new_attempt()
     wire = Wire(attempt)
-    connection = _Connection(asyncio.get_running_loop())
+    connection = _Connection(_Keeper(asyncio.get_running_loop(), {}))
     connection.connection_made(wire)
     request = request_to("http://one.test/", attempt=attempt)
     connection.ask(b"POST / HTTP/1.1\r\n", request, Heads())
+    await asyncio.sleep(0)
     assert [state for state, _ in wire.written] == [AttemptState.SENT]
     assert b"".join(data for _, data in wire.written).endswith(b"\r\ncontent-length: 2\r\n\r\n{}")
     assert not request.body
@@ -451,7 +454,7 @@ async def test_an_attempt_is_sent_before_its_first_byte_is():
 async def test_nothing_is_taken_for_a_connection_that_was_closed_at_once():
     attempt = new_attempt()
     wire = Wire(attempt, is_closing=True)
-    connection = _Connection(asyncio.get_running_loop())
+    connection = _Connection(_Keeper(asyncio.get_running_loop(), {}))
     connection.connection_made(wire)
     request = request_to("http://one.test/", attempt=attempt)
     with pytest.raises(WindvaneError, match="closed the connection at once"):
