@@ -7,24 +7,20 @@ so what is found to be alone is written at once, and only now and then is it ask
 
 Laws:
 1. What is written to a transport leaves in the order it was written in, and before the transport is closed.
-2. No more than `LETTERS_MAX` writes of `LETTER_BYTES_MAX` wait, and none for longer than to the loop's
-   next turn.
+2. To none more than `WAITING_BYTES_MAX` wait, and not for longer than to the loop's next turn.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import cast
 
-LETTERS_MAX = 64
-"""So many writes wait at most: whoever is about to write without pause must feel when it is not read."""
-LETTER_BYTES_MAX = 16_384
-"""What is longer takes so long itself that nothing would be gained."""
+WAITING_BYTES_MAX = 16_384
+"""What is longer takes so long itself that nothing would be gained; and whoever writes without pause must
+feel when it is not read."""
 ALONE_TURNS = 2
 """After so many turns with one write each, writes are taken to be alone."""
 ALONE_WRITES = 15
 """So many are written at once then, before one waits again for others."""
-
-Letter = tuple["CorkedTransport", bytes]
 
 
 def end_of_turn(end: Callable[[], None]) -> None:
@@ -33,52 +29,37 @@ def end_of_turn(end: Callable[[], None]) -> None:
 
 
 class Cork:
-    """Holds the writes of one loop's transports to the end of its turn."""
+    """What the transports of one loop wait for: the end of its turn."""
 
-    __slots__ = ("_alone_turns", "_at_end", "_at_once", "_letters")
+    __slots__ = ("_alone_turns", "at_end", "at_once", "held")
 
     def __init__(self, at_end: Callable[[Callable[[], None]], None] = end_of_turn) -> None:
-        self._at_end = at_end
-        self._letters: list[Letter] = []
-        """In the order they were written in."""
+        self.at_end = at_end
+        self.at_once = 0
+        """So many writes do not wait."""
+        self.held: list[CorkedTransport] = []
+        """Those with something to write."""
         self._alone_turns = 0
-        self._at_once = 0
 
-    def post(self, transport: "CorkedTransport", data: bytes) -> None:
-        """Write `data` to a transport, now or at the end of this turn."""
-        if self._at_once:
-            self._at_once -= 1
-            transport.write_now(data)
-            return
-        letters = self._letters
-        if len(data) > LETTER_BYTES_MAX:
-            if letters:
-                self.pull()
-            transport.write_now(data)
-            return
-        letters.append((transport, data))
-        transport.waiting_bytes += len(data)
-        if len(letters) == 1:
-            self._at_end(self._turn_ended)
-        elif len(letters) >= LETTERS_MAX:
-            self.pull()
-
-    def _turn_ended(self) -> None:
-        if len(self._letters) > 1:
+    def turn_ended(self) -> None:
+        """Write what waits, and learn from how many there were."""
+        if len(self.held) > 1:
             self._alone_turns = 0
-        elif self._letters:
+        elif self.held:
             self._alone_turns += 1
             if self._alone_turns >= ALONE_TURNS:
-                self._at_once = ALONE_WRITES
+                self.at_once = ALONE_WRITES
         self.pull()
 
     def pull(self) -> None:
         """Write all that waits."""
-        letters, self._letters = self._letters, []
-        for transport, data in letters:
-            transport.waiting_bytes = 0
-            if not transport.is_closing():
-                transport.write_now(data)
+        held, self.held = self.held, []
+        for transport in held:
+            data = transport.waiting
+            if data:
+                transport.waiting = b""
+                if not transport.is_closing():
+                    transport.write_now(data)
 
 
 class CorkedTransport:
@@ -96,14 +77,14 @@ class CorkedTransport:
         "pause_reading",
         "resume_reading",
         "set_protocol",
-        "waiting_bytes",
+        "waiting",
         "write_now",
     )
 
     def __init__(self, transport: asyncio.Transport, cork: Cork) -> None:
         self._transport = transport
         self._cork = cork
-        self.waiting_bytes = 0
+        self.waiting = b""
         # The loop's own methods, with nothing between.
         self.write_now = transport.write
         self.is_closing = transport.is_closing
@@ -114,20 +95,40 @@ class CorkedTransport:
         self.set_protocol = transport.set_protocol
 
     def write(self, data: bytes) -> None:
-        self._cork.post(self, data)
+        cork = self._cork
+        if cork.at_once:
+            cork.at_once -= 1
+            self.write_now(data)
+        elif self.waiting or len(data) > WAITING_BYTES_MAX:
+            self._write_more(data)
+        else:
+            self.waiting = data
+            held = cork.held
+            held.append(self)
+            if len(held) == 1:
+                cork.at_end(cork.turn_ended)
+
+    def _write_more(self, data: bytes) -> None:
+        """Let it wait with what does, or write both when that is too much."""
+        data = self.waiting + data
+        if len(data) > WAITING_BYTES_MAX:
+            self.waiting = b""
+            self.write_now(data)
+        else:
+            self.waiting = data
 
     def close(self) -> None:
-        if self.waiting_bytes:
+        if self.waiting:
             self._cork.pull()
         self._transport.close()
 
     def abort(self) -> None:
-        if self.waiting_bytes:
+        if self.waiting:
             self._cork.pull()
         self._transport.abort()
 
     def get_write_buffer_size(self) -> int:
-        return self.waiting_bytes + self._transport.get_write_buffer_size()
+        return len(self.waiting) + self._transport.get_write_buffer_size()
 
 
 def corked(transport: asyncio.BaseTransport, cork: Cork) -> asyncio.Transport:
