@@ -95,7 +95,7 @@ def hear(answers: list[list[bytes]], heads: Heads) -> tuple[list[Any], int]:
                     connection.is_complete,
                     connection._keeps_alive,
                     connection.is_closed,
-                    connection._error and str(connection._error),
+                    connection._fault and connection._fault.message,
                 )
             )
         made.append(connection.rest(0.0))

@@ -133,6 +133,9 @@ class Watchdog:
     def stop(self) -> None:
         """Nothing will be waited for any more."""
         self.due_s = math.inf
+        if not self._expired:
+            # How the task ends may remember frames that have this watchdog.
+            self._task = None
         self._watch.dogs.pop(self, None)
 
     def bite(self) -> None:

@@ -282,6 +282,9 @@ class GuardedProtocol(HttpToolsProtocol):
         for task in (self._running, self._worker):
             if task is not None and not task.done():
                 task.cancel()
+        # What refers to this connection is let go of, and so is a task, whose end remembers where it
+        # struck: else all of it would stay until the collector of cycles looks at what is old.
+        self._running = self._worker = self.cycle = None
 
     def _read_known(self, known: KnownHead, data: bytes) -> bytes:
         """Take the request with the known head that `data` begins with, or more of its body: all that
@@ -511,6 +514,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 await self._rest
         finally:
             self.tasks.discard(worker)
+            del worker  # as in `connection_lost`: its end remembers this frame
             self.transport.close()
 
     # what a request calls

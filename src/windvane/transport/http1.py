@@ -75,7 +75,8 @@ class _Connection(asyncio.Protocol):
         self._pending_bytes = 0
         self._head_bytes = 0
         self._is_paused = False
-        self._error: WindvaneError | None = None
+        self._fault: Fault | None = None
+        """Why it is of no use. An error would remember who was told it, and so this connection."""
         self._is_informational = False
         self._keeps_alive = False
         self.is_closed = False
@@ -137,12 +138,13 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
+        del self._parser  # it refers to us
         self._keeper.lost(self)
-        if self._is_asked and not self.is_complete and self._error is None:
+        if self._is_asked and not self.is_complete and self._fault is None:
             if exc is None and self._ends_at_close():
                 self.is_complete = True
             else:
-                self._error = _broken(exc)
+                self._fault = _broken(exc)
         self._wake()
 
     def _ends_at_close(self) -> bool:
@@ -217,10 +219,10 @@ class _Connection(asyncio.Protocol):
 
         A future rather than a coroutine: it is waited for at the bottom of every request.
         """
-        if self._error is not None:
-            raise self._error
+        if self._fault is not None:
+            raise error_of(self._fault)
         if self.is_closed and not self.is_complete:
-            raise _broken(None)
+            raise error_of(_broken(None))
         self._waiter = self.loop.create_future()
         return self._waiter
 
@@ -250,7 +252,7 @@ class _Connection(asyncio.Protocol):
             self._keeps_alive
             and not self.pieces
             and not self.is_closed
-            and self._error is None
+            and self._fault is None
             and not self._is_paused
             and self._transport is not None
             # An answer may come before the request has left: what is left of it would go first.
@@ -269,8 +271,8 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _fail(self, fault: Fault) -> None:
-        if self._error is None:
-            self._error = error_of(fault)
+        if self._fault is None:
+            self._fault = fault
         self.destroy()
 
     def _wake(self) -> None:
@@ -534,18 +536,16 @@ def _unreachable(how: str) -> Fault:
     )
 
 
-def _broken(error: Exception | None) -> WindvaneError:
+def _broken(error: Exception | None) -> Fault:
     """The connection ended before the answer did: what the provider received is not known."""
     how = type(error).__name__ if error else "it was closed"
-    return error_of(
-        Fault(
-            kind=FaultKind.STREAM_BROKEN,
-            source=Source.UPSTREAM,
-            message=f"the connection to the provider broke before its answer was whole ({how})",
-            status=502,
-            retry=Retry.SAME,
-            billed=True,
-        )
+    return Fault(
+        kind=FaultKind.STREAM_BROKEN,
+        source=Source.UPSTREAM,
+        message=f"the connection to the provider broke before its answer was whole ({how})",
+        status=502,
+        retry=Retry.SAME,
+        billed=True,
     )
 
 

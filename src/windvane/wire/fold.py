@@ -25,6 +25,35 @@ from windvane.core.chat import (
 from windvane.core.usage import Usage
 from windvane.wire.content_parts import grown, more_than_text, split_thinking
 
+PIECES_LOOSE = 64
+"""So many pieces are kept as they came, before they are joined: each alone takes 70 bytes besides its
+text, and of a long answer there are thousands."""
+
+
+class _Text(list[str]):
+    """A text in the pieces it came in; but for the last of them, they are joined."""
+
+    __slots__ = ("_joined", "longest")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._joined = 0
+        """How many of its members are joined pieces."""
+        self.longest = 0
+        """Bytes of the longest piece that is joined."""
+
+    def longest_piece(self) -> int:
+        """The bytes of the longest piece it came in."""
+        loose = map(bytes_of, self[self._joined :])
+        return max(self.longest, max(loose, default=0))
+
+    def join_loose(self) -> None:
+        """Join what has come since this was last done, when it is much."""
+        if len(self) - self._joined >= PIECES_LOOSE:
+            self.longest = self.longest_piece()
+            self[self._joined :] = ["".join(self[self._joined :])]
+            self._joined += 1
+
 
 class _CallFold:
     """One tool call as it grows."""
@@ -36,7 +65,7 @@ class _CallFold:
         self.type = kind
         self.id: str | None = None
         self.name: str | None = None
-        self.arguments: list[str] = []
+        self.arguments = _Text()
 
     def call(self) -> ToolCall:
         name, arguments = self.name or "", "".join(self.arguments)
@@ -48,16 +77,16 @@ class _CallFold:
 
 
 class _ChoiceFold:
-    """One choice as it grows. Text is kept in pieces and joined once; parts stand among them, where
-    content comes as a list."""
+    """One choice as it grows. Text is kept in pieces and joined now and then. Where content comes as a
+    list, its parts are kept in the order they came in, and so is the text among them."""
 
     __slots__ = (
         "audio",
         "content",
         "current",
         "finish_reason",
-        "has_parts",
         "has_thought",
+        "parts",
         "reasoning",
         "refusal",
         "thinking_blocks",
@@ -65,12 +94,13 @@ class _ChoiceFold:
     )
 
     def __init__(self) -> None:
-        self.content: list[str | JsonObject] = []
-        self.has_parts = False
+        self.content = _Text()
+        self.parts: list[str | JsonObject] | None = None
+        """All content, once a part has come."""
         self.audio: list[JsonObject] = []
-        self.reasoning: list[str] = []
+        self.reasoning = _Text()
         self.has_thought = False
-        self.refusal: list[str] = []
+        self.refusal = _Text()
         self.thinking_blocks: list[JsonObject] = []
         self.tool_calls: list[_CallFold] = []
         self.current: dict[int, _CallFold] = {}
@@ -78,10 +108,11 @@ class _ChoiceFold:
 
     def add(self, piece: ChunkChoice) -> None:
         if piece.parts is not None:
-            self.content += piece.parts
-            self.has_parts = True
+            if self.parts is None:
+                self.parts = [*self.content]
+            self.parts += piece.parts
         elif piece.content:
-            self.content.append(piece.content)
+            (self.content if self.parts is None else self.parts).append(piece.content)
         if piece.audio is not None:
             self.audio.append(piece.audio)
         if piece.reasoning is not None:
@@ -117,15 +148,21 @@ class _ChoiceFold:
         in_order = sorted(self.tool_calls, key=lambda call: call.index)
         return [call.call() for call in in_order]
 
-    def texts(self) -> Iterator[str]:
-        """All that came, piece by piece; what is no text, as JSON."""
-        said = chain(self.content, self.audio)
-        return chain(
-            (one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in said),
-            self.reasoning,
-            self.refusal,
-            *(call.arguments for call in self.tool_calls),
-        )
+    def _texts(self) -> Iterator[_Text]:
+        calls = (call.arguments for call in self.tool_calls)
+        return chain((self.content, self.reasoning, self.refusal), calls)
+
+    def join_loose(self) -> None:
+        """Join the pieces of long texts."""
+        for text in self._texts():
+            text.join_loose()
+
+    def longest_piece(self) -> int:
+        """The bytes of the longest piece; of what is no text, as JSON."""
+        said = chain(self.parts or (), self.audio)
+        rest = (one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in said)
+        texts = max(text.longest_piece() for text in self._texts())
+        return max(texts, max(map(bytes_of, rest), default=0))
 
     def choice(self, index: int) -> Choice:
         content, parts = self._content()
@@ -141,9 +178,9 @@ class _ChoiceFold:
         return Choice(index=index, message=message, finish_reason=self.finish_reason)
 
     def _content(self) -> tuple[str | None, list[JsonObject] | None]:
-        if not self.has_parts:
-            return "".join(self.content) if self.content else None, None  # type: ignore[arg-type]
-        parts = grown(self.content)
+        if self.parts is None:
+            return "".join(self.content) or None, None
+        parts = grown(self.parts)
         return split_thinking(parts)[0] or None, more_than_text(parts)
 
 
@@ -203,6 +240,9 @@ class Fold:
                 self.chunks += 1
                 grown.finish_reason = None  # an end that more follows was none
             grown.add(piece)
+            if not self.pieces % PIECES_LOOSE:
+                for choice in self._choices.values():
+                    choice.join_loose()
         if chunk.usage is not None:
             self.usage = chunk.usage
             self._chunks_counted = self.chunks
@@ -229,8 +269,7 @@ class Fold:
     @property
     def longest_piece(self) -> int:
         """The bytes of the longest text that came in one piece."""
-        texts = chain.from_iterable(choice.texts() for choice in self._choices.values())
-        return max((bytes_of(text) for text in texts), default=0)
+        return max((choice.longest_piece() for choice in self._choices.values()), default=0)
 
     def calls_of(self, index: int) -> list[ToolCall]:
         """The tool calls of choice `index` so far, whole as far as they have come."""

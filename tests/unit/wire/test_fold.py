@@ -1,5 +1,6 @@
 """Chunks folded into the completion they amount to."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -154,3 +155,35 @@ def test_a_piece_says_something_or_not(piece: ChunkChoice, says: bool) -> None:
     fold = Fold()
     fold.add(chunk(piece))
     assert fold.chunks == says
+
+
+def test_a_long_answer_takes_little_more_than_its_text() -> None:
+    """Counted by what Python has allocated, while a thousand streams might be alive."""
+    said = [f"word {number} " for number in range(3_000)]
+
+    def fold_all() -> Fold:
+        fold = Fold()
+        for text in said:
+            one = text.encode().decode()  # as of a wire: a text of its own
+            fold.add(chunk(ChunkChoice(content=one, reasoning=one.upper())))
+        return fold
+
+    tracemalloc.start()
+    try:
+        fold = fold_all()
+        taken_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    message = fold.completion().choices[0].message
+    assert message.content == "".join(said)
+    assert message.reasoning == "".join(said).upper()
+    assert taken_bytes < 1.6 * 2 * len("".join(said))
+
+
+@pytest.mark.parametrize("place", [0, 63, 64, 500, 999])
+def test_the_longest_piece_is_known_when_it_was_joined(place: int) -> None:
+    fold = Fold()
+    for number in range(1_000):
+        text = "n\u00e4her" * 4 if number == place else "ab"
+        fold.add(chunk(ChunkChoice(content=text)))
+    assert fold.longest_piece == 6 * 4

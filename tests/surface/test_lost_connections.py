@@ -1,0 +1,105 @@
+"""A connection that was lost leaves nothing behind that only the collector of cycles would find.
+
+The collector seldom looks at what has lived for long: a crowd's connections would stay in memory until it
+does, and each crowd between two looks adds its own.
+"""
+
+import gc
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from tests.surface.conftest import KEY, WAIT_S, Surface
+
+from windvane.core.exchange import Exchange
+from windvane.gateway.http_caller import HttpCaller
+from windvane.gateway.server import GuardedProtocol
+from windvane.transport.http1 import _Connection
+
+KEPT = (GuardedProtocol, HttpCaller, Exchange, _Connection)
+CROWD = 12
+
+
+def _send(port: int, word: str, *, is_stream: bool) -> socket.socket:
+    body = msgspec.json.encode(
+        {
+            "model": "mistral-small-latest",
+            "stream": is_stream,
+            "messages": [{"role": "user", "content": f"Say something. {word}"}],
+        }
+    )
+    caller = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
+    caller.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (KEY.encode(), len(body), body)
+    )
+    return caller
+
+
+def _to_the_end(caller: socket.socket) -> None:
+    heard = b""
+    while not heard.endswith((b"}", b"0\r\n\r\n")):
+        heard += caller.recv(65_536)
+
+
+def _a_little(caller: socket.socket) -> None:
+    caller.recv(300)
+
+
+def _nothing(caller: socket.socket) -> None:
+    time.sleep(0.1)  # until it has been read, which nobody tells
+
+
+def _alive() -> dict[str, int]:
+    counts = dict.fromkeys((kind.__name__ for kind in KEPT), 0)
+    for each in gc.get_objects():
+        if isinstance(each, KEPT):
+            counts[type(each).__name__] = counts.get(type(each).__name__, 0) + 1
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("word", "is_stream", "read"),
+    [
+        ("", False, _to_the_end),
+        ("", True, _to_the_end),
+        ("!stall", True, _a_little),
+        ("!hang", False, _nothing),
+        ("!cut", True, _to_the_end),
+    ],
+)
+def test_a_lost_connection_is_gone_without_the_collector(
+    surface: Surface, word: str, is_stream: bool, read: Callable[[socket.socket], None]
+) -> None:
+    port = int(surface.url.rsplit(":", 1)[1])
+
+    def crowd() -> None:
+        callers = [_send(port, word, is_stream=is_stream) for _ in range(CROWD)]
+        readers = [threading.Thread(target=read, args=(caller,)) for caller in callers]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(WAIT_S)
+        for caller in callers:
+            caller.close()
+        for _ in callers:
+            surface.ended.next()
+
+    crowd()
+    gc.collect()
+    before = _alive()
+    gc.disable()
+    try:
+        crowd()
+        surface.until(lambda: _few_more(before))
+    finally:
+        gc.enable()
+
+
+def _few_more(before: dict[str, int]) -> bool:
+    now = _alive()
+    return all(now[kind] - before[kind] < CROWD // 2 for kind in before)
