@@ -7,7 +7,8 @@ so what is found to be alone is written at once, and only now and then is it ask
 
 Laws:
 1. What is written to a transport leaves in the order it was written in, and before the transport is closed.
-2. To none more than `WAITING_BYTES_MAX` wait, and not for longer than to the loop's next turn.
+2. No more than `HELD_MAX` wait, with no more than `WAITING_BYTES_MAX` each, and for no longer than to the
+   loop's next turn.
 """
 
 import asyncio
@@ -17,6 +18,9 @@ from typing import cast
 WAITING_BYTES_MAX = 16_384
 """What is longer takes so long itself that nothing would be gained; and whoever writes without pause must
 feel when it is not read."""
+HELD_MAX = 32
+"""So many transports wait at most: of what more would gain, this has nearly all, and the first should not
+wait for a crowd."""
 ALONE_TURNS = 2
 """After so many turns with one write each, writes are taken to be alone."""
 ALONE_WRITES = 15
@@ -107,6 +111,8 @@ class CorkedTransport:
             held.append(self)
             if len(held) == 1:
                 cork.at_end(cork.turn_ended)
+            elif len(held) == HELD_MAX:
+                cork.pull()
 
     def _write_more(self, data: bytes) -> None:
         """Let it wait with what does, or write both when that is too much."""

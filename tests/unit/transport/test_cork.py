@@ -11,6 +11,7 @@ import uvloop
 from windvane.transport.cork import (
     ALONE_TURNS,
     ALONE_WRITES,
+    HELD_MAX,
     WAITING_BYTES_MAX,
     Cork,
     corked,
@@ -94,6 +95,19 @@ async def test_what_waits_counts_as_not_yet_written() -> None:
     assert wire.get_write_buffer_size() == 8 + 7
     await asyncio.sleep(0)
     assert wire.get_write_buffer_size() == 7
+
+
+async def test_the_first_does_not_wait_for_a_crowd() -> None:
+    done, _, wires = _wires(*map(str, range(HELD_MAX + 1)))
+    for wire in wires[: HELD_MAX - 1]:
+        wire.write(b".")
+    assert done == []
+    wires[HELD_MAX - 1].write(b".")
+    assert len(done) == HELD_MAX
+    wires[HELD_MAX].write(b".")
+    assert len(done) == HELD_MAX
+    await asyncio.sleep(0)
+    assert len(done) == HELD_MAX + 1
 
 
 async def test_only_so_much_waits_for_who_writes_without_pause() -> None:
