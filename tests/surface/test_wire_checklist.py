@@ -5,11 +5,15 @@ import json
 import re
 import socket
 from dataclasses import dataclass
+from datetime import date
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from tests.surface.conftest import WAIT_S
+
+from windvane.config.resolve import shipped_catalog
 
 MISTRAL = "ministral-14b-latest"
 THINKING = "mistral-medium-latest"
@@ -109,6 +113,15 @@ def ask(send):
         return send(body=body, **(headers or {}))
 
     return ask_one
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_ends_says_when_though_nobody_knows_since_when(ask, stream):
+    ends = shipped_catalog().resolve(GPT, date.max).retires_on
+    answer = ask(model=GPT, stream=stream)
+    assert parsedate_to_datetime(answer.header("sunset")).date() == ends
+    assert answer.header("deprecation") is None
+    assert ask(stream=stream).header("sunset") is None
 
 
 @pytest.mark.parametrize("name", ["authorization", "x-api-key", "api-key"])
