@@ -286,6 +286,15 @@ def test_an_unknown_path_is_told_in_json(send):
     assert (answer.status, answer.json["code"]) == (404, "unknown_path")
 
 
+def test_who_asks_for_responses_is_told_what_to_ask_for(send):
+    answer = send(path="/v1/responses", body={"model": GPT, "input": "Hi"})
+    assert answer.status == 404 and "use_responses_api=False" in answer.json["message"]
+
+
+def test_a_model_is_found_with_a_slash_after_it(send):
+    assert send("GET", f"/v1/models/{GPT}/").json["id"] == GPT
+
+
 def test_a_body_too_large_is_refused_by_its_announcement(surface):
     address = urlsplit(surface.url)
     head = (
