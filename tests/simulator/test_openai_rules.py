@@ -22,6 +22,9 @@ HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
         ("gpt-6-luna", {"logit_bias": {"1": 1}}, "logit_bias"),
         ("gpt-5-mini", {"stop": ["x"]}, "stop"),
         ("o3", {"logprobs": True}, "logprobs"),
+        ("gpt-4o", {"tools": []}, "tools"),
+        ("gpt-4o", {"tool_choice": "none"}, "tool_choice"),
+        ("gpt-4o", {"tools": None, "parallel_tool_calls": False}, "parallel_tool_calls"),
     ],
 )
 def test_it_refuses(model, said, param):

@@ -61,6 +61,7 @@ def check_chat(body: JsonObject, card: ModelCard) -> None:
         message = f"Invalid 'stop': array too long. Expected at most {STOPS_MAX} items."
         raise Refusal(400, message, param="stop", code="array_above_max_length")
     _check_metadata(body)
+    _check_tools(body)
     if card.reasoning is not Reasoning.NEVER:
         _check_reasoning_model(body, card)
     _check_calls_answered(messages)
@@ -113,6 +114,16 @@ def _check_metadata(body: JsonObject) -> None:
         if len(name) > METADATA_NAME_CHARS_MAX or len(value) > METADATA_TEXT_CHARS_MAX:
             message = f"Invalid '{param}': string too long."
             raise Refusal(400, message, param=param, code="string_above_max_length")
+
+
+def _check_tools(body: JsonObject) -> None:
+    if body.get("tools") == []:
+        message = "Invalid 'tools': empty array. Expected an array with minimum length 1."
+        raise Refusal(400, message, param="tools", code="empty_array")
+    for name in ("tool_choice", "parallel_tool_calls"):
+        if body.get(name) is not None and not body.get("tools"):
+            message = f"Invalid value for '{name}': only allowed when 'tools' are specified."
+            raise Refusal(400, message, param=name)
 
 
 def _check_reasoning_model(body: JsonObject, card: ModelCard) -> None:

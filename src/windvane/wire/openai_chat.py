@@ -54,6 +54,8 @@ _TAKE_NO_STOP = frozenset(("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3", "o4-mini")
 them, when they do not reason at least; which do is not documented, and is left to OpenAI to say."""
 _DATED = tuple(f"{name}-20" for name in _TAKE_NO_STOP)
 """Beginnings of the names of their snapshots."""
+_OF_TOOLS = frozenset(("tools", "tool_choice", "parallel_tool_calls"))
+"""OpenAI refuses an empty list of tools, and what is said of tools where there are none."""
 _LOST = ("stop", "logprobs", "top_logprobs")
 _ONE_NAME = ("gpt-", "o1", "o3", "o4", "ft:gpt-", "chatgpt-")
 """Beginnings of the names of models that refuse a limit by both its names."""
@@ -101,8 +103,11 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
     if not _UNKNOWN_TO_OPENAI.isdisjoint(written):
         for name in _UNKNOWN_TO_OPENAI:
             written.pop(name, None)
-    if "tools" in written:
+    if written.get("tools"):
         written["tools"] = _known_within(written["tools"])
+    elif not _OF_TOOLS.isdisjoint(written):
+        for name in _OF_TOOLS:
+            written.pop(name, None)
     if not request.is_plain_talk:
         written["messages"] = _known_within(written["messages"])
     return _encode(written)

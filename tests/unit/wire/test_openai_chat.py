@@ -277,6 +277,13 @@ def test_what_a_model_does_not_take_and_the_answer_hangs_on_is_asked_of_another(
     assert msgspec.json.decode(encode_chat(request(**said), model)).items() >= said.items()
 
 
+@pytest.mark.parametrize("tools", [{}, {"tools": []}, {"tools": None}])
+def test_openai_is_told_nothing_of_tools_where_there_are_none(tools: dict[str, Any]) -> None:
+    asked = request(tool_choice="auto", parallel_tool_calls=True, **tools)
+    body = msgspec.json.decode(encode_chat_for_openai(asked, "gpt-4o"))
+    assert body == {"model": "gpt-4o", "messages": [HELLO], "service_tier": "default"}
+
+
 @pytest.mark.parametrize(
     ("said", "kept"),
     [
