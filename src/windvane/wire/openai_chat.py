@@ -131,7 +131,7 @@ def _adapt_to_reasoning(written: JsonObject, model: str) -> None:
         for name in _LOST:
             if written.pop(name, None):
                 # Without it the answer would be another than was asked for.
-                raise cannot_say(name, f"{model} does not take it; later models do")
+                raise cannot_say(name, f"{model} does not take it")
 
 
 def _check_files(messages: list[Message]) -> None:
