@@ -21,7 +21,7 @@ def main() -> None:
     if sys.version_info < PYTHON_MIN:
         found = ".".join(str(part) for part in sys.version_info[:3])
         sys.exit(
-            f"Windvane needs Python 3.11 or newer; this is {found}. Try: make PYTHON=python3.12"
+            f"Windvane needs Python 3.11 or newer; this is {found}. Try: make {wanted} PYTHON=python3.12"
         )
     pip = ensure_environment(folder)
     pins = ROOT / "requirements" / f"{wanted}.txt"

@@ -1,5 +1,8 @@
 """Analysis takes any text there is, and what it says stays within its bounds."""
 
+import re
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,6 +77,10 @@ SCRIPTS = {
 }
 
 
+BETWEEN_BACK_QUOTES = re.compile(r"(?<![^\W_])`(?=([^`\n]+)`(?![^\W_]))")
+INLINE_CODE = re.compile(r"(?!\s)(?:[^ ]+|(?=.*[=()\[\]{}<>_/\\*$#|&;~+-]).*)(?<!\s)\Z", re.DOTALL)
+
+
 def plainly_script(text: str) -> str:
     sample = text[:256]
     latin = sum(letter.isalpha() for letter in sample if ord(letter) < 0x370)
@@ -94,10 +101,10 @@ def plainly_shaped(text: str) -> Shape:
     words = spaced.replace("\x0b", " ").replace("\x0c", " ").split(" ")
     opening = next((word for word in words if word), "")
     hits = [len(table.intersection(words)) for table in lexicon.TABLES]
-    reasoning, phrases, math, code, strong, sign_words, *languages = hits
+    reasoning, phrases, math, code, strong, sign_words, _, *languages = hits
     if phrases:
         reasoning += sum(phrase.decode() in spaced for phrase in lexicon.REASONING_PHRASES)
-    signs = min(sign_words, 1)
+    signs, places_too = min(sign_words, 1), lexicon.CODE_LANGUAGES_TOO
     if any(opener in text for opener in ("(", "<", "#", "=>")):
         signs += sum(sign in text for sign in SIGNS)
     is_code = (
@@ -107,6 +114,12 @@ def plainly_shaped(text: str) -> Shape:
         or (signs and strong)
         or (strong and code >= 2)
         or (code and text.count("`") >= 2)
+        or any(map(INLINE_CODE.match, BETWEEN_BACK_QUOTES.findall(text)))
+        or any(
+            before.encode() in lexicon.IN
+            and (name in lexicon.CODE_LANGUAGES or (name in places_too and code >= 2))
+            for before, name in pairwise(word for word in words if word)
+        )
     )
     script = plainly_script(text)
     language = lexicon.LANGUAGES[languages.index(max(languages))] if max(languages) > 1 else None
@@ -130,6 +143,7 @@ PIECE = st.one_of(
     WORD.map(str.upper),
     WORD.map(lambda word: word.capitalize().replace("k", "\u212a")),
     st.sampled_from([*SIGNS, *lexicon.MATH_SIGNS, "```", "`", "SELECT ", "FROM ", "=>"]),
+    st.sampled_from([f" {before.decode()} " for before in lexicon.IN]),
     st.sampled_from([*SEPARATORS, *lexicon.MATH_CHARACTERS, *ODD]),
     st.sampled_from([chr(end) for ends in SCRIPTS.values() for end in ends]),
     st.text(max_size=5),

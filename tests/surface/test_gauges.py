@@ -2,6 +2,7 @@
 budgets only to those who may know."""
 
 import concurrent.futures
+import math
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -19,8 +20,10 @@ from windvane.config.schema import (
     ProviderConfig,
     UpstreamLimitsConfig,
 )
+from windvane.core.breaker import FAILURES_TO_OPEN
+from windvane.core.faults import Fault, FaultKind, Source
 from windvane.gateway.control_plane import metrics as metrics_route
-from windvane.simulator import FaultRule, SimulatorConfig
+from windvane.simulator import SimulatorConfig
 
 ADMIN, KEY, LOOKS = "sk-admin-of-gauges", "sk-ordinary-key", "sk-looks-key"
 DAILY = BudgetConfig(daily=Decimal(2))
@@ -31,6 +34,7 @@ BUDGETS = {
     "user:*": DAILY,
     "user:known": BudgetConfig(total=Decimal(1)),
 }
+BROKEN = Fault(kind=FaultKind.UPSTREAM_ERROR, source=Source.UPSTREAM, message="m", status=502)
 BY_NAME = ("windvane_budget_limit_usd", "windvane_budget_spent_usd", "windvane_budget_held_usd")
 
 
@@ -206,12 +210,22 @@ class waiting:
         self.served.engine.room.configure({})
 
 
-def test_an_open_breaker_is_told_of():
+@pytest.mark.parametrize(
+    ("since_s", "state", "is_open"),
+    [(math.inf, "open", True), (-math.inf, "half_open", False)],
+    ids=["it rests", "its rest is over"],
+)
+def test_a_breaker_is_told_of_as_it_is(since_s: float, state: str, is_open: bool):
     with serving() as running:
-        running.sim.set_faults(FaultRule(kind="error", status=500, models=(MODEL,)))
-        for _ in range(6):
-            running.ask(chat())
+        running.ask(chat())
+        (asked,) = running.engine.snapshot.deployments[MODEL]
+        for _ in range(FAILURES_TO_OPEN):
+            running.engine.health.failed(asked, BROKEN, since_s, 0)
         told = scraped(running, "")
         (opened,) = [labels for labels in told if labels[0] == "windvane_breaker_open"]
-        assert told[opened] == 1 and opened[1].endswith(MODEL)
-        assert set(totals(running, "")["breakers"].values()) <= {"open", "half_open"}
+        assert told[opened] == is_open and opened[1].endswith(MODEL)
+        assert totals(running, "")["breakers"] == {asked.id: state}
+        providers = {each["name"]: each for each in running.ask(path="/providers").json}
+        assert providers[asked.provider]["healthy"] is not is_open
+        (shown,) = providers[asked.provider]["deployments"]
+        assert shown["breaker"] == state

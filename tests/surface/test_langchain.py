@@ -1,4 +1,4 @@
-"""LangChain's own conformance suite for chat models, through the gateway, with the model `auto`.
+"""LangChain's own conformance suite for chat models, through the gateway, with `auto` and with GPT-6.
 
 The suite fetches pictures and documents from the internet; here it gets them from this file.
 Of the whole suite only `test_stream_time` is not run: it measures a recording, and there is none.
@@ -45,7 +45,7 @@ def fails(reason, raises):
 
 
 no_audio = fails(
-    "no model of the route auto takes audio; Voxtral, asked for by name, does",
+    "neither a model of the route auto nor GPT-6 takes audio; Voxtral, asked for by name, does",
     (openai.BadRequestError, httpx.HTTPStatusError),
 )
 own_name = fails(
@@ -93,6 +93,18 @@ class TestChatOpenAI(_Through):
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatOpenAI
+
+
+class TestChatOpenAIWithAModelItWouldAskElsewhere(_Through):
+    """For a name that begins with `gpt-6`, and tools, the class turns to the Responses API."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatOpenAI
+
+    @property
+    def chat_model_params(self):
+        return {**super().chat_model_params, "model": "gpt-6-luna", "use_responses_api": False}
 
 
 class TestChatMistralAI(_Through):

@@ -3,6 +3,7 @@
 import json
 from typing import Literal
 
+import openai
 import pytest
 from pydantic import BaseModel
 
@@ -364,3 +365,17 @@ async def test_a_stream_closed_early_stops_the_provider(openai_caller, surface, 
     surface.until(lambda: surface.sim.tape[-1].disconnected_at is not None)
     row = surface.sim.bill.rows[-1]
     assert row.aborted and row.delivered_tokens < 20
+
+
+@pytest.mark.parametrize("store", [None, True])
+@EVERY_MODEL
+async def test_tags_in_metadata_are_refused_by_no_provider(openai_caller, surface, model, store):
+    for tags in ("nightly,eval", ["nightly", "eval"]):
+        metadata = {"tags": tags, "team": "sails"}
+        await openai_caller.create(model=model, messages=ASKED, metadata=metadata, store=store)
+    assert surface.refusals() == []
+
+
+async def test_a_stop_word_goes_to_no_model_that_refuses_them(openai_caller):
+    with pytest.raises(openai.BadRequestError, match="stop: gpt-5-mini does not take it"):
+        await openai_caller.create(model="gpt-5-mini", messages=ASKED, stop=["x"])

@@ -5,11 +5,15 @@ import json
 import re
 import socket
 from dataclasses import dataclass
+from datetime import date
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from tests.surface.conftest import WAIT_S
+
+from windvane.config.resolve import shipped_catalog
 
 MISTRAL = "ministral-14b-latest"
 THINKING = "mistral-medium-latest"
@@ -109,6 +113,15 @@ def ask(send):
         return send(body=body, **(headers or {}))
 
     return ask_one
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_ends_says_when_though_nobody_knows_since_when(ask, stream):
+    ends = shipped_catalog().resolve(GPT, date.max).retires_on
+    answer = ask(model=GPT, stream=stream)
+    assert parsedate_to_datetime(answer.header("sunset")).date() == ends
+    assert answer.header("deprecation") is None
+    assert ask(stream=stream).header("sunset") is None
 
 
 @pytest.mark.parametrize("name", ["authorization", "x-api-key", "api-key"])
@@ -271,6 +284,15 @@ def test_a_wrong_method_says_which_is_right(send):
 def test_an_unknown_path_is_told_in_json(send):
     answer = send("GET", "/v1/nothing")
     assert (answer.status, answer.json["code"]) == (404, "unknown_path")
+
+
+def test_who_asks_for_responses_is_told_what_to_ask_for(send):
+    answer = send(path="/v1/responses", body={"model": GPT, "input": "Hi"})
+    assert answer.status == 404 and "use_responses_api=False" in answer.json["message"]
+
+
+def test_a_model_is_found_with_a_slash_after_it(send):
+    assert send("GET", f"/v1/models/{GPT}/").json["id"] == GPT
 
 
 def test_a_body_too_large_is_refused_by_its_announcement(surface):

@@ -99,7 +99,7 @@ async def _serve(config: Config, announce: Announce, beside: Beside, source: Sou
         except OSError as error:
             raise click.ClickException(
                 f"cannot listen on {settled.host}:{settled.port} ({error.strerror}); choose another"
-                " with --port or --host"
+                " with --port or --host (of make: PORT=, HOST=)"
             ) from error
 
 

@@ -154,7 +154,8 @@ class MistralClient:
     `enable_cache` turns it on or off, `cache_ttl` is in seconds, and `redis_url` shares answers among all
     who share that Redis.
 
-    Raises ConfigError at the first call when neither key nor configuration gives a provider.
+    Raises ConfigError at the first call when neither key nor configuration gives a provider, and
+    RuntimeError when the ledger cannot be opened.
     """
 
     def __init__(

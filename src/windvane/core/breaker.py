@@ -61,6 +61,14 @@ def admitted(breaker: Breaker, now_s: float) -> Breaker:
     return breaker
 
 
+def told(breaker: Breaker, now_s: float) -> BreakerState:
+    """What an onlooker is told: half open once its rest is over, though nobody may come to try it; and
+    open while one tries, since no other may go."""
+    if breaker.state is BreakerState.CLOSED:
+        return BreakerState.CLOSED
+    return BreakerState.HALF_OPEN if admits(breaker, now_s) else BreakerState.OPEN
+
+
 def succeeded(breaker: Breaker) -> Breaker:
     """The breaker after an answer."""
     return breaker if breaker is CLOSED else CLOSED

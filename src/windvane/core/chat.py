@@ -23,7 +23,9 @@ TOOLS_MAX = 128
 """Mistral's and OpenAI's documented maximum."""
 
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}(?!\n)$")]
-"""Python's `$` alone lets a line end follow."""
+"""Python's `$` alone lets a line end follow. It is the one pattern of requests: see `TOOL_NAME_RULE`."""
+TOOL_NAME_RULE = "1 to 64 letters of ASCII, digits, `_` and `-`"
+"""The pattern in words."""
 NonNegative = Annotated[int, Meta(ge=0)]
 
 

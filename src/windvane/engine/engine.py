@@ -22,6 +22,7 @@ from typing import Protocol
 import msgspec
 
 from windvane.core.analysis import EVERYTHING, NOTHING, Analysis, analyze
+from windvane.core.breaker import BreakerState, told
 from windvane.core.cache.invalidation import ALL, Reach, Taken
 from windvane.core.chat import ChatRequest
 from windvane.core.deployment import Deployment
@@ -395,6 +396,10 @@ class Engine:
         """Whether it may be asked now: its breaker is shut, and its provider has not barred us."""
         is_well = self.health.is_available(deployment, self._clock.monotonic_s())
         return is_well and self.room.bar(deployment.id) is None
+
+    def breaker_of(self, deployment: Deployment) -> BreakerState:
+        """How its breaker stands now, as an onlooker is told."""
+        return told(self.health.of(deployment).breaker, self._clock.monotonic_s())
 
     def _analyze(self, exchange: Exchange, snapshot: Snapshot, asked: frozenset[str]) -> Analysis:
         """What is known of the request: all that is `asked`, at least."""

@@ -35,6 +35,7 @@ class ModelCard(Struct, frozen=True, kw_only=True, gc=False):
     fills_in_middle: bool = False
     reasoning: Reasoning = Reasoning.NEVER
     takes_sampling: bool = True
+    takes_stop: bool = True
     thinks_adaptively: bool = False
     dimensions: int = 0
     dimensions_max: int = 0
@@ -53,10 +54,13 @@ def _embedding(id_: str, *aliases: str, dimensions: int, dimensions_max: int) ->
 
 
 def _gpt(id_: str, context_tokens: int) -> ModelCard:
-    """Return a card of the gpt family; from gpt-5 on they reason, unseen, when asked."""
+    """Return a card of OpenAI's; from gpt-5 and o3 on they reason, unseen, when asked."""
     thinks = not id_.startswith("gpt-4")
     reasoning = Reasoning.ON_REQUEST if thinks else Reasoning.NEVER
-    return ModelCard(id=id_, context_tokens=context_tokens, reasoning=reasoning)
+    takes_stop = id_ not in ("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3")
+    return ModelCard(
+        id=id_, context_tokens=context_tokens, reasoning=reasoning, takes_stop=takes_stop
+    )
 
 
 def _claude(id_: str, *aliases: str, context_tokens: int = 1_000_000) -> ModelCard:
@@ -124,6 +128,7 @@ OPENAI_MODELS = (
     _gpt("gpt-5", 400_000),
     _gpt("gpt-5-mini", 400_000),
     _gpt("gpt-5-nano", 400_000),
+    _gpt("o3", 200_000),
     _gpt("gpt-4.1", 1_000_000),
     _gpt("gpt-4.1-mini", 1_000_000),
     _gpt("gpt-4o", 128_000),

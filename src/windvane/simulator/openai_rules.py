@@ -1,7 +1,8 @@
 """What OpenAI accepts as a request body, and how it says no.
 
-It is laxer than Mistral's rules but has teeth of its own: unknown arguments are refused, and the
-reasoning models (gpt-5 and later) refuse `max_tokens` and any temperature but 1.
+It is laxer than Mistral's rules but has teeth of its own: unknown arguments are refused, metadata are taken
+for what is stored alone, and the reasoning models (gpt-5 and later) refuse `max_tokens`, penalties and any
+temperature but 1, the first of them `stop` and probabilities too.
 """
 
 from windvane.simulator.catalogue import ModelCard, Reasoning
@@ -12,6 +13,11 @@ from windvane.simulator.refusal import Refusal
 STOPS_MAX = 4
 INPUTS_MAX = 2048
 """Texts in one embeddings request."""
+METADATA_PAIRS_MAX = 16
+METADATA_NAME_CHARS_MAX = 64
+METADATA_TEXT_CHARS_MAX = 512
+NOT_TO_REASONING = ("presence_penalty", "frequency_penalty", "logit_bias")
+NOT_TO_FIRST_REASONING = (*NOT_TO_REASONING, "stop", "logprobs", "top_logprobs")
 
 _CHAT_CHECKS: dict[str, Check] = {
     "temperature": number(0, 2),
@@ -54,8 +60,10 @@ def check_chat(body: JsonObject, card: ModelCard) -> None:
     if isinstance(stop, list) and len(stop) > STOPS_MAX:
         message = f"Invalid 'stop': array too long. Expected at most {STOPS_MAX} items."
         raise Refusal(400, message, param="stop", code="array_above_max_length")
+    _check_metadata(body)
+    _check_tools(body)
     if card.reasoning is not Reasoning.NEVER:
-        _check_reasoning_model(body)
+        _check_reasoning_model(body, card)
     _check_calls_answered(messages)
 
 
@@ -88,7 +96,41 @@ def _check_message(message: object, index: int) -> None:
         raise Refusal(400, f"Invalid value: '{role}' at '{param}'.", param=param)
 
 
-def _check_reasoning_model(body: JsonObject) -> None:
+def _check_metadata(body: JsonObject) -> None:
+    metadata = body.get("metadata")
+    if metadata is None:
+        return
+    if body.get("store") is not True:
+        message = "The 'metadata' parameter is only allowed when 'store' is enabled."
+        raise Refusal(400, message, param="metadata")
+    if len(metadata) > METADATA_PAIRS_MAX:
+        message = f"Invalid 'metadata': too many properties. Expected at most {METADATA_PAIRS_MAX}."
+        raise Refusal(400, message, param="metadata", code="object_above_max_properties")
+    for name, value in metadata.items():
+        param = f"metadata.{name}"
+        if not isinstance(value, str):
+            message = f"Invalid type for '{param}': expected a string."
+            raise Refusal(400, message, param=param, code="invalid_type")
+        if len(name) > METADATA_NAME_CHARS_MAX or len(value) > METADATA_TEXT_CHARS_MAX:
+            message = f"Invalid '{param}': string too long."
+            raise Refusal(400, message, param=param, code="string_above_max_length")
+
+
+def _check_tools(body: JsonObject) -> None:
+    if body.get("tools") == []:
+        message = "Invalid 'tools': empty array. Expected an array with minimum length 1."
+        raise Refusal(400, message, param="tools", code="empty_array")
+    for name in ("tool_choice", "parallel_tool_calls"):
+        if body.get(name) is not None and not body.get("tools"):
+            message = f"Invalid value for '{name}': only allowed when 'tools' are specified."
+            raise Refusal(400, message, param=name)
+
+
+def _check_reasoning_model(body: JsonObject, card: ModelCard) -> None:
+    for name in NOT_TO_REASONING if card.takes_stop else NOT_TO_FIRST_REASONING:
+        if body.get(name) is not None:
+            message = f"Unsupported parameter: '{name}' is not supported with this model."
+            raise Refusal(400, message, code="unsupported_parameter", param=name)
     if body.get("max_tokens") is not None:
         raise Refusal(
             400,

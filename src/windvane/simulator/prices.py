@@ -51,6 +51,7 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("gpt-5", EARLIEST, "1.25", "0.125", "10"),
     ("gpt-5-mini", EARLIEST, "0.25", "0.025", "2"),
     ("gpt-5-nano", EARLIEST, "0.05", "0.005", "0.4"),
+    ("o3", EARLIEST, "2", "0.5", "8"),
     ("gpt-4.1", EARLIEST, "2", "0.5", "8"),
     ("gpt-4.1-mini", EARLIEST, "0.4", "0.1", "1.6"),
     ("gpt-4o", EARLIEST, "2.5", "1.25", "10"),

@@ -97,7 +97,7 @@ class GaugeCollector(Collector):
             "windvane_breaker_open", "1 while a deployment is rested.", labels=("deployment",)
         )
         for name, state in self._gauges.breakers.items():
-            breaker.add_metric((name,), float(state is not BreakerState.CLOSED))
+            breaker.add_metric((name,), float(state is BreakerState.OPEN))
         yield breaker
         yield from _cache(self._gauges)
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from windvane.core.chat import (
+    TOOL_NAME_RULE,
     TOOLS_MAX,
     ChatRequest,
     Function,
@@ -270,6 +271,8 @@ def place_and_problem(error: msgspec.ValidationError) -> tuple[str, str]:
         path = f"{path}.{field}" if path else field
         is_missing = named[1] == "missing required"
         what = "this field is required" if is_missing else "there is no such field"
+    elif what.startswith("Expected `str` matching regex"):
+        what = TOOL_NAME_RULE
     return path, what
 
 

@@ -91,6 +91,8 @@ def render_error(fault: Fault, dialect: Dialect, request_id: str) -> tuple[int, 
     A caller of Mistral's gets 422 with a `detail` list for a wrong field of the body, as its API answers.
     """
     inner = error_object(fault, request_id)
+    if dialect is Dialect.OPENAI and fault.kind is FaultKind.CONTEXT_TOO_LONG:
+        inner["code"] = _CODES[fault.kind]  # agents look for it, to shorten the conversation
     body: JsonObject = {"object": "error", **inner, "error": inner, "request_id": request_id}
     status = fault.status
     if dialect is Dialect.MISTRAL and status == HTTPStatus.BAD_REQUEST and _is_of_a_field(fault):

@@ -46,9 +46,17 @@ _UNKNOWN_TO_OPENAI = frozenset(
 """Fields that some servers of the dialect take, and OpenAI itself would refuse."""
 _UNKNOWN_TO_OPENAI_WITHIN = frozenset(("cache_control", "reasoning_content"))
 """The same of messages, their parts, and tools."""
-_SAMPLING = ("temperature", "top_p")
+_SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias")
 _TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
-"""Beginnings of the names of models that take temperature, top_p and max_tokens."""
+"""Beginnings of the names of models that take those, and max_tokens."""
+_TAKE_NO_STOP = frozenset(("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3", "o4-mini"))
+"""Models that refuse `stop` and probabilities, by OpenAI's documents and its answers. Later ones take
+them, when they do not reason at least; which do is not documented, and is left to OpenAI to say."""
+_DATED = tuple(f"{name}-20" for name in _TAKE_NO_STOP)
+"""Beginnings of the names of their snapshots."""
+_OF_TOOLS = frozenset(("tools", "tool_choice", "parallel_tool_calls"))
+"""OpenAI refuses an empty list of tools, and what is said of tools where there are none."""
+_LOST = ("stop", "logprobs", "top_logprobs")
 _ONE_NAME = ("gpt-", "o1", "o3", "o4", "ft:gpt-", "chatgpt-")
 """Beginnings of the names of models that refuse a limit by both its names."""
 _OPEN = "gpt-oss"
@@ -79,29 +87,51 @@ def _takes_one_name(model: str) -> bool:
 def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
     """The body for OpenAI itself, whose newer models refuse what older ones took.
 
-    From GPT-5 on (and the o-series) sampling parameters and `max_tokens` are refused. The service tier
-    is always named: without one the project's serves, and what that costs is not known here.
+    From GPT-5 on (and the o-series) sampling parameters and `max_tokens` are refused. Metadata are taken
+    for what is stored alone. The service tier is always named: without one the project's serves, and what
+    that costs is not known here.
     """
     if not request.is_plain_talk:
         _check_files(request.messages)
     written = _edited(request, model)
     if written.get("service_tier") is None:
         written["service_tier"] = "default"
+    if "metadata" in written:
+        _keep_record(written)
     if not model.startswith(_TAKE_SAMPLING):
-        for name in _SAMPLING:
-            if name in written:
-                del written[name]
-        limit = written.pop("max_tokens", None)
-        if limit is not None:
-            written["max_completion_tokens"] = limit
+        _adapt_to_reasoning(written, model)
     if not _UNKNOWN_TO_OPENAI.isdisjoint(written):
         for name in _UNKNOWN_TO_OPENAI:
             written.pop(name, None)
-    if "tools" in written:
+    if written.get("tools"):
         written["tools"] = _known_within(written["tools"])
+    elif not _OF_TOOLS.isdisjoint(written):
+        for name in _OF_TOOLS:
+            written.pop(name, None)
     if not request.is_plain_talk:
         written["messages"] = _known_within(written["messages"])
     return _encode(written)
+
+
+def _keep_record(written: JsonObject) -> None:
+    """OpenAI takes metadata with `store` alone, and only texts in them."""
+    said = written.pop("metadata")
+    if written.get("store") is True and isinstance(said, dict):
+        written["metadata"] = {name: text for name, text in said.items() if isinstance(text, str)}
+
+
+def _adapt_to_reasoning(written: JsonObject, model: str) -> None:
+    for name in _SAMPLING:
+        if name in written:
+            del written[name]
+    limit = written.pop("max_tokens", None)
+    if limit is not None:
+        written["max_completion_tokens"] = limit
+    if model in _TAKE_NO_STOP or model.startswith(_DATED):
+        for name in _LOST:
+            if written.pop(name, None):
+                # Without it the answer would be another than was asked for.
+                raise cannot_say(name, f"{model} does not take it")
 
 
 def _check_files(messages: list[Message]) -> None:

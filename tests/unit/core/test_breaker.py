@@ -47,6 +47,14 @@ def test_one_success_forgets_all_failures() -> None:
     assert breaker.succeeded(CLOSED) is CLOSED
 
 
+def test_an_onlooker_is_told_whether_a_request_may_go() -> None:
+    state = opened(0.0)
+    assert breaker.told(CLOSED, 5.0) is BreakerState.CLOSED
+    assert breaker.told(state, 0.999) is BreakerState.OPEN
+    assert breaker.told(state, 1.0) is BreakerState.HALF_OPEN
+    assert breaker.told(breaker.admitted(state, 1.0), 5.0) is BreakerState.OPEN
+
+
 def test_one_probe_goes_through_and_no_second() -> None:
     state = breaker.admitted(opened(), 5.0)
     assert state.state is BreakerState.HALF_OPEN

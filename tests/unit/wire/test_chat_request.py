@@ -198,6 +198,11 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert caught.value.fault.message.startswith(f"{param}: ")
 
 
+def test_the_rule_for_names_of_tools_is_told_in_words() -> None:
+    with pytest.raises(BadRequestError, match=r"name: 1 to 64 letters of ASCII, digits"):
+        request(tools=[{"type": "function", "function": {"name": "a b"}}])
+
+
 def test_a_missing_field_is_named() -> None:
     for fields, param in (({"messages": [HELLO]}, "model"), ({"model": "m"}, "messages")):
         with pytest.raises(BadRequestError) as caught:

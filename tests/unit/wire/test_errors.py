@@ -93,6 +93,14 @@ def test_what_is_no_wrong_field_keeps_its_status(kind: FaultKind) -> None:
     assert (status, body["param"], "detail" in body) == (400, "messages", False)
 
 
+def test_openais_clients_find_a_context_that_is_too_long_by_the_code_they_look_for() -> None:
+    long = fault(FaultKind.CONTEXT_TOO_LONG, code="3051")
+    _, body = rendered(long)
+    assert body["code"] == body["error"]["code"] == "context_length_exceeded"
+    _, body = rendered(long, Dialect.MISTRAL)
+    assert body["code"] == body["error"]["code"] == "3051"
+
+
 def test_details_are_a_list_of_limited_length() -> None:
     _, body = rendered(fault(status=422, detail=tuple(str(n) for n in range(100))))
     assert [item["msg"] for item in body["detail"]] == [str(n) for n in range(DETAIL_MAX)]

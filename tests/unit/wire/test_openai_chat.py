@@ -236,6 +236,15 @@ def test_mistrals_own_words_in_messages_are_told_in_openais(
             {"max_completion_tokens": 7},
         ),
         ("o3", {"temperature": 0.5, "max_tokens": 7}, {"max_completion_tokens": 7}),
+        (
+            "gpt-6.1-sol",
+            {"presence_penalty": 1, "frequency_penalty": 1, "logit_bias": {"1": 1}},
+            {},
+        ),
+        ("gpt-5.4", {"stop": ["x"], "logprobs": True}, {"stop": ["x"], "logprobs": True}),
+        ("gpt-5-mini", {"stop": [], "logprobs": False, "top_logprobs": 0}, {}),
+        ("gpt-5-chat-latest", {"stop": "x"}, {"stop": "x"}),
+        ("gpt-4o", {"stop": "x", "presence_penalty": 1}, {"stop": "x", "presence_penalty": 1}),
         ("gpt-5-mini", {"max_tokens": 7, "max_completion_tokens": 3}, {"max_completion_tokens": 3}),
         (
             "gpt-5-mini",
@@ -253,6 +262,52 @@ def test_models_from_gpt_5_on_are_spared_what_they_refuse(
     body = msgspec.json.decode(encode_chat_for_openai(request(**said), model))
     assert body.pop("service_tier") == "default"
     assert body == {"model": model, "messages": [HELLO], **expected}
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "gpt-5-mini", "gpt-5-nano-2025-08-07", "o3"])
+@pytest.mark.parametrize(
+    "said", [{"stop": ["x"]}, {"logprobs": True}, {"top_logprobs": 2}], ids=str
+)
+def test_what_a_model_does_not_take_and_the_answer_hangs_on_is_asked_of_another(
+    said: dict[str, Any], model: str
+) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        encode_chat_for_openai(request(**said), model)
+    assert ([refused.value.fault.param], refused.value.fault.retry) == (list(said), Retry.OTHER)
+    assert msgspec.json.decode(encode_chat(request(**said), model)).items() >= said.items()
+
+
+@pytest.mark.parametrize("tools", [{}, {"tools": []}, {"tools": None}])
+def test_openai_is_told_nothing_of_tools_where_there_are_none(tools: dict[str, Any]) -> None:
+    asked = request(tool_choice="auto", parallel_tool_calls=True, **tools)
+    body = msgspec.json.decode(encode_chat_for_openai(asked, "gpt-4o"))
+    assert body == {"model": "gpt-4o", "messages": [HELLO], "service_tier": "default"}
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ({"metadata": {"tags": "a,b"}}, {}),
+        ({"metadata": {"tags": ["a", "b"]}, "store": False}, {"store": False}),
+        ({"metadata": None, "store": True}, {"store": True}),
+        (
+            {"metadata": {"tags": ["a", "b"], "n": 1, "team": "x"}, "store": True},
+            {"metadata": {"team": "x"}, "store": True},
+        ),
+    ],
+)
+def test_openai_is_told_metadata_as_it_takes_them(
+    said: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    """Tags are for the gateway; whoever says them need not know which model answers."""
+    body = msgspec.json.decode(encode_chat_for_openai(request(**said), "gpt-4o"))
+    assert body == {
+        "model": "gpt-4o",
+        "messages": [HELLO],
+        "service_tier": "default",
+        **kept,
+    }
+    assert msgspec.json.decode(encode_chat(request(**said), "x")).items() >= said.items()
 
 
 @pytest.mark.parametrize(

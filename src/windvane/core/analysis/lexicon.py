@@ -72,7 +72,9 @@ CODE_WORDS = frozenset(
     regex regexp function functions compile compiler refactor unittest pytest api json yaml
     docker kubernetes git dataframe pandas numpy react django flask async await stacktrace
     traceback segfault nullpointerexception algorithm code coding script bug snippet codebase
-    program query debug
+    program query debug loop
+    typeerror keyerror valueerror nameerror attributeerror indexerror importerror syntaxerror
+    referenceerror
     fonction programme débogue déboguer funktion programm debugge debuggen código función programa
     depura depurar funzione codice programma função depure
     """.split()
@@ -82,9 +84,20 @@ CODE_WORDS_STRONG = frozenset(
     """
     python javascript typescript c++ c# golang sql regex refactor traceback stacktrace pytest
     dataframe segfault cout stdout println debug débogue déboguer debugge debuggen depura depurar
-    depure
+    depure kotlin php html css bash nullpointerexception
+    typeerror keyerror valueerror nameerror attributeerror indexerror importerror syntaxerror
+    referenceerror
     """.split()
 )
+
+CODE_LANGUAGES = frozenset(
+    "python javascript typescript c++ c# golang kotlin php sql html css bash".split()
+)
+"""Languages to write in whose names, after one of `IN`, mean nothing else."""
+CODE_LANGUAGES_TOO = frozenset("java rust swift ruby".split())
+"""Those whose names do: another word of the field must stand beside."""
+IN = tuple(word.encode() for word in "in into using en em".split())
+"""What comes before the name of a language to write in."""
 
 CODE_SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("{", (") {", "){")),
@@ -93,7 +106,7 @@ CODE_SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("<", ("</", "<<")),
     ("=", ("=> ",)),
     ("#", ("#include", "#!/")),
-    ("(", ("console.log(", "print(")),
+    ("(", ("console.log(", "print(", "main(")),
 )
 """Signs that stand as they are, under a character that they have and prose seldom has."""
 
@@ -155,7 +168,7 @@ LANGUAGE_WORDS: tuple[tuple[str, frozenset[str]], ...] = (
 """Common short words, by ISO 639-1 code; the language with the most hits wins."""
 
 
-REASONING, PHRASE, MATH, CODE, CODE_STRONG, CODE_SIGN, LANGUAGE = range(7)
+REASONING, PHRASE, MATH, CODE, CODE_STRONG, CODE_SIGN, CODE_LANGUAGE, LANGUAGE = range(8)
 """The place of each table in a text's counts; those of the languages are the last, from `LANGUAGE` on."""
 
 LANGUAGES = tuple(language for language, _ in LANGUAGE_WORDS)
@@ -167,6 +180,7 @@ SIGN_TABLES = (
     CODE_WORDS,
     CODE_WORDS_STRONG,
     CODE_SIGN_WORDS,
+    CODE_LANGUAGES | CODE_LANGUAGES_TOO,
 )
 TABLES = (*SIGN_TABLES, *(words for _, words in LANGUAGE_WORDS))
 """By place. No table has more words than a byte can count."""

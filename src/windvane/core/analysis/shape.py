@@ -62,7 +62,7 @@ def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
     if known.languages:
         language = _language(counts, known.languages) if script == "latin" else script
     return Shape(
-        _has_code(text, counts),
+        _has_code(text, words, counts),
         _has_math(text, counts),
         _reasoning_words(encoded, counts),
         "?" in text or "\uff1f" in text or (bool(words) and words[0] in lexicon.QUESTION_WORDS),
@@ -71,12 +71,13 @@ def shape_of(text: str, known: Lexicon = ALL_WORDS) -> Shape:
     )
 
 
-def _has_code(text: str, counts: bytes) -> bool:
-    """Two different signs make code, and so does a fence, SQL, a strong word with a sign or another
-    word of the field, or such a word beside something in back quotes. Words that code is made of
-    (`class`, `import`) stand in prose too: all together they are one sign."""
+def _has_code(text: str, words: list[bytes], counts: bytes) -> bool:
+    """Two different signs make code, and so does a fence, inline code, SQL, a strong word with a sign or
+    another word of the field, such a word beside something in back quotes, or the name of a language to
+    write in. Words that code is made of (`class`, `import`) stand in prose too: all together they are one
+    sign."""
     has_back_quotes = "`" in text
-    if has_back_quotes and "```" in text:
+    if has_back_quotes and ("```" in text or _has_inline_code(text)):
         return True
     if "F" in text and "FROM " in text and "SELECT " in text:
         return True
@@ -86,12 +87,41 @@ def _has_code(text: str, counts: bytes) -> bool:
             if character in text:
                 for sign in having_it:
                     signs += sign in text
-    words, strong_words = counts[lexicon.CODE], counts[lexicon.CODE_STRONG]
+    field_words, strong_words = counts[lexicon.CODE], counts[lexicon.CODE_STRONG]
     if signs >= 2 or (signs and strong_words):
         return True
-    if not words:
+    if not field_words:
         return False
-    return (words >= 2 and strong_words > 0) or (has_back_quotes and text.count("`") >= 2)
+    if (field_words >= 2 and strong_words) or (has_back_quotes and text.count("`") >= 2):
+        return True
+    return counts[lexicon.CODE_LANGUAGE] > 0 and _names_a_language(words, field_words >= 2)
+
+
+_LANGUAGES = frozenset(map(str.encode, lexicon.CODE_LANGUAGES))
+_PLACES_TOO = _LANGUAGES.union(map(str.encode, lexicon.CODE_LANGUAGES_TOO))
+_CODES_OWN = frozenset("=()[]{}<>_/\\*$#|&;~+-")
+"""Characters that tell several words of code from several words that are quoted."""
+
+
+def _has_inline_code(text: str) -> bool:
+    """Whether back quotes stand around something, as quotes do and apostrophes do not, that is one word or
+    has a character of code's own."""
+    pieces = text.split("`")
+    return any(
+        inside
+        and not (before[-1:].isalnum() or after[:1].isalnum())
+        and not (inside[0].isspace() or inside[-1].isspace() or "\n" in inside)
+        and (" " not in inside or not _CODES_OWN.isdisjoint(inside))
+        for before, inside, after in zip(pieces, pieces[1:], pieces[2:], strict=False)
+    )
+
+
+def _names_a_language(words: list[bytes], is_of_the_field: bool) -> bool:
+    """Whether something is asked for in a language: `in Python`; and beside other words of the field
+    `in Java`, where one may travel too."""
+    names = (_PLACES_TOO if is_of_the_field else _LANGUAGES).intersection(words)
+    spaced = b" %b " % b" ".join(words) if names else b""
+    return any(b" %b %b " % (before, name) in spaced for name in names for before in lexicon.IN)
 
 
 def _has_math(text: str, counts: bytes) -> bool:

@@ -143,7 +143,7 @@ def provider_statuses(engine: Engine) -> list[schemas.ProviderStatus]:
                     schemas.DeploymentStatus(
                         id=deployment.id,
                         model=deployment.model,
-                        breaker=health.breaker.state.value,
+                        breaker=engine.breaker_of(deployment),
                         requests=health.requests,
                         failures=health.failures,
                         last_error=health.last_error,

@@ -62,12 +62,12 @@ async def gauges_of(engine: Engine, book: KeyBook, *, with_budgets: bool) -> Gau
     serving = {
         each.id: each for group in engine.snapshot.deployments.values() for each in group
     }.values()
-    asked = {each.id: engine.health.of(each) for each in serving}
+    asked = [each for each in serving if engine.health.of(each).requests]
     return Gauges(
         budgets=budgets[:BUDGETS_MAX],
         budgets_omitted=max(len(budgets) - BUDGETS_MAX, 0),
         upstreams=engine.room.upstreams(),
-        breakers={name: health.breaker.state for name, health in asked.items() if health.requests},
+        breakers={each.id: engine.breaker_of(each) for each in asked},
         cache=await engine.cache.stats() if engine.cache is not None else (),
         flights=engine.flights_count,
     )

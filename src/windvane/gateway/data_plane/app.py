@@ -33,6 +33,9 @@ ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
 
 _MODEL = "/v1/models/"
 _MODEL_FORM = "/v1/models/{id}"
+_RESPONSES = "/v1/responses"
+_INSTEAD = "; chat is at /v1/chat/completions (LangChain: use_responses_api=False)"
+"""What to do for those whose SDK turned to the Responses API by itself."""
 UNKNOWN = "unknown"
 """How a request is told of whose path is no endpoint's, or has not come."""
 
@@ -157,9 +160,10 @@ def _endpoint_at(path: str) -> tuple[str, Endpoint]:
 
 def _not_found(path: str) -> WindvaneError:
     known = ", ".join(ENDPOINTS)
+    instead = _INSTEAD if path.startswith(_RESPONSES) else ""
     return refuse(
         FaultKind.NOT_FOUND,
-        f"there is nothing at {path[:100]!r}; endpoints are {known}",
+        f"there is nothing at {path[:100]!r}; endpoints are {known}{instead}",
         status=404,
         code="unknown_path",
     )

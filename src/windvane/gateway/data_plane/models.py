@@ -35,7 +35,7 @@ async def get_model(door: Door, body: bytes) -> None:
     the key."""
     principal = door.engine.identify(door.incoming.credentials(), MODELS)
     snapshot = door.engine.snapshot
-    name = door.caller.path.removeprefix(PATH)
+    name = door.caller.path.removeprefix(PATH).removesuffix("/")
     if name not in snapshot.routes and name not in snapshot.deployments:
         raise unknown_model(name, snapshot.deployments, snapshot.catalog, snapshot.catalog.as_of)
     _check_open(name, snapshot, principal)

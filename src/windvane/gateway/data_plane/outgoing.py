@@ -2,7 +2,7 @@
 
 import math
 import re
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from email.utils import format_datetime
 from functools import lru_cache
 
@@ -186,9 +186,23 @@ def _rare_lines(exchange: Exchange, card: ModelCard | None) -> bytes:
     lines = limit_lines(exchange)
     if exchange.cache_age_s is not None:
         lines += b"age: %b\r\n" % _encode(exchange.cache_age_s)
-    if card is not None and card.deprecated_on is not None:
-        lines += lines_of(deprecation_headers(card))
+    if card is not None and (card.retires_on is not None or card.deprecated_on is not None):
+        lines += ending_lines(card.deprecated_on, card.retires_on)
     return lines
+
+
+@lru_cache
+def ending_lines(deprecated_on: date | None, retires_on: date | None) -> bytes:
+    """`Deprecation` (RFC 9745) and `Sunset` (RFC 8594), each when its day is known: not every provider
+    tells since when a model is deprecated."""
+    headers: HeaderList = []
+    if deprecated_on is not None:
+        since = datetime.combine(deprecated_on, time(), UTC)
+        headers.append((b"deprecation", b"@%d" % int(since.timestamp())))
+    if retires_on is not None:
+        sunset = datetime.combine(retires_on, time(), UTC)
+        headers.append((b"sunset", format_datetime(sunset, usegmt=True).encode()))
+    return lines_of(headers)
 
 
 _BYPASSED = b"Windvane; fwd=bypass"
@@ -215,17 +229,6 @@ def _asked_in_vain(exchange: Exchange) -> bytes:
     """Of an old answer, given since a provider failed."""
     said, status = _FORWARDED[exchange.cache_forward], exchange.attempts[-1].status
     return said if status is None else b"%b; fwd-status=%d" % (said, status)
-
-
-def deprecation_headers(card: ModelCard) -> HeaderList:
-    """`Deprecation` (RFC 9745) and `Sunset` (RFC 8594) of a model on its way out."""
-    assert card.deprecated_on is not None
-    since = datetime.combine(card.deprecated_on, time(), UTC)
-    headers = [(b"deprecation", b"@%d" % int(since.timestamp()))]
-    if card.retires_on is not None:
-        sunset = datetime.combine(card.retires_on, time(), UTC)
-        headers.append((b"sunset", format_datetime(sunset, usegmt=True).encode()))
-    return headers
 
 
 def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> HeaderList:
