@@ -320,6 +320,27 @@ def test_a_model_goes_by_any_of_its_names_and_an_unknown_one_is_said_to_be(serve
     assert taken_back(served, "route=auto").json["note"] is None
 
 
+def test_answers_of_who_brings_a_key_are_taken_back_by_the_id_that_reports_show():
+    auth = AuthConfig(passthrough="mistral", admin_key="sk-admin-key-1")
+    with serving(auth=auth, cache=CacheConfig(scope="shared")) as served:
+        ask(served, "mine", "a-providers-own-key")
+        (event,) = served.ask(
+            path="/admin/usage?by=key", authorization="Bearer sk-admin-key-1"
+        ).json["rows"]
+        assert event["key"].startswith("own-")
+        assert taken_back(served, "key=own-0000000000000000").json["removed"] == 0
+        assert taken_back(served, f"key={event['key']}").json["removed"] == 1
+        again = ask(served, "mine", "a-providers-own-key")
+        assert "fwd=miss" in again.headers["cache-status"]
+
+
+def test_no_cache_on_the_way_keeps_an_answer(served):
+    for stream in (False, True):
+        for _ in range(2):
+            got = ask(served, "nobody else's", stream=stream)
+            assert got.headers["cache-control"] == "no-store"
+
+
 def test_the_official_client_notices_nothing_but_the_speed(served):
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key=ANN)
     with client:

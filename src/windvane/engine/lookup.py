@@ -345,6 +345,9 @@ class Lookup:
         tags = ask.tags
         if deployment is not ask.candidate.deployment:
             tags = tuple(dict.fromkeys((*tags, *_model_tags(deployment))))
+        told = model_tag(completion.model)  # the version, as its provider calls it
+        if told not in tags and len(told) <= TAG_CHARS_MAX:
+            tags = (*tags, told)
         rest = None if completion.raw is None else rest_of(completion.raw, completion.created)
         return CacheEntry(
             completion=msgspec.structs.replace(completion, raw=None) if rest is None else None,
