@@ -193,6 +193,7 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
         monotonic_s=clock.monotonic_s,
         rng=system.new_rng(),
         entry_bytes_max=said.entry_bytes_max,
+        entries_max=said.memory_entries_max,
     )
     folder = Path(config.data_dir)
     if said.redis is not None:
@@ -214,6 +215,7 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
         disk = SqliteCache(
             folder / CACHE_FILE,
             bytes_max=said.disk_bytes_max,
+            entries_max=said.disk_entries_max,
             wall_us=clock.wall_us,
             monotonic_s=clock.monotonic_s,
         )

@@ -73,6 +73,23 @@ async def test_an_answer_that_is_not_dated_has_the_time_of_the_first(scene: Scen
     assert {chunk.created for chunk in streamed.chunks} == {first.completion.created}
 
 
+def of_a_version(call: Call) -> Script:
+    """An answer whose provider names the version that has made it."""
+    head, piece, end = says(content="So.")(call)
+    body = msgspec.json.decode(piece[1].data)  # type: ignore[union-attr]
+    data = msgspec.json.encode({**body, "model": "small-of-that-day"})
+    return [head, (0, Piece(data=data, output_tokens=2)), end]
+
+
+@plays()
+async def test_an_answer_goes_by_the_version_that_its_provider_names(scene: Scene) -> None:
+    scene.scripts = [of_a_version]
+    await scene.ask("why")
+    await scene.ask("how")
+    assert (await scene.engine.invalidate(model_tag("small-of-that-day"))).removed == 1
+    assert [(await scene.ask(text)).how for text in ("why", "how")] == ["miss", "hit"]
+
+
 @plays()
 async def test_a_long_answer_is_told_as_a_stream_a_piece_at_a_time(scene: Scene) -> None:
     """Others have their turn between any two."""

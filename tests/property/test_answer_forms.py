@@ -93,6 +93,7 @@ def test_the_headers_of_a_whole_answer(exchange, after_s):
         *plain_lines(exchange, now_s, exchange.upstream_s * 1000),
         f"x-router-cost-usd: {'unknown' if cost is None else usd_text(cost)}",
         "content-type: application/json",
+        "cache-control: no-store",
     ]
     lines, _ = outgoing.whole_lines(exchange, now_s)
     assert lines.decode() == "\r\n".join([*expected, ""])

@@ -1,11 +1,13 @@
 """The cache as callers see it: over a socket, in both dialects, whole and streamed."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+from langchain_mistralai import ChatMistralAI
 from tests.surface.served import Reply, Served, chat, serving
 
 from windvane.config.schema import AuthConfig, CacheConfig, KeyConfig
@@ -42,6 +44,28 @@ def said(body: bytes) -> str:
     events = [line[6:] for line in body.decode().splitlines() if line.startswith("data: {")]
     pieces = [json.loads(event)["choices"] for event in events]
     return "".join(choices[0]["delta"].get("content") or "" for choices in pieces if choices)
+
+
+def test_langchains_mistral_streams_hit_once_their_no_store_is_overruled(served):
+    """As docs/howto/use-with-langchain.md says: httpx-sse sends `no-store` with every stream."""
+    address = f"http://127.0.0.1:{served.port}/v1"
+    model = ChatMistralAI(endpoint=address, api_key=ANN, model="mistral-small-latest")
+    before = stats_of(served)
+    assert told(model, "overruled") and told(model, "overruled")
+    assert stats_of(served) - before == {"bypass": 2}
+    for client in (model.client, model.async_client):
+        client.headers["Windvane-Cache-Control"] = "no-transform"
+    assert told(model, "overruled") == told(model, "overruled")
+    assert stats_of(served) - before == {"bypass": 2, "miss": 1, "hit": 1}
+
+
+def told(model: ChatMistralAI, text: str) -> str:
+    return "".join(str(piece.content) for piece in model.stream(text))
+
+
+def stats_of(served: Served) -> Counter[str]:
+    report = served.ask(path="/admin/cache", authorization="Bearer sk-admin-key-1").json
+    return Counter(report["lookups"])
 
 
 def test_one_entry_serves_both_kinds_of_answer_to_a_team_and_to_nobody_else(served):
@@ -294,6 +318,27 @@ def test_a_model_goes_by_any_of_its_names_and_an_unknown_one_is_said_to_be(serve
         unknown = taken_back(served, f"{way}=nobody-knows").json
         assert (unknown["removed"], "'nobody-knows'" in unknown["note"]) == (0, True)
     assert taken_back(served, "route=auto").json["note"] is None
+
+
+def test_answers_of_who_brings_a_key_are_taken_back_by_the_id_that_reports_show():
+    auth = AuthConfig(passthrough="mistral", admin_key="sk-admin-key-1")
+    with serving(auth=auth, cache=CacheConfig(scope="shared")) as served:
+        ask(served, "mine", "a-providers-own-key")
+        (event,) = served.ask(
+            path="/admin/usage?by=key", authorization="Bearer sk-admin-key-1"
+        ).json["rows"]
+        assert event["key"].startswith("own-")
+        assert taken_back(served, "key=own-0000000000000000").json["removed"] == 0
+        assert taken_back(served, f"key={event['key']}").json["removed"] == 1
+        again = ask(served, "mine", "a-providers-own-key")
+        assert "fwd=miss" in again.headers["cache-status"]
+
+
+def test_no_cache_on_the_way_keeps_an_answer(served):
+    for stream in (False, True):
+        for _ in range(2):
+            got = ask(served, "nobody else's", stream=stream)
+            assert got.headers["cache-control"] == "no-store"
 
 
 def test_the_official_client_notices_nothing_but_the_speed(served):

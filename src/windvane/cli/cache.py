@@ -76,7 +76,8 @@ def _show(report: dict[str, Any]) -> None:
     )
     table = plain_table()
     table.add_column("tier")
-    for heading in ("entries", "bytes", "of", "hits", "stored", "evicted", "expired", "faults"):
+    headings = ("entries", "of", "bytes", "of", "hits", "stored", "evicted", "expired", "faults")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for each in report["tiers"]:
         table.add_row(
@@ -84,7 +85,8 @@ def _show(report: dict[str, Any]) -> None:
             *(
                 "-" if each[name] is None else f"{each[name]:,}"
                 for name in (
-                    "entries", "bytes", "bytes_max", "hits", "stored", "evicted", "expired", "faults",
+                    "entries", "entries_max", "bytes", "bytes_max", "hits", "stored", "evicted",
+                    "expired", "faults",
                 )
             ),
         )  # fmt: skip

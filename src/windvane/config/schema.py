@@ -232,8 +232,10 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ttl_s: Positive = 3_600
     ttl_max_s: Positive | None = None
     memory_bytes_max: Positive = 64 * 1024 * 1024
+    memory_entries_max: Positive | None = None
     disk: bool = True
     disk_bytes_max: Annotated[int, Meta(ge=4 * 1024 * 1024)] = 1024 * 1024 * 1024
+    disk_entries_max: Positive | None = None
     entry_bytes_max: Positive = 256 * 1024
     redis: str | None = None
     memory_without_redis: bool = False

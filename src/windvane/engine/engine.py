@@ -31,7 +31,7 @@ from windvane.core.exchange import Credentials, Exchange, Reading
 from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, refuse
 from windvane.core.ledger import BYPASS, JOINED
 from windvane.core.principal import Principal
-from windvane.core.routing.decide import Decider
+from windvane.core.routing.decide import Decider, reordered, rested
 from windvane.core.routing.decision import Candidate, Decision
 from windvane.core.routing.permits import meant, permitted
 from windvane.core.routing.table import NO_FACTS
@@ -75,7 +75,7 @@ ECONOMY = "budget nearly used up: the cheapest that can"
 def _decide_in_peace(
     decider: Decider, requested: str, exchange: Exchange, analysis: Analysis
 ) -> Decision:
-    """Decide while everyone is available: for the same bytes the same, unless rules ask who sends them,
+    """Decide as if everyone were available: for the same bytes the same, unless rules ask who sends them,
     or when."""
     if requested in decider.asking_facts:
         return decider.decide(requested, analysis, Facts(exchange))
@@ -434,11 +434,10 @@ class Engine:
         if decider is None or decider.day is not day or self._decider_of is not snapshot:
             decider = Decider(snapshot.routes, snapshot.deployments, snapshot.catalog, day)
             self._decider, self._decider_of = decider, snapshot
-        if self.health.is_all_well and not self.room.bars:
-            decision = _decide_in_peace(decider, requested, exchange, analysis)
-        else:
-            decision = decider.decide(requested, analysis, Facts(exchange), self.is_available)
+        decision = _decide_in_peace(decider, requested, exchange, analysis)
         decision = permitted(decision, requested, principal)
+        if not self.health.is_all_well or self.room.bars:
+            decision = rested(decision, self.is_available)
         if decision.route is None or len(decision.candidates) == 1 or self.budgets.table.is_empty:
             return decision
         # A model's own budget is not looked at: each candidate has another.
@@ -452,7 +451,7 @@ class Engine:
         ordered = tuple(self._settlement.cheapest_first(exchange, decision.candidates))
         if ordered == decision.candidates:
             return decision
-        return msgspec.structs.replace(decision, candidates=ordered, reason=ECONOMY)
+        return reordered(decision, ordered, ECONOMY)
 
     def _end(self, exchange: Exchange, status: int, fault: Fault | None) -> None:
         """Step 10's last part: the exchange is over, and the observers are told. Once."""

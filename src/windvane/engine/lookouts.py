@@ -13,11 +13,12 @@ Laws:
 
 import asyncio
 
-from windvane.core.cache.entry import CacheEntry
 from windvane.core.cache.freshness import Wish
+from windvane.engine.lookup import Found
 
 Sought = tuple[bytes, Wish]
-"""A flight, and what is wished of the answer: what is too old for one is good for another."""
+"""A flight, with what else is looked for, and what is wished of the answer: what is too old for one is good
+for another."""
 
 
 class Lookouts:
@@ -26,7 +27,7 @@ class Lookouts:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[Sought, list[asyncio.Future[CacheEntry | None]]] = {}
+        self._waiting: dict[Sought, list[asyncio.Future[Found | None]]] = {}
 
     def begin(self, sought: Sought) -> bool:
         """Look, until `end`; False when somebody does already."""
@@ -35,7 +36,7 @@ class Lookouts:
         self._waiting[sought] = []
         return True
 
-    def end(self, sought: Sought, found: CacheEntry | None) -> None:
+    def end(self, sought: Sought, found: Found | None) -> None:
         """Look no more, and say what was found."""
         for future in self._waiting.pop(sought):
             if not future.done():
@@ -45,10 +46,10 @@ class Lookouts:
         """Whether somebody looks."""
         return sought in self._waiting
 
-    async def hear(self, sought: Sought, within_s: float) -> CacheEntry | None:
+    async def hear(self, sought: Sought, within_s: float) -> Found | None:
         """Wait for who looks to end, but no longer than `within_s`. What it has found; None when that is
         nothing."""
-        future: asyncio.Future[CacheEntry | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting[sought]
         waiting.append(future)
         try:

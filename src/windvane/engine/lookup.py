@@ -63,7 +63,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     `flight` names the flights it may join: those that would ask the same models in the same order. `tags`
     are its own and those of its scope, route and model; `version` counts the invalidations known when it
-    came. `is_plain`, when whatever is fresh will do.
+    came. `is_plain`, when whatever is fresh will do. `first` asks the same of the route's own first choice,
+    where another goes first now; `own` is the decision by which that one does.
     """
 
     key: bytes
@@ -76,6 +77,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     is_plain: bool
     tags: tuple[str, ...]
     version: int
+    first: "Ask | None" = None
+    own: Decision | None = None
 
 
 class _Asked(NamedTuple):
@@ -88,12 +91,14 @@ class _Asked(NamedTuple):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An entry, what it was good for when it was found, and until when it is fresh."""
+    """An entry, what it was good for when it was found, until when it is fresh, and by what it was asked
+    for."""
 
     entry: CacheEntry
     standing: Standing
     at_us: int
     fresh_until_us: int
+    ask: Ask
 
 
 class Lookup:
@@ -137,11 +142,7 @@ class Lookup:
         candidate = decision.candidates[0]
         said = canonical(exchange.request, principal.output_tokens_max)
         key = _key_of(shared, candidate.deployment, said)
-        tags = [
-            *_tags(exchange),
-            *_scope_tags(principal, shared),
-            *_model_tags(candidate.deployment),
-        ]
+        tags = [*_tags(exchange), *_scope_tags(principal, shared)]
         if decision.route is not None:
             tags.append(route_tag(decision.route))
         ask = Ask(
@@ -153,9 +154,11 @@ class Lookup:
             policy=policy,
             wish=wish,
             is_plain=wish is NO_WISH and not policy.early_refresh,
-            tags=tuple(tags),
+            tags=(*tags, *_model_tags(candidate.deployment)),
             version=version,
         )
+        if decision.own is not None:
+            ask = _with_first(ask, decision.own, tags)
         if is_bare and exchange.reading is not None:
             exchange.reading.asked = _Asked(principal, decision, rules, ask)
         return ask
@@ -171,6 +174,8 @@ class Lookup:
         assert self._cache is not None
         if not ask.wish.may_read:
             return None
+        if ask.first is not None:
+            return await self._find_either(ask, ask.first, reading, on_wait)
         data = self._cache.get_now(ask.key)
         if data is None:
             if on_wait is not None:
@@ -184,11 +189,29 @@ class Lookup:
             found = await self.find_newer(ask, found) or found
         return found
 
+    async def _find_either(
+        self,
+        ask: Ask,
+        first: Ask,
+        reading: Reading | None,
+        on_wait: Callable[[], None] | None,
+    ) -> Found | None:
+        """The entry of the route's own first choice, or else of the one who goes first now."""
+        found = await self.find(first, reading, on_wait)
+        if found is not None and found.standing is not SPARE:
+            return found
+        # By now `on_wait` has been called.
+        alone = msgspec.structs.replace(ask, first=None)
+        return _either(found, await self.find(alone, reading))
+
     def find_now(self, ask: Ask, reading: Reading | None = None) -> Found | None:
         """The entry for `ask` that memory has, if it is good for anything."""
         assert self._cache is not None
+        first = None if ask.first is None else self.find_now(ask.first, reading)
+        if first is not None and first.standing is not SPARE:
+            return first
         data = self._cache.get_now(ask.key)
-        return None if data is None else self._found(ask, data, reading)
+        return _either(first, None if data is None else self._found(ask, data, reading))
 
     def _found(self, ask: Ask, data: bytes, reading: Reading | None = None) -> Found | None:
         """What these bytes are good for."""
@@ -208,16 +231,20 @@ class Lookup:
         now_us = self._clock.wall_us()
         fresh_until_us = ask.policy.fresh_until_us(entry)
         if ask.is_plain and entry.created_at_us <= now_us < fresh_until_us:
-            return Found(entry, FRESH, now_us, fresh_until_us)  # as nearly all are
+            return Found(entry, FRESH, now_us, fresh_until_us, ask)  # as nearly all are
         standing = standing_of(entry, ask.policy, ask.wish, now_us, self._rng)
         if standing is USELESS:
             return None
-        return Found(entry, standing, now_us, fresh_until_us)
+        return Found(entry, standing, now_us, fresh_until_us, ask)
 
     def why_forward(self, ask: Ask, spare: Found | None) -> str:
         """Why no entry was good enough, in the words of RFC 9211; `spare` is one for the worst case."""
         if not ask.wish.may_read:
             return "request"
+        if spare is None and ask.first is not None:
+            why = self.why_forward(ask.first, None)
+            if why != "miss":
+                return why
         if spare is None:
             assert self._cache is not None
             data = self._cache.peek(ask.key)
@@ -318,6 +345,9 @@ class Lookup:
         tags = ask.tags
         if deployment is not ask.candidate.deployment:
             tags = tuple(dict.fromkeys((*tags, *_model_tags(deployment))))
+        told = model_tag(completion.model)  # the version, as its provider calls it
+        if told not in tags and len(told) <= TAG_CHARS_MAX:
+            tags = (*tags, told)
         rest = None if completion.raw is None else rest_of(completion.raw, completion.created)
         return CacheEntry(
             completion=msgspec.structs.replace(completion, raw=None) if rest is None else None,
@@ -364,6 +394,25 @@ def _scope_tags(principal: Principal, shared: str) -> tuple[str, ...]:
     if principal.answers_of is None or not shared.startswith("key:"):
         return (scope_tag(shared),)
     return scope_tag(shared), scope_tag(f"key:{principal.key_id}")
+
+
+def _with_first(ask: Ask, own: Decision, tags: list[str]) -> Ask:
+    """What is asked, when the first choice of `own` is looked for as well."""
+    candidate = own.candidates[0]
+    deployment = candidate.deployment
+    key = _key_of(ask.scope, deployment, ask.canonical)
+    if key == ask.key:
+        return ask
+    tags_then = (*tags, *_model_tags(deployment))
+    first = msgspec.structs.replace(ask, key=key, candidate=candidate, tags=tags_then, own=own)
+    return msgspec.structs.replace(ask, first=first)
+
+
+def _either(first: Found | None, other: Found | None) -> Found | None:
+    """The one of two to give, or to have for the worst case; `first` is none, or for that case alone."""
+    if other is None or (first is not None and other.standing is SPARE):
+        return first
+    return other
 
 
 def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:

@@ -12,7 +12,6 @@ from random import Random
 
 import msgspec
 
-from windvane.core.cache.entry import CacheEntry
 from windvane.core.cache.freshness import FRESH, SPARE
 from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
@@ -107,10 +106,10 @@ class Sharing:
             found = await self._look_up(exchange, ask, turn)
             if found is not None and found.standing is not SPARE:
                 if turn is not None:
-                    turn.found = found.entry
+                    turn.found = found
                 if found.standing is not FRESH and not ask.wish.only_if_cached:
                     self._refresh(exchange, snapshot, ask, found)
-                return self._hit(exchange, ask, found, found.at_us)
+                return self._hit(exchange, found, found.at_us)
             if ask.wish.only_if_cached:
                 raise _not_cached()
             exchange.cache_forward = self._lookup.why_forward(ask, found)
@@ -119,7 +118,7 @@ class Sharing:
             except WindvaneError as error:
                 # Who leads yet is not done with it: the process ends, and its flight will tell.
                 if found is not None and may_be_spared(error.fault) and not exchange.leads:
-                    return self._hit(exchange, ask, found, self._clock.wall_us())
+                    return self._hit(exchange, found, self._clock.wall_us())
                 raise
         finally:
             if turn is not None:
@@ -127,7 +126,7 @@ class Sharing:
 
     def _turn_of(self, ask: Ask) -> Turn:
         assert self._leases is not None
-        sought = ask.flight, ask.wish
+        sought = ask.flight + (b"" if ask.first is None else ask.first.key), ask.wish
         return Turn(
             self._leases, self._lookouts, ask.key, sought, lambda: self._joinable(ask) is None
         )
@@ -162,7 +161,7 @@ class Sharing:
             if may_join:
                 ahead = await self._ahead(ask, turn, snapshot, before, ends_s)
             if isinstance(ahead, Found):
-                return self._hit(exchange, ask, ahead, ahead.at_us)
+                return self._hit(exchange, ahead, ahead.at_us)
             now_s = asyncio.get_running_loop().time()
             if before is None:
                 ends_s = now_s + _total_s(ask, snapshot)
@@ -328,9 +327,11 @@ class Sharing:
         if followed is not None and exchange.answered_by is not None:
             exchange.answered_by.first_chunk_s = followed.first_chunk_s
 
-    def _hit(self, exchange: Exchange, ask: Ask, found: Found, now_us: int) -> Answer:
+    def _hit(self, exchange: Exchange, found: Found, now_us: int) -> Answer:
         """Answer from an entry."""
-        entry = found.entry
+        entry, ask = found.entry, found.ask
+        if ask.own is not None:
+            exchange.decision = ask.own  # by which it is given
         exchange.cache_status = "hit"
         exchange.cache_key = ask.key
         exchange.cache_age_s = entry.age_s(now_us)
@@ -449,8 +450,9 @@ class Sharing:
     def _refresh(self, exchange: Exchange, snapshot: Snapshot, ask: Ask, old: Found) -> None:
         """Fetch a fresh answer while the old one is served: on the caller's account, but not as a
         request of its own, and of the model that is looked up alone. Nobody waits for it: where another
-        process does the same, or there is no room, it is left."""
-        if self._joinable(ask) is not None:
+        process does the same, or there is no room, it is left; and where it would be asked of who goes
+        first no more."""
+        if old.ask.own is not None or self._joinable(ask) is not None:
             return
         assert exchange.decision is not None
         fresh = msgspec.structs.replace(
@@ -493,9 +495,9 @@ class Sharing:
         come since it was looked for."""
         until_s = self._clock.monotonic_s() + wait_s
         while not turn.look():
-            entry = await turn.hear(until_s - self._clock.monotonic_s())
+            found = await turn.hear(until_s - self._clock.monotonic_s())
             has_waited = True
-            ahead = self._joinable(ask) or self._told(ask, entry)
+            ahead = self._joinable(ask) or self._told(ask, found)
             if ahead is not None:
                 return ahead
             if self._clock.monotonic_s() >= until_s:
@@ -513,7 +515,7 @@ class Sharing:
                 if lease is not None and not is_needed:
                     lease.release()
             if isinstance(ahead, Found):
-                turn.found = ahead.entry
+                turn.found = ahead
             if ahead is not None or lease is not None:
                 return ahead or lease
             if has_waited and self._clock.monotonic_s() >= until_s:
@@ -521,9 +523,13 @@ class Sharing:
             await asyncio.sleep(POLL_S * (0.5 + self._rng.random()))
             has_waited = True
 
-    def _told(self, ask: Ask, entry: CacheEntry | None) -> Found | None:
+    def _told(self, ask: Ask, told: Found | None) -> Found | None:
         """What another has found, if it will do."""
-        found = None if entry is None else self._lookup.judged(ask, entry)
+        if told is None:
+            return None
+        first = ask.first
+        mine = first if first is not None and first.key == told.ask.key else ask
+        found = self._lookup.judged(mine, told.entry)
         return None if found is None or found.standing is SPARE else found
 
     async def _there(self, ask: Ask) -> Found | Flight | None:

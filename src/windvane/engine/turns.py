@@ -13,9 +13,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from windvane.core.cache.entry import CacheEntry
 from windvane.engine.flights import Flight
 from windvane.engine.lookouts import Lookouts, Sought
+from windvane.engine.lookup import Found
 from windvane.ports.stores import FlightLease, FlightLeases
 
 POLL_S = 0.05
@@ -59,7 +59,7 @@ class Turn:
         self._is_looking = False
         self._timer: asyncio.TimerHandle | None = None
         self._claiming: asyncio.Task[FlightLease | None] | None = None
-        self.found: CacheEntry | None = None
+        self.found: Found | None = None
 
     @property
     def is_anothers(self) -> bool:
@@ -71,7 +71,7 @@ class Turn:
         self._is_looking = self._is_looking or self._lookouts.begin(self._sought)
         return self._is_looking
 
-    async def hear(self, within_s: float) -> CacheEntry | None:
+    async def hear(self, within_s: float) -> Found | None:
         """What the one who looks has found, when it ends, within so many seconds."""
         return await self._lookouts.hear(self._sought, within_s)
 

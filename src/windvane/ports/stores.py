@@ -178,6 +178,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     bytes: int
     bytes_max: int | None = None
+    entries_max: int | None = None
     hits: int = 0
     misses: int = 0
     stored: int = 0

@@ -52,6 +52,7 @@ class Gauges(msgspec.Struct, frozen=True, kw_only=True):
                     "tier": each.tier,
                     "is_up": each.is_up,
                     "entries": each.entries,
+                    "entries_max": each.entries_max,
                     "bytes": each.bytes,
                     "bytes_max": each.bytes_max,
                     "evicted_total": each.evicted,
@@ -176,6 +177,9 @@ def _cache(gauges: Gauges) -> Iterator[Metric]:
     entries = GaugeMetricFamily(
         "windvane_cache_entries", "Answers that are kept.", labels=("tier",)
     )
+    most = GaugeMetricFamily(
+        "windvane_cache_entries_max", "As many as may be; none where nobody says.", labels=("tier",)
+    )
     size = GaugeMetricFamily("windvane_cache_bytes", "What they take.", labels=("tier",))
     size_max = GaugeMetricFamily(
         "windvane_cache_bytes_max", "What they may take; none where nobody says.", labels=("tier",)
@@ -189,12 +193,14 @@ def _cache(gauges: Gauges) -> Iterator[Metric]:
     for each in gauges.cache:
         is_up.add_metric((each.tier,), float(each.is_up))
         entries.add_metric((each.tier,), each.entries)
+        if each.entries_max is not None:
+            most.add_metric((each.tier,), each.entries_max)
         size.add_metric((each.tier,), each.bytes)
         if each.bytes_max is not None:
             size_max.add_metric((each.tier,), each.bytes_max)
         evicted.add_metric((each.tier,), each.evicted)
         faults.add_metric((each.tier,), each.faults)
-    yield from (is_up, entries, size, size_max, evicted, faults)
+    yield from (is_up, entries, most, size, size_max, evicted, faults)
     flights = GaugeMetricFamily(
         "windvane_calls_in_flight", "Calls to providers that equal requests may join."
     )

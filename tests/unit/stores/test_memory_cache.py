@@ -66,6 +66,18 @@ async def test_it_never_holds_more_than_its_budget_and_counts_it_right() -> None
     assert (cache._bytes, len(cache._places), len(cache._tag_sets)) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("most", [1, 5, 100])
+async def test_it_never_holds_more_entries_than_it_may(most: int) -> None:
+    cache = opened(1 << 20, entries_max=most)
+    for number in range(3 * most):
+        put(cache, key(number), b"answer", worth=1e6 if number < most // 3 else 1e3)
+        assert len(cache._keys) <= most
+    assert cache._bytes == counted(cache)
+    stats = await cache.stats()
+    assert (stats.entries, stats.entries_max, stats.evicted) == (most, most, 2 * most)
+    assert survivors(cache, range(most // 3)) == most // 3, "the least valuable goes"
+
+
 async def test_what_is_larger_than_an_entry_may_be_is_not_kept_nor_what_it_replaces() -> None:
     cache = opened(100_000, entry_bytes_max=2_000)
     put(cache, b"a", b"small")

@@ -33,12 +33,18 @@ class Time:
 
 @asynccontextmanager
 async def opened(
-    folder: Path, clock: Time | None = None, *, bytes_max: int = ROOM, read_deadline_s: float = 5.0
+    folder: Path,
+    clock: Time | None = None,
+    *,
+    bytes_max: int = ROOM,
+    entries_max: int | None = None,
+    read_deadline_s: float = 5.0,
 ) -> AsyncIterator[SqliteCache]:
     clock = clock or Time()
     cache = SqliteCache(
         folder / "cache.db",
         bytes_max=bytes_max,
+        entries_max=entries_max,
         wall_us=clock.wall_us,
         monotonic_s=clock.monotonic_s,
         read_deadline_s=read_deadline_s,
@@ -108,6 +114,23 @@ async def test_the_files_never_take_more_than_their_bytes(tmp_path: Path, megaby
     async with opened(tmp_path, bytes_max=max(room // 2, BYTES_MIN)) as cache:
         await cache.written()
     assert size_of(tmp_path) <= max(room // 2, BYTES_MIN)
+
+
+async def test_the_file_never_has_more_entries_than_it_may(tmp_path: Path) -> None:
+    async with opened(tmp_path, entries_max=300) as cache:
+        for number in range(1_000):
+            worth = 1e6 if number < 100 else 1e3
+            await cache.put(b"%d" % number, b"answer", tags=("t",), keep_s=600.0, worth=worth)
+            if number % 100 == 99:
+                await cache.written()
+                assert (await cache.stats()).entries <= 300
+        stats = await cache.stats()
+        assert (stats.entries, stats.entries_max, stats.evicted) == (300, 300, 700)
+        found = [await cache.get(b"%d" % number) for number in range(100)]
+        assert found == [b"answer"] * 100, "the least valuable goes"
+    async with opened(tmp_path, entries_max=50) as cache:
+        assert await cache.get(b"none") is None
+        assert (await cache.stats()).entries == 50
 
 
 @pytest.mark.parametrize("megabytes", [4, 16, 128])

@@ -45,26 +45,21 @@ class Decider:
         requested: str,
         analysis: Analysis,
         facts: Facts,
-        is_available: Callable[[Deployment], bool] | None = None,
     ) -> Decision:
-        """The plan for a request that asks for `requested`.
+        """The plan for a request that asks for `requested`, when all are well.
 
-        Deployments that are not available (their breaker is open) go last, rather than away: when
-        all are sick one is still tried. `is_available` None says that all are. Raises NotFoundError
-        for a name that is neither route nor model, and NoRouteError, saying what ruled out what,
-        when no candidate is left.
+        Raises NotFoundError for a name that is neither route nor model, and NoRouteError, saying what
+        ruled out what, when no candidate is left.
         """
         known = self._routes.routes.get(requested)
         rule = None if known is None else first_match(known[1], analysis, facts)
-        is_plain = is_available is None and not (
-            analysis.tools or analysis.images or analysis.audio or analysis.json_schema
-        )
+        is_plain = not (analysis.tools or analysis.images or analysis.audio or analysis.json_schema)
         if is_plain and (plain := self._plain.get((requested, rule))) is not None:
             window, decision = plain
             if analysis.input_tokens + (analysis.output_tokens_max or 0) < window:
                 return decision
         route = None if known is None else requested
-        decision = self._work_out(requested, route, rule, analysis, is_available)
+        decision = self._work_out(requested, route, rule, analysis)
         if is_plain and not any(item.why.startswith(TOO_LONG) for item in decision.ruled_out):
             self._plain[requested, rule] = (_smallest_window(decision), decision)
         return decision
@@ -75,11 +70,9 @@ class Decider:
         route: str | None,
         rule: int | None,
         analysis: Analysis,
-        is_available: Callable[[Deployment], bool] | None,
     ) -> Decision:
         reason, models = self._plan_of(requested, route, rule)
         fitting: list[Candidate] = []
-        resting: list[Candidate] = []
         ruled_out: list[RuledOut] = []
         for model in models:
             serving = self._deployments.get(model)
@@ -90,22 +83,18 @@ class Decider:
                 ruled_out.append(RuledOut(model=model, why=why))
                 continue
             for deployment in serving:
-                candidate = Candidate(model=model, deployment=deployment)
                 why_not = deployment.why_not(analysis, self.day)
                 if why_not is not None:
                     ruled_out.append(RuledOut(model=model, why=why_not))
-                elif is_available is None or is_available(deployment):
-                    fitting.append(candidate)
                 else:
-                    resting.append(candidate)
-                    ruled_out.append(RuledOut(model=model, why=RESTING))
-        if not fitting and not resting:
+                    fitting.append(Candidate(model=model, deployment=deployment))
+        if not fitting:
             raise _no_route(requested, ruled_out, self._too_long(models, analysis))
         return Decision(
             route=route,
             rule=rule,
             reason=reason,
-            candidates=tuple(fitting + resting),
+            candidates=tuple(fitting),
             ruled_out=tuple(ruled_out),
         )
 
@@ -143,9 +132,30 @@ def decide(
     day: date,
     is_available: Callable[[Deployment], bool] | None = None,
 ) -> Decision:
-    """`Decider.decide`, for a single decision."""
-    return Decider(routes, deployments, catalog, day).decide(
-        requested, analysis, facts, is_available
+    """`Decider.decide`, for a single decision; `is_available` None says that all are."""
+    decision = Decider(routes, deployments, catalog, day).decide(requested, analysis, facts)
+    return decision if is_available is None else rested(decision, is_available)
+
+
+def rested(decision: Decision, is_available: Callable[[Deployment], bool]) -> Decision:
+    """The same candidates, but those that are not available (their breaker is open) go last, rather than
+    away: when all are sick one is still tried."""
+    resting = [each for each in decision.candidates if not is_available(each.deployment)]
+    if not resting:
+        return decision
+    others = [each for each in decision.candidates if each not in resting]
+    why = tuple(RuledOut(model=each.model, why=RESTING) for each in resting)
+    plan = reordered(decision, (*others, *resting), decision.reason)
+    return msgspec.structs.replace(plan, ruled_out=(*decision.ruled_out, *why))
+
+
+def reordered(decision: Decision, candidates: tuple[Candidate, ...], reason: str) -> Decision:
+    """The decision with its candidates in another order; it remembers the route's own, should another
+    go first now."""
+    own = decision.own or decision
+    is_first = candidates[0] is own.candidates[0]
+    return msgspec.structs.replace(
+        decision, candidates=candidates, reason=reason, own=None if is_first else own
     )
 
 

@@ -21,7 +21,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Who is asked, in which order, and why. `candidates` is never empty.
 
     `route` is None for a manual override; `rule` is the place of the rule that matched, counted
-    from 1, None for the route's default.
+    from 1, None for the route's default. `own` is the decision by the route's own order, where another
+    goes first now: since the first choice rests, or a budget nears its end.
     """
 
     reason: str
@@ -29,3 +30,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     route: str | None = None
     rule: int | None = None
     ruled_out: tuple[RuledOut, ...] = ()
+    own: "Decision | None" = None

@@ -4,6 +4,7 @@ Nothing that could mean answers is refused for being unknown here: a model may h
 and its answers not the Redis that others share. That there was none is then said.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from windvane.engine.snapshot import Snapshot
 from windvane.gateway.control_plane.keys import KeyBook
 
 TEXT_MAX = 200
+_VISITORS = re.compile("own-[0-9a-f]{16}")
 ENTRY_BYTES = 32
 
 
@@ -79,6 +81,8 @@ def meant(question: CacheQuestion, snapshot: Snapshot, book: KeyBook, request: R
 
 
 def _tags_of_key(said: str, snapshot: Snapshot, book: KeyBook, request: Request) -> tuple[str, ...]:
+    if _VISITORS.fullmatch(said) and book.id_of(said) not in book.names():
+        return (scope_tag(f"key:{said}"),)  # who brings a key of its own shares with itself alone
     key_id = said if said in RESERVED_NAMES else book.find(request, said)
     scope = None if snapshot.cache is None else snapshot.cache.scope
     if scope == "shared":

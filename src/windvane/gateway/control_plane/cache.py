@@ -25,6 +25,7 @@ class TierStats(BaseModel):
     tier: str = Field(description="memory, sqlite or redis")
     is_up: bool
     entries: int
+    entries_max: int | None
     bytes: int
     bytes_max: int | None
     hits: int
@@ -122,6 +123,7 @@ async def cache_report(engine: Engine, metrics: Metrics) -> CacheReport:
                 tier=each.tier,
                 is_up=each.is_up,
                 entries=each.entries,
+                entries_max=each.entries_max,
                 bytes=each.bytes,
                 bytes_max=each.bytes_max,
                 hits=each.hits,

@@ -58,7 +58,7 @@ def lines_of(headers: HeaderList) -> bytes:
 
 
 _IDS = lines_of(id_headers("%b"))
-_WHOLE = [(b"x-router-cost-usd", b"%b"), JSON]
+_WHOLE = [(b"x-router-cost-usd", b"%b"), JSON, (b"cache-control", b"no-store")]
 _STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),

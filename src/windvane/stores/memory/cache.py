@@ -1,4 +1,5 @@
-"""The first tier of the cache: answers in this process's own memory, within a budget of bytes.
+"""The first tier of the cache: answers in this process's own memory, within a budget of bytes, and of
+entries where one is given.
 
 Laws: the budget counts what memory costs, not only what was put in (`ENTRY_OVERHEAD_BYTES`); a look-up
 and a put are O(1), however many entries there are; an entry that is over is never given out.
@@ -62,10 +63,13 @@ class MemoryCache:
         monotonic_s: Callable[[], float],
         rng: Random,
         entry_bytes_max: int | None = None,
+        entries_max: int | None = None,
     ) -> None:
         """`entry_bytes_max` is the largest data it takes; an eighth of all room if not said."""
         self._bytes_max = bytes_max
         self._entry_bytes_max = entry_bytes_max or bytes_max // 8
+        self._entries_max = entries_max
+        self._places_max = sys.maxsize if entries_max is None else entries_max
         self.monotonic_s = self._monotonic_s = monotonic_s
         self._roll = rng.random
         self._places: dict[bytes, int] = {}
@@ -156,7 +160,7 @@ class MemoryCache:
             self._add(key, data, tuple(tags), now_s + keep_s, uses, worth)
             self._stored += 1
         self._sweep(now_s)
-        while self._bytes > self._bytes_max:
+        while self._bytes > self._bytes_max or len(self._keys) > self._places_max:
             self._evict(now_s)
         return key in self._places
 
@@ -201,6 +205,7 @@ class MemoryCache:
             entries=len(self._keys),
             bytes=self._bytes,
             bytes_max=self._bytes_max,
+            entries_max=self._entries_max,
             hits=self._hits,
             misses=self._misses,
             stored=self._stored,

@@ -61,6 +61,7 @@ class SqliteCache:
         path: Path,
         *,
         bytes_max: int,
+        entries_max: int | None = None,
         wall_us: Callable[[], int],
         monotonic_s: Callable[[], float],
         read_deadline_s: float = READ_DEADLINE_S,
@@ -69,6 +70,7 @@ class SqliteCache:
         if bytes_max < BYTES_MIN:
             raise ValueError(f"a cache file needs {BYTES_MIN} bytes at least, not {bytes_max}")
         self._bytes_max = bytes_max
+        self._entries_max = entries_max
         self._wall_us = wall_us
         self._read_deadline_s = read_deadline_s
         self._group_bytes_max = min(bytes_max // GROUP_SHARE, GROUP_BYTES_MAX)
@@ -87,7 +89,7 @@ class SqliteCache:
             Owed(path.with_name(f"{path.name}.owed")),
         )
         self._thread = _Thread(
-            lambda: CacheFile(path, bytes_max=bytes_max, wall_us=wall_us),
+            lambda: CacheFile(path, bytes_max=bytes_max, entries_max=entries_max, wall_us=wall_us),
             name=str(path),
             monotonic_s=monotonic_s,
             on_open=self._meet,
@@ -171,6 +173,7 @@ class SqliteCache:
             entries=thread.entries,
             bytes=thread.bytes,
             bytes_max=self._bytes_max,
+            entries_max=self._entries_max,
             hits=self._hits,
             misses=self._misses,
             stored=self._stored,

@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -99,7 +100,14 @@ class Put(msgspec.Struct, frozen=True):
 class CacheFile:
     """One file, open. Every call may raise sqlite3.Error or OSError, and has changed nothing then."""
 
-    def __init__(self, path: Path, *, bytes_max: int, wall_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        bytes_max: int,
+        entries_max: int | None = None,
+        wall_us: Callable[[], int],
+    ) -> None:
         """Open it, or make it. Raises OSError when another process has it, or none can be made."""
         self._path = path
         self._wall_us = wall_us
@@ -107,6 +115,7 @@ class CacheFile:
         self._pages_max = (bytes_max - reserve) // PAGE_BYTES
         self._pages_limit = (bytes_max - reserve // 2) // PAGE_BYTES
         self._wal_bytes = min(reserve // 4, WAL_BYTES_MAX)
+        self._entries_max = sys.maxsize if entries_max is None else entries_max
         self._tag_sets: dict[str, int] = {}
         self._uses: dict[int, int] = {}
         self.evicted = 0
@@ -279,10 +288,11 @@ class CacheFile:
 
     def make_room(self) -> None:
         """Evict until there is room, and give back to the disk what is not used."""
-        if self._used_pages() > self._pages_max:
+        if self._used_pages() > self._pages_max or self.entries > self._entries_max:
             for _ in range(EVICTIONS_AT_ONCE):
                 self._evict()
-                if self._used_pages() <= self._pages_max * ROOM_LEFT:
+                has_bytes = self._used_pages() <= self._pages_max * ROOM_LEFT
+                if has_bytes and self.entries <= self._entries_max:
                     break
         excess = self._pragma("page_count") - self._pages_max
         if excess > 0:
@@ -306,7 +316,8 @@ class CacheFile:
         """Delete a few: what is over, or else what is worth least."""
         used, most = self._used_pages(), self._pages_max * ROOM_LEFT
         share = max(used - most, 0) / max(used, 1)
-        wanted = min(int(self.entries * share) + 1, ROWS_EVICTED_AT_ONCE)
+        wanted = max(int(self.entries * share) + 1, self.entries - self._entries_max)
+        wanted = min(wanted, ROWS_EVICTED_AT_ONCE)
         with self._transaction() as cursor:
             rows = cursor.execute(
                 "DELETE FROM entry WHERE id IN"
