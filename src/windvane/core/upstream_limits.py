@@ -302,21 +302,25 @@ class Window:
         self._others_end_us = 0
         self._others_heard_us = -1
 
-    def take_now(self, units: int, now_us: int) -> "Share | None":
-        """Use `units` if they may go now. More than the limit may go when nothing else was used."""
+    def take_now(self, units: int, now_us: int, kept_us: int = 0) -> "Share | None":
+        """Use `units` if they may go now, and leave `kept_us` free: the units of so much of a minute.
+
+        More than the limit may go when nothing else was used.
+        """
         if self._used and self._used[0].ends_us <= now_us:
             self._forget(now_us)
-        limit = self.limit
+        limit = self._limit(kept_us) if kept_us else self.limit
         over = self.used + units - limit if units < limit else self.used
         if over > 0 or (self._others and over + self.others(now_us) > 0):
             return None
         return self.take(units, now_us)
 
-    def wait_us(self, units: int, now_us: int) -> int:
+    def wait_us(self, units: int, now_us: int, kept_us: int = 0) -> int:
         """How long until `units` may go; exact, if nothing else is taken, heard or corrected."""
         self._forget(now_us)
         others = self.others(now_us)
-        over = self.used + others + min(units, self.limit) - self.limit
+        limit = self._limit(kept_us)
+        over = self.used + others + min(units, limit) - limit
         if over <= 0:
             return 0
         is_counted = not others
@@ -381,6 +385,10 @@ class Window:
         self._others = max(self.limit - remaining - known, 0)
         counts_us = self.period_us if resets_us is None else min(resets_us, self.period_us)
         self._others_end_us = sent_us + counts_us + self._travel_us
+
+    def _limit(self, kept_us: int) -> int:
+        """What may be used if others are to find something. Of a limit of a few it is all."""
+        return self.limit - min(-(-self.limit * kept_us // MINUTE_US), self.limit // 8)
 
     def _forget(self, now_us: int) -> None:
         used = self._used
@@ -480,43 +488,50 @@ class UpstreamLimits:
                 found[one.unit, one.period_us] = Standing(one.unit, one.period_us, one.limit, left)
         return list(found.values())
 
-    def take_now(self, tokens: int, now_us: int) -> Taken | None:
-        """Take for a request that needs not wait; None when it must, and nothing is taken."""
+    def take_now(self, tokens: int, now_us: int, kept_us: int = 0) -> Taken | None:
+        """Take for a request that needs not wait, if it leaves free what is kept for others; None when it
+        must wait, and nothing is taken."""
         if self.closed_until_us > now_us:
             return None
         shares: list[Share] = []
         for window in self.windows:
-            share = window.take_now(tokens if window.counts_tokens else 1, now_us)
+            share = window.take_now(tokens if window.counts_tokens else 1, now_us, kept_us)
             if share is None:
                 Taken(shares, tokens, now_us).give_back(now_us)
                 return None
             shares.append(share)
         return Taken(shares, tokens, now_us)
 
-    def wait_us(self, tokens: int, now_us: int) -> int:
+    def wait_us(self, tokens: int, now_us: int, kept_us: int = 0) -> int:
         """How long until a request may go, if nobody waits."""
         wait = max(self.closed_until_us - now_us, 0)
         for window in self.windows:
             units = tokens if window.counts_tokens else 1
-            wait = max(wait, window.wait_us(units, now_us))
+            wait = max(wait, window.wait_us(units, now_us, kept_us))
         return wait
 
-    def turn_us(self, tokens: int, now_us: int) -> int:
+    def turn_us(self, tokens: int, now_us: int, kept_us: int = 0) -> int:
         """How long until the next of those who wait may go."""
-        return max(self.wait_us(tokens, now_us), self._next_turn_us - now_us)
+        return max(self.wait_us(tokens, now_us, kept_us), self._next_turn_us - now_us)
 
     def expected_us(
-        self, ahead: int, waiting: int, waiting_tokens: int, tokens: int, now_us: int
+        self,
+        ahead: int,
+        waiting: int,
+        waiting_tokens: int,
+        tokens: int,
+        now_us: int,
+        kept_us: int = 0,
     ) -> int:
         """About how long one who came now would wait with `ahead` of the `waiting` before it.
 
         Exact when nobody waits, and nobody else comes.
         """
-        wait = self.turn_us(tokens, now_us)
+        wait = self.turn_us(tokens, now_us, kept_us)
         if not waiting:
             return wait
         each = waiting_tokens // waiting
-        return max(self.turn_us(each, now_us) + ahead * self.gap_us(each, now_us), wait)
+        return max(self.turn_us(each, now_us, kept_us) + ahead * self.gap_us(each, now_us), wait)
 
     def gap_us(self, tokens: int, now_us: int) -> int:
         """The time a request is worth: the part of the period that it takes of its limit."""

@@ -171,6 +171,10 @@ class FairQueue(Generic[T]):
         """How many of a class wait."""
         return self._classes[priority.rank].count
 
+    def size(self, tenant: str, priority: Priority) -> int:
+        """How many of a tenant wait in a class."""
+        return self._classes[priority.rank].size(tenant)
+
     def ahead_of(self, tenant: str, priority: Priority) -> int:
         """At most how many go before one who came now, if nobody else came."""
         own = self._classes[priority.rank]

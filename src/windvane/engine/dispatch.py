@@ -202,7 +202,13 @@ class Dispatch:
         assert principal is not None
         if principal.provider is not None:
             return VISITING
-        return self._room.try_admit(plan.limits_key, plan.current.deployment.id, plan.tokens)
+        return self._room.try_admit(
+            plan.limits_key,
+            plan.current.deployment.id,
+            tokens=plan.tokens,
+            tenant=principal.key_id,
+            priority=exchange.priority,
+        )
 
     async def _admit(
         self, exchange: Exchange, snapshot: Snapshot, plan: _Plan, watchdog: Watchdog
@@ -216,7 +222,13 @@ class Dispatch:
         for place, there in plan.rest():
             key = plan.upstreams[there.provider].limits_key(there.id)
             if key != plan.limits_key and not self._room.bar(there.id):
-                admission = self._room.try_admit(key, there.id, plan.tokens)
+                admission = self._room.try_admit(
+                    key,
+                    there.id,
+                    tokens=plan.tokens,
+                    tenant=principal.key_id,
+                    priority=exchange.priority,
+                )
                 if admission is not None:
                     plan.move_to(place, attempts_here=1)
                     return admission

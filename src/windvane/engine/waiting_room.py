@@ -1,7 +1,8 @@
 """Where attempts wait for room at a provider's limit, instead of failing there.
 
 Laws:
-1. Without a known limit, or with room and nobody waiting, nobody waits: `try_admit` only counts.
+1. Without a known limit, or with room and nobody waiting, nobody waits: `try_admit` only counts. Who is
+   beyond its share leaves some room free for others, and these go past it when it waits.
 2. Whoever waits holds nothing: no money, no connection, no task of its own; a place and a future.
 3. A wait ends once: by its turn, its deadline, its caller's leaving, or somebody who goes first taking
    its place. Each time the next in line is looked at.
@@ -9,7 +10,8 @@ Laws:
 5. One timer stands behind all who wait, set for the first moment at which any of them may go, or must.
 
 `key` names whose limits count: the provider, where a workspace shares them, else one deployment. Bars
-are by deployment. What is allowed is `core.upstream_limits`' to say, who is next `core.waiting`'s.
+are by deployment. What is allowed is `core.upstream_limits`' to say, who is next `core.waiting`'s, and
+what must stay free for others `core.shares`'.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ import msgspec
 
 from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
 from windvane.core.priority import Priority
+from windvane.core.shares import KEPT_MAX_US, Portion, Shares
 from windvane.core.upstream_limits import (
     SECOND_US,
     ZERO_ALLOWANCE_US,
@@ -44,6 +47,9 @@ WAIT_MAX_S = 600.0
 LATENESS_US = 1_000
 """A turn and a deadline this close together are one moment, and the turn comes first."""
 
+AHEAD_MAX_US = KEPT_MAX_US
+"""By so much those who go past may have had more turns than those who wait."""
+
 HEAR_EVERY_US = 10_000
 """Reading rate headers costs more than all else here; in a crowd of answers one speaks for the others."""
 
@@ -62,11 +68,18 @@ class Admission:
     `waited_s` is how long it took.
     """
 
-    __slots__ = ("gate", "taken", "waited_s")
+    __slots__ = ("gate", "portion", "taken", "waited_s")
 
-    def __init__(self, gate: "_Gate | None", taken: Taken | None, waited_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        gate: "_Gate | None",
+        taken: Taken | None,
+        portion: Portion | None = None,
+        waited_s: float = 0.0,
+    ) -> None:
         self.gate = gate
         self.taken = taken
+        self.portion = portion
         self.waited_s = waited_s
 
 
@@ -116,21 +129,110 @@ class _Waiter:
 class _Gate:
     """One upstream: what it allows, who waits for it, and when to look at them next."""
 
-    __slots__ = ("due_us", "hear_from_us", "key", "limits", "queue", "waiting_tokens")
+    __slots__ = (
+        "ahead_us",
+        "due_us",
+        "hear_from_us",
+        "key",
+        "limits",
+        "queue",
+        "shares",
+        "waiting_tokens",
+    )
 
     def __init__(self, key: str, queue: FairQueue[_Waiter]) -> None:
         self.key = key
         self.limits = UpstreamLimits()
+        self.shares = Shares()
         self.queue = queue
         self.waiting_tokens = 0
+        self.ahead_us = 0
         self.due_us = 0
         self.hear_from_us = 0
+
+    def take_now(
+        self, tenant: str, priority: Priority, tokens: int, now_us: int
+    ) -> Admission | None:
+        """Leave to send for one who needs not wait."""
+        cost_us = self.limits.gap_us(tokens, now_us)
+        kept_us = self.shares.kept_us(tenant, priority, cost_us, now_us)
+        taken = self.limits.take_now(tokens, now_us, kept_us)
+        if taken is None:
+            return None
+        return Admission(self, taken, self.shares.take(tenant, priority, cost_us, now_us))
+
+    def go_past(
+        self, tenant: str, priority: Priority, tokens: int, now_us: int
+    ) -> Admission | None:
+        """Leave to send for one who came now, past all who wait: it is within its share and has had less
+        than the next of them, who is of no higher class, and none of its own waits. It is a turn like
+        theirs, taken ahead of time."""
+        place = self.queue.peek()
+        if place is None or priority.rank > place.priority.rank:
+            return None
+        cost_us = self.limits.gap_us(tokens, now_us)
+        had_us = self.shares.had_us(tenant, priority) + cost_us
+        if had_us > self.shares.had_us(place.tenant, place.priority):
+            return None
+        if self.queue.size(tenant, priority) or self.kept_us(tenant, priority, tokens, now_us):
+            return None
+        if self.limits.wait_us(tokens, now_us) or not self._gives_way(place, cost_us, now_us):
+            return None
+        taken = self.limits.take_turn(tokens, now_us)
+        return Admission(self, taken, self.shares.take(tenant, priority, cost_us, now_us))
+
+    def _gives_way(self, place: Place[_Waiter], cost_us: int, now_us: int) -> bool:
+        """Whether the next of those who wait may be gone past once more. Where it finds no room, that
+        takes nothing from it; else half of all turns are for those who wait."""
+        tokens = place.item.tokens
+        kept_us = self.kept_us(place.tenant, place.priority, tokens, now_us)
+        if self.limits.wait_us(tokens, now_us, kept_us):
+            return True
+        if self.ahead_us + cost_us > AHEAD_MAX_US:
+            return False
+        self.ahead_us += cost_us
+        return True
+
+    def turn_us(self, place: Place[_Waiter], now_us: int) -> int:
+        """How long until one who waits may go, if it is the next."""
+        tokens = place.item.tokens
+        kept_us = self.kept_us(place.tenant, place.priority, tokens, now_us)
+        return self.limits.turn_us(tokens, now_us, kept_us)
+
+    def take_turn(self, place: Place[_Waiter], now_us: int) -> Admission:
+        """Leave to send for the next of those who wait."""
+        self.queue.pop()
+        waiter = place.item
+        self.waiting_tokens -= waiter.tokens
+        taken = self.limits.take_turn(waiter.tokens, now_us)
+        self.ahead_us = max(self.ahead_us - taken.gap_us, 0)
+        portion = self.shares.take(place.tenant, place.priority, taken.gap_us, now_us)
+        return Admission(self, taken, portion, (now_us - waiter.since_us) / SECOND_US)
+
+    def correct(self, admission: Admission, used_tokens: int, now_us: int) -> None:
+        """The usage of a request is known."""
+        if admission.taken is not None and admission.portion is not None:
+            self.limits.correct(admission.taken, used_tokens, now_us)
+            cost_us = self.limits.gap_us(used_tokens, now_us)
+            self.shares.correct(admission.portion, cost_us, now_us)
+
+    def give_back(self, admission: Admission, now_us: int) -> None:
+        """Nothing was sent."""
+        if admission.taken is not None and admission.portion is not None:
+            self.limits.give_back(admission.taken, now_us)
+            self.shares.correct(admission.portion, 0, now_us)
+            admission.taken = None
+
+    def kept_us(self, tenant: str, priority: Priority, tokens: int, now_us: int) -> int:
+        cost_us = self.limits.gap_us(tokens, now_us)
+        return self.shares.kept_us(tenant, priority, cost_us, now_us)
 
     def expected_us(self, tenant: str, priority: Priority, tokens: int, now_us: int) -> int:
         """About how long one who came now would wait."""
         ahead = self.queue.ahead_of(tenant, priority)
         waiting = len(self.queue)
-        return self.limits.expected_us(ahead, waiting, self.waiting_tokens, tokens, now_us)
+        kept_us = self.kept_us(tenant, priority, tokens, now_us)
+        return self.limits.expected_us(ahead, waiting, self.waiting_tokens, tokens, now_us, kept_us)
 
     def enter(self, waiter: _Waiter, tenant: str, priority: Priority, cost: int) -> _Waiter | None:
         """Wait, and tell who had to leave for it. Raises Full."""
@@ -187,7 +289,9 @@ class WaitingRoom:
         self._configured = dict(terms)
         self._look()
 
-    def try_admit(self, key: str, deployment: str, tokens: int) -> Admission | None:
+    def try_admit(
+        self, key: str, deployment: str, *, tokens: int, tenant: str, priority: Priority
+    ) -> Admission | None:
         """Leave to send at once; None when `admit` would wait. `tokens` are about what will be used.
 
         Raises RateLimitError when the deployment is barred.
@@ -197,10 +301,10 @@ class WaitingRoom:
         gate = self._gates.get(key)
         if gate is None:
             return FREE
+        now_us = int(self._clock.monotonic_s() * SECOND_US)
         if gate.key in self._busy:
-            return None
-        taken = gate.limits.take_now(tokens, int(self._clock.monotonic_s() * SECOND_US))
-        return Admission(gate, taken) if taken is not None else None
+            return gate.go_past(tenant, priority, tokens, now_us)
+        return gate.take_now(tenant, priority, tokens, now_us)
 
     async def admit(
         self,
@@ -219,7 +323,7 @@ class WaitingRoom:
         Raises RateLimitError: `upstream_rate_limited` when there is no room in time, at once when that
         is known; `insufficient_quota` when the deployment is barred.
         """
-        admission = self.try_admit(key, deployment, tokens)
+        admission = self.try_admit(key, deployment, tokens=tokens, tenant=tenant, priority=priority)
         if admission is not None:
             return admission
         waiter = self._enter(key, deployment, tokens, tenant, priority, deadline_s)
@@ -250,17 +354,16 @@ class WaitingRoom:
 
     def correct(self, admission: Admission, used_tokens: int) -> None:
         """The request has ended, and used so many tokens of its upstream's: 0 if it was refused."""
-        gate, taken = admission.gate, admission.taken
-        if gate is not None and taken is not None:
-            gate.limits.correct(taken, used_tokens, self._now_us())
+        gate = admission.gate
+        if gate is not None:
+            gate.correct(admission, used_tokens, self._now_us())
             self._look_at(gate)
 
     def give_back(self, admission: Admission) -> None:
         """The request was never sent."""
-        gate, taken = admission.gate, admission.taken
-        if gate is not None and taken is not None:
-            admission.taken = None
-            gate.limits.give_back(taken, self._now_us())
+        gate = admission.gate
+        if gate is not None:
+            gate.give_back(admission, self._now_us())
             self._look_at(gate)
 
     def learn(self, key: str, headers: Mapping[str, str], admission: Admission = FREE) -> None:
@@ -448,15 +551,12 @@ class WaitingRoom:
             elif self.bars and (fault := self._barred(waiter.deployment)) is not None:
                 gate.leave(waiter)
                 waiter.future.set_result(fault)
-            elif (wait_us := gate.limits.turn_us(waiter.tokens, now_us)) > 0:
+            elif (wait_us := gate.turn_us(place, now_us)) > 0:
                 gate.due_us = now_us + wait_us
                 return
             else:
-                gate.queue.pop()
-                gate.waiting_tokens -= waiter.tokens
-                taken = gate.limits.take_turn(waiter.tokens, now_us)
-                waited_s = (now_us - waiter.since_us) / SECOND_US
-                waiter.future.set_result(Admission(gate, taken, waited_s))
+                waiter.future.set_result(gate.take_turn(place, now_us))
+        gate.ahead_us = 0
         del self._busy[gate.key]
 
     def _refuse(self, waiter: _Waiter, why: str, now_us: int) -> None:

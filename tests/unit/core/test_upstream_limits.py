@@ -383,3 +383,16 @@ def test_what_is_forgotten_no_longer_limits() -> None:
     upstream.forget()
     assert upstream.take_now(1, NOW_US) is not None
     assert upstream.terms.is_empty
+
+
+def test_what_is_kept_for_others_is_left_free_and_the_wait_for_more_is_exact() -> None:
+    upstream = limits(80)
+    for _ in range(76):
+        assert upstream.take_now(1, NOW_US, 3 * SECOND_US) is not None
+    assert upstream.take_now(1, NOW_US, 3 * SECOND_US) is None
+    wait_us = upstream.wait_us(1, NOW_US, 3 * SECOND_US)
+    assert upstream.take_now(1, NOW_US + wait_us - 1, 3 * SECOND_US) is None
+    assert upstream.take_now(1, NOW_US) is not None
+    assert upstream.take_now(1, NOW_US + wait_us, 3 * SECOND_US) is not None
+    few = limits(7)
+    assert all(few.take_now(1, NOW_US, MINUTE_US // 8) for _ in range(7))
