@@ -69,6 +69,15 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def is_retired(self, day: date) -> bool:
         return self.retires_on is not None and self.retires_on <= day
 
+    def served_by_others(self) -> "ModelCard":
+        """The card of the same model at a server that is not its maker's: weights that somebody serves
+        themselves outlive their maker's service."""
+        is_ending = self.status in (Status.DEPRECATED, Status.RETIRED)
+        status = Status.GA if is_ending else self.status
+        return msgspec.structs.replace(
+            self, status=status, deprecated_on=None, retires_on=None, replacement=None
+        )
+
     def obstacle(self, day: date) -> str | None:
         """Why nobody can ask this model in a chat, said of it (`was retired on ...`); None when one can."""
         if self.retires_on is not None and self.is_retired(day):
