@@ -74,8 +74,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, above_low: bool = 
     return check
 
 
-def integer(low: int) -> Check:
-    """Return a check for whole numbers not below `low`."""
+def integer(low: int, high: float = math.inf) -> Check:
+    """Return a check for whole numbers from `low` to `high`."""
 
     def check(value: Json) -> Fault | None:
         if value is None:
@@ -84,6 +84,8 @@ def integer(low: int) -> Check:
             return "int_type", "Input should be a valid integer"
         if value < low:
             return "greater_than_equal", f"Input should be greater than or equal to {low}"
+        if value > high:
+            return "less_than_equal", f"Input should be less than or equal to {high}"
         return None
 
     return check

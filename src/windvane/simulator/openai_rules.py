@@ -18,7 +18,7 @@ _CHAT_CHECKS: dict[str, Check] = {
     "top_p": number(0, 1),
     "presence_penalty": number(-2, 2),
     "frequency_penalty": number(-2, 2),
-    "n": integer(1),
+    "n": integer(1, 128),
     "max_tokens": integer(1),
     "max_completion_tokens": integer(1),
     "stream": boolean,
