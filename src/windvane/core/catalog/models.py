@@ -151,6 +151,10 @@ class Catalog:
         return sorted(self._by_id.keys() | self._by_alias.keys())
 
     def near(self, name: str, among: list[str] | None = None) -> list[str]:
-        """At most three known names that look like `name`, best first."""
-        known = among if among is not None else self.names()
-        return get_close_matches(name, known, n=NEAR_NAMES_MAX, cutoff=0.5)
+        """At most three known names that look like `name`, best first. Case and blanks make no
+        difference, though names have them."""
+        by_look: dict[str, list[str]] = {}
+        for each in among if among is not None else self.names():
+            by_look.setdefault(each.lower(), []).append(each)
+        looks = get_close_matches(name.strip().lower(), by_look, n=NEAR_NAMES_MAX, cutoff=0.5)
+        return [each for look in looks for each in by_look[look]][:NEAR_NAMES_MAX]
