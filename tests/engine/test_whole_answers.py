@@ -2,7 +2,7 @@
 
 import msgspec
 
-from windvane.config.schema import AuthConfig, KeyConfig, UpstreamLimitsConfig
+from windvane.config.schema import AuthConfig, KeyConfig, ProviderConfig, UpstreamLimitsConfig
 from windvane.core.retry import RetryPolicy
 from windvane.engine.snapshot import Timeouts
 from windvane.testing.answers import error_body
@@ -327,7 +327,12 @@ def test_an_unknown_price_is_not_zero() -> None:
 
 
 def test_nothing_is_sent_for_a_retired_model() -> None:
-    play = (Playbook() >> ask("old") << Failed("no_route", 400)).run()
+    config = two_providers()
+    maker = ProviderConfig(
+        kind="mistral", api_base="http://maker.test/v1", models={"codestral-2501": None}
+    )
+    config = two_providers(providers={**config.providers, "maker": maker})
+    play = (Playbook(config) >> ask("codestral-2501") << Failed("no_route", 400)).run()
     assert not play.stage.transport.calls
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from windvane.simulator.dice import Dice
 from windvane.simulator.prompt_hints import Hints
-from windvane.simulator.schema_value import SchemaWriter
+from windvane.simulator.schema_value import CHARS_MAX, SchemaWriter
 
 SCHEMAS = {
     "flat": {
@@ -190,3 +190,66 @@ async def test_a_named_tool_is_called(start, ask, chat):
     said = await ask(await start(), chat("Hello!", tools=[WEATHER, ADDER], tool_choice=choice))
     call = said.json["choices"][0]["message"]["tool_calls"][0]
     assert call["function"]["name"] == "add"
+
+
+AGES = {
+    "items": {"type": "array", "minItems": 10**8},
+    "text": {"type": "string", "minLength": 10**9},
+    "unique": {
+        "type": "array",
+        "minItems": 10**6,
+        "uniqueItems": True,
+        "items": {"type": "integer"},
+    },
+    "items of items": {
+        "type": "array",
+        "minItems": 50,
+        "items": {
+            "type": "array",
+            "minItems": 50,
+            "items": {
+                "type": "array",
+                "minItems": 50,
+                "items": {"type": "array", "minItems": 50, "items": {"type": "integer"}},
+            },
+        },
+    },
+    "a tree": {"properties": {name: {"$ref": "#"} for name in "abcdefghij"}},
+    "all of itself": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
+    "long words": {"type": "array", "minItems": 10**5, "items": {"const": "x" * 10**5}},
+    "a long pattern": {"type": "string", "pattern": "(((ab){9000}){9000}){9000}"},
+}
+
+
+@pytest.mark.parametrize("schema", AGES.values(), ids=AGES.keys())
+def test_a_schema_that_demands_ages_is_answered_so_far(schema):
+    """Nobody else is served meanwhile."""
+    written = SchemaWriter(schema, Hints(""), Dice(b"7")).written()
+    assert len(written.json) < 5 * CHARS_MAX
+    if written.is_whole:
+        json.loads(written.json)
+    else:
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(written.json)
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$", "^a*a*a*a*a*a*$", "(a{1,60}){1,60}b"])
+def test_a_pattern_that_takes_ages_is_not_tried(pattern):
+    word = "a" * 30 + "!"
+    SchemaWriter({"type": "string", "pattern": pattern}, Hints(word), Dice(b"7")).written()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_grows_too_long_ends_as_at_its_limit(start, ask, chat, stream):
+    simulator = await start()
+    schema = {"type": "object", "properties": {"a": AGES["items"]}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    for body in (
+        chat("Fill it", response_format=form, stream=stream),
+        chat("Fill it", tools=[tool], tool_choice="any", stream=stream),
+        chat("Fill it", response_format=form, n=3, stream=stream),
+    ):
+        said = await ask(simulator, body)
+        assert said.status == 200
+        assert b'"finish_reason":"length"' in said.body.replace(b": ", b":")

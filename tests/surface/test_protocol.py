@@ -188,6 +188,13 @@ HEADS: dict[str, tuple[bytes, int]] = {
     "a bare NUL": (b"GET /\x00 HTTP/1.1\r\n\r\n", 400),
     "a space before the colon": (b"GET / HTTP/1.1\r\nhost : a\r\n\r\n", 400),
     "a folded header": (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\na: b\r\n\x00c\r\n\r\n", 400),
+    "no host": (b"GET /livez HTTP/1.1\r\n\r\n", 400),
+    "no host for the data plane": (b"GET /v1/models HTTP/1.1\r\naccept: */*\r\n\r\n", 400),
+    "two hosts": (GET + b"Host: elsewhere\r\n\r\n", 400),
+    "two hosts of an old request": (
+        b"GET /livez HTTP/1.0\r\nhost: 127.0.0.1\r\nhost: 127.0.0.1\r\n\r\n",
+        400,
+    ),
     "bytes in the path": (b"GET /\xc3\xa9 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", 400),
 }
 
@@ -201,7 +208,30 @@ def test_a_head_that_is_wrong_is_refused_and_the_connection_closed(served, case)
 
 
 @pytest.mark.parametrize(
-    "case", ["101 headers", "garbage", "another protocol", "bytes in the path"]
+    ("case", "what"),
+    [
+        ("length twice", "Duplicate Content-Length"),
+        ("length and chunks", "Transfer-Encoding can't be present with Content-Length"),
+        ("a chunk of no size", "Invalid character in chunk size"),
+        ("another protocol", "Invalid method encountered"),
+        ("no host", "it has no Host header; one is needed"),
+        ("two hosts", "it has 2 Host headers; one is needed"),
+    ],
+)
+def test_a_wrong_head_is_told_what_is_wrong_with_it(served, case, what):
+    answer = served.talk(HEADS[case][0])
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert said["message"].startswith(f"this is not an HTTP request ({what})")
+
+
+def test_a_request_of_http_1_0_needs_no_host(served):
+    """It is read; without keys, whoever does not name loopback is not served."""
+    answer = served.talk(b"GET /livez HTTP/1.0\r\n\r\n")
+    assert (status(answer), b"host_not_allowed" in answer) == (403, True)
+
+
+@pytest.mark.parametrize(
+    "case", ["101 headers", "garbage", "another protocol", "bytes in the path", "no host"]
 )
 def test_a_wrong_head_behind_a_request_is_not_answered_in_its_place(served, case):
     """The first answer on the wire is that of the first request: a refusal of the second is none of it."""

@@ -48,7 +48,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 def findings(snapshot: Snapshot, day: date) -> list[Finding]:
     """All findings, the gravest first."""
     named = _named_in_routes(snapshot)
-    found = [*_of_deployments(snapshot, day, named), *_of_names(snapshot.catalog, day, named)]
+    found = [*_of_deployments(snapshot, day, named), *_of_names(snapshot, day, named)]
     order = list(Kind)
     return sorted(found, key=lambda each: (order.index(each.kind), each.provider, each.model))
 
@@ -117,14 +117,15 @@ def _looked_at(price: Price, catalog: Catalog) -> date:
     return date.fromisoformat(found[0]) if found else catalog.as_of
 
 
-def _of_names(catalog: Catalog, day: date, named: Mapping[str, list[str]]) -> Iterator[Finding]:
+def _of_names(snapshot: Snapshot, day: date, named: Mapping[str, list[str]]) -> Iterator[Finding]:
     """What routes call models: retired ones that no provider serves any more, and aliases that have
     come to mean another."""
+    catalog = snapshot.catalog
     for name, where in named.items():
         card = catalog.resolve(name, day)
         if card is None:
             continue
-        if card.is_retired(day):
+        if card.is_retired(day) and name not in snapshot.deployments:
             yield Finding(
                 kind=Kind.RETIRED,
                 model=name,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Literal
 
 import click
 import uvloop
@@ -26,6 +27,13 @@ LIMIT = click.IntRange(min=1)
 @click.option("--jitter", default=0.0, show_default=True, help="Spread of the time to first token.")
 @click.option("--requests-per-minute", type=LIMIT, help="Answer 429 above this, per key.")
 @click.option("--tokens-per-minute", type=LIMIT, help="Answer 429 above this, per key.")
+@click.option(
+    "--abort-billing",
+    default="stop",
+    show_default=True,
+    type=click.Choice(["stop", "run_to_end"]),
+    help="What a caller who leaves pays: what was made so far, or the whole answer.",
+)
 def command(
     host: str,
     port: int,
@@ -35,6 +43,7 @@ def command(
     jitter: float,
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
+    abort_billing: Literal["stop", "run_to_end"],
 ) -> None:
     """Run the provider simulator alone.
 
@@ -50,6 +59,7 @@ def command(
             jitter=jitter,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
+            abort_billing=abort_billing,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

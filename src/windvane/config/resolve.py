@@ -242,6 +242,8 @@ def _own_models(
         known = catalog.resolve(spec.card or told, day)
         if spec.card and known is None:
             problems.append(Problem(f"{place}.card", f"the catalog has no model {spec.card!r}"))
+        if known and provider and known.provider != provider.serves_catalog:
+            known = known.served_by_others()
         price = _own_price(spec.price, billing, f"{place}.price", problems)
         found[public] = _OwnModel(told, _with_sizes(known, spec, name, told), price)
     return found

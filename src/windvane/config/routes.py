@@ -171,7 +171,16 @@ def notes_of(config: Config, snapshot: Snapshot, day: date) -> list[Problem]:
             what = f'it hides the model of that name; "{own}" asks for the model itself'
             notes.append(Problem(place, what))
         notes += _obstacles(place, route, snapshot, day)
-    return notes
+    return [*notes, *_never_asked(config, snapshot, day)]
+
+
+def _never_asked(config: Config, snapshot: Snapshot, day: date) -> Iterable[Problem]:
+    """Configured models that no request can be served by."""
+    for provider, settings in config.providers.items():
+        for model in settings.models:
+            if (what := _why_not(f"{provider}/{model}", snapshot, day)) is not None:
+                said = f"every request for it is refused with 400 no_route: {what}"
+                yield Problem(f"providers.{provider}.models.{model}", said)
 
 
 def _obstacles(place: str, route: Route, snapshot: Snapshot, day: date) -> Iterable[Problem]:

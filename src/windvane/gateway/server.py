@@ -334,8 +334,9 @@ class GuardedProtocol(HttpToolsProtocol):
                     framing, self._unread, self._is_priming = self._unread, b"", True
                     self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
                     self._is_priming = False
-            except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+            except httptools.HttpParserError as error:
+                is_ours = isinstance(error, httptools.HttpParserCallbackError)
+                self.send_400_response("invalid target" if is_ours else str(error))
                 return
 
     # what the parser calls
@@ -372,11 +373,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX:
             self._refuse(431, f"there are more than {HEADERS_MAX} headers", "too_many_headers")
             return
-        if self._is_coded:
-            self._refuse(501, "of transfer codings only chunked is known", "transfer_coding")
+        version = parser.get_http_version()
+        if not self._is_plainly_framed(version):
             return
         self._is_in_head = False
-        version = parser.get_http_version()
         keep_alive = version != "1.0" and parser.should_keep_alive()
         method = parser.get_method().decode("ascii")
         path = _parts_of(self.url)[0]
@@ -429,13 +429,21 @@ class GuardedProtocol(HttpToolsProtocol):
                 return name + b": " + value
         return b""
 
-    @property
-    def _is_coded(self) -> bool:
-        """Whether the body is compressed on its way (RFC 9112, 6.1): llhttp looks for chunks alone."""
+    def _is_plainly_framed(self, version: str) -> bool:
+        """Refuse what llhttp takes: a body that is compressed on its way (RFC 9112, 6.1), of which it
+        looks for chunks alone, and a head without one Host (3.2), which two servers may read as two."""
+        hosts = 0
         for name, value in self.headers:
-            if name == b"transfer-encoding" and value.strip(b" ").lower() != b"chunked":
-                return True
-        return False
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and value.strip(b" ").lower() != b"chunked":
+                self._refuse(501, "of transfer codings only chunked is known", "transfer_coding")
+                return False
+        if hosts > 1 or (not hosts and version == "1.1"):
+            told = f"{hosts} Host headers" if hosts else "no Host header"
+            self.send_400_response(f"it has {told}; one is needed")
+            return False
+        return True
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -14,7 +14,7 @@ from windvane.simulator.dice import Dice
 from windvane.simulator.exchange import ChatRequest, Choice, ToolCall, last_user_text, text_of
 from windvane.simulator.json_types import Json, JsonObject
 from windvane.simulator.prompt_hints import Hints
-from windvane.simulator.schema_value import SchemaWriter
+from windvane.simulator.schema_value import CHARS_MAX, SchemaWriter, Written
 from windvane.simulator.tool_use import Wanted, arguments_for, wanted_calls
 
 MakeCallId = Callable[[Dice], str]
@@ -22,6 +22,8 @@ MakeCallId = Callable[[Dice], str]
 
 TOOL_RESULT_MAX = 2000
 """Characters of a tool's result that are repeated in the answer."""
+
+_JSON_FORMS = ("json_object", "json_schema")
 
 _encode = msgspec.json.encode
 
@@ -83,7 +85,10 @@ def _choice(request: ChatRequest, dice: Dice, make_call_id: MakeCallId) -> Choic
         return text_choice(prose.code_after(last_user_text(request.messages), dice))
     wanted = wanted_calls(request) if request.tools else []
     if wanted:
-        choice = call_choice([_call(one, dice, make_call_id) for one in wanted])
+        choice = _calls(request, wanted, dice, make_call_id)
+    elif request.response_format and request.response_format.get("type") in _JSON_FORMS:
+        said = _json(request, request.response_format, dice)
+        choice = text_choice(said.json, "stop" if said.is_whole else "length")
     else:
         choice = text_choice(_text(request, dice))
     if request.thinks:
@@ -92,17 +97,25 @@ def _choice(request: ChatRequest, dice: Dice, make_call_id: MakeCallId) -> Choic
     return choice
 
 
-def _call(wanted: Wanted, dice: Dice, make_call_id: MakeCallId) -> ToolCall:
-    arguments = _encode(arguments_for(wanted, dice)).decode()
-    return ToolCall(make_call_id(dice), str(wanted.function.get("name", "")), arguments)
+def _calls(
+    request: ChatRequest, wanted: list[Wanted], dice: Dice, make_call_id: MakeCallId
+) -> Choice:
+    """Return the calls, up to one whose arguments are broken off."""
+    calls = []
+    for one in wanted:
+        arguments = arguments_for(one, dice, CHARS_MAX // request.n)
+        name = str(one.function.get("name", ""))
+        calls.append(ToolCall(make_call_id(dice), name, arguments.json))
+        if not arguments.is_whole:
+            choice = call_choice(calls)
+            choice.finish = "length"
+            return choice
+    return call_choice(calls)
 
 
 def _text(request: ChatRequest, dice: Dice) -> str:
     messages = request.messages
     last = messages[-1]
-    form = request.response_format
-    if form and form.get("type") in {"json_object", "json_schema"}:
-        return _json_text(form, last_user_text(messages), dice)
     if last.get("role") == "tool":
         result = text_of(last.get("content"))[:TOOL_RESULT_MAX]
         return prose.report_of(result, _name_of_call(messages, last))
@@ -120,12 +133,12 @@ def _name_of_call(messages: list[JsonObject], result: JsonObject) -> str:
     return str(result.get("name") or "")
 
 
-def _json_text(form: JsonObject, question: str, dice: Dice) -> str:
+def _json(request: ChatRequest, form: JsonObject, dice: Dice) -> Written:
     schema = (form.get("json_schema") or {}).get("schema")
-    hints = Hints(question)
+    hints = Hints(last_user_text(request.messages))
     if isinstance(schema, dict):
-        return _encode(SchemaWriter(schema, hints, dice).value()).decode()
-    return _encode(_free_object(hints, dice)).decode()
+        return SchemaWriter(schema, hints, dice, CHARS_MAX // request.n).written()
+    return Written(_encode(_free_object(hints, dice)).decode(), True)
 
 
 def _free_object(hints: Hints, dice: Dice) -> Json:

@@ -5,7 +5,7 @@ optional fields may be null, and required ones are looked for elsewhere.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from windvane.simulator.json_types import Json
 
@@ -74,8 +74,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, above_low: bool = 
     return check
 
 
-def integer(low: int) -> Check:
-    """Return a check for whole numbers not below `low`."""
+def integer(low: int, high: float = math.inf) -> Check:
+    """Return a check for whole numbers from `low` to `high`."""
 
     def check(value: Json) -> Fault | None:
         if value is None:
@@ -84,6 +84,8 @@ def integer(low: int) -> Check:
             return "int_type", "Input should be a valid integer"
         if value < low:
             return "greater_than_equal", f"Input should be greater than or equal to {low}"
+        if value > high:
+            return "less_than_equal", f"Input should be less than or equal to {high}"
         return None
 
     return check
@@ -99,6 +101,54 @@ def one_of(*allowed: str) -> Check:
         return "literal_error", f"Input should be {said}"
 
     return check
+
+
+def each(inner: Check) -> Check:
+    """Return a check for lists whose items all pass another."""
+
+    def check(value: Json) -> Fault | None:
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            return "list_type", "Input should be a valid list"
+        return next((wrong for one in value if (wrong := _said(one, inner)) is not None), None)
+
+    return check
+
+
+def members(inner: Check) -> Check:
+    """Return a check for objects whose values all pass another, whatever their names."""
+
+    def check(value: Json) -> Fault | None:
+        if value is None or not isinstance(value, dict):
+            return mapping(value)
+        return each(inner)(list(value.values()))
+
+    return check
+
+
+def record(fields: Mapping[str, Check], required: tuple[str, ...] = ()) -> Check:
+    """Return a check for objects with these fields, and no others."""
+
+    def check(value: Json) -> Fault | None:
+        if value is None or not isinstance(value, dict):
+            return mapping(value)
+        for name in required:
+            if value.get(name) is None:
+                return "missing", f"Field '{name}' is required"
+        for name, given in value.items():
+            if name not in fields:
+                return "extra_forbidden", f"Unknown field '{name}'"
+            if (wrong := fields[name](given)) is not None:
+                return wrong[0], f"{name}: {wrong[1]}"
+        return None
+
+    return check
+
+
+def _said(value: Json, inner: Check) -> Fault | None:
+    """What is wrong with a value that may not be null."""
+    return ("missing", "Input should not be null") if value is None else inner(value)
 
 
 def sequence(longest: int) -> Check:

@@ -26,6 +26,8 @@ from windvane.simulator.json_types import Json, JsonObject
 TOOLS_MAX = 128
 MESSAGES_MAX = 100_000
 """Not a published limit: it only keeps a hostile list from being walked for ever."""
+CHOICES_MAX = 128
+"""Likewise; it is OpenAI's."""
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _CONNECTORS = ("image_generation", "document_library", "connector")
@@ -52,7 +54,7 @@ CHAT_FIELDS: dict[str, Check] = {
     "tool_choice": anything,
     "presence_penalty": number(-2, 2),
     "frequency_penalty": number(-2, 2),
-    "n": integer(1),
+    "n": integer(1, CHOICES_MAX),
     "prediction": mapping,
     "parallel_tool_calls": boolean,
     "reasoning_effort": one_of(*_EFFORTS),

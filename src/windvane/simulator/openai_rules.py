@@ -5,11 +5,27 @@ for what is stored alone, and the reasoning models (gpt-5 and later) refuse `max
 temperature but 1, the first of them `stop` and probabilities too.
 """
 
+from windvane.simulator import openai_shapes
 from windvane.simulator.catalogue import ModelCard, Reasoning
-from windvane.simulator.field_checks import Check, anything, boolean, integer, mapping, number, text
+from windvane.simulator.field_checks import (
+    Check,
+    anything,
+    boolean,
+    each,
+    integer,
+    mapping,
+    members,
+    number,
+    one_of,
+    sequence,
+    text,
+    text_or_mapping,
+    texts,
+)
 from windvane.simulator.json_types import JsonObject
 from windvane.simulator.refusal import Refusal
 
+TOOLS_MAX = 128
 STOPS_MAX = 4
 INPUTS_MAX = 2048
 """Texts in one embeddings request."""
@@ -24,21 +40,41 @@ _CHAT_CHECKS: dict[str, Check] = {
     "top_p": number(0, 1),
     "presence_penalty": number(-2, 2),
     "frequency_penalty": number(-2, 2),
-    "n": integer(1),
+    "n": integer(1, 128),
     "max_tokens": integer(1),
     "max_completion_tokens": integer(1),
     "stream": boolean,
     "stream_options": mapping,
     "metadata": mapping,
     "user": text,
+    "audio": openai_shapes.audio,
+    "function_call": text_or_mapping,
+    "functions": sequence(TOOLS_MAX),
+    "logit_bias": members(integer(-100, 100)),
+    "logprobs": boolean,
+    "modalities": each(one_of("text", "audio")),
+    "moderation": mapping,
+    "parallel_tool_calls": boolean,
+    "prediction": openai_shapes.prediction,
+    "prompt_cache_key": text,
+    "prompt_cache_options": openai_shapes.prompt_cache_options,
+    "prompt_cache_retention": one_of("in_memory", "24h"),
+    "reasoning_effort": one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+    "response_format": openai_shapes.response_format,
+    "safety_identifier": text,
+    "seed": integer(-(2**63), 2**63 - 1),
+    "service_tier": one_of("auto", "default", "flex", "scale", "priority", "fast"),
+    "stop": texts,
+    "store": boolean,
+    "tool_choice": text_or_mapping,
+    "tools": sequence(TOOLS_MAX),
+    "top_logprobs": integer(0, 20),
+    "verbosity": one_of("low", "medium", "high"),
+    "web_search_options": openai_shapes.web_search_options,
 }
-_CHAT_FREE = (
-    "messages model audio logit_bias logprobs top_logprobs modalities moderation"
-    " parallel_tool_calls prediction prompt_cache_key prompt_cache_options prompt_cache_retention"
-    " reasoning_effort response_format safety_identifier seed service_tier stop store tool_choice"
-    " tools verbosity web_search_options functions function_call"
-).split()
-CHAT_FIELDS: dict[str, Check] = {**dict.fromkeys(_CHAT_FREE, anything), **_CHAT_CHECKS}
+_CHAT_ELSEWHERE = ("messages", "model")
+"""Looked at by themselves."""
+CHAT_FIELDS: dict[str, Check] = {**dict.fromkeys(_CHAT_ELSEWHERE, anything), **_CHAT_CHECKS}
 EMBEDDING_FIELDS: dict[str, Check] = {
     "model": text,
     "input": anything,
@@ -51,6 +87,7 @@ EMBEDDING_FIELDS: dict[str, Check] = {
 def check_chat(body: JsonObject, card: ModelCard) -> None:
     """Raise a refusal unless the chat body is one OpenAI takes for this model."""
     _check_fields(body, CHAT_FIELDS)
+    _check_together(body)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refusal(400, "Missing required parameter: 'messages'.", param="messages")
@@ -86,6 +123,16 @@ def _check_fields(body: JsonObject, checks: dict[str, Check]) -> None:
         if (wrong := check(given)) is not None:
             message = f"Invalid value for '{name}': {wrong[1]}."
             raise Refusal(400, message, code="invalid_value", param=name)
+
+
+def _check_together(body: JsonObject) -> None:
+    """What one field asks of another."""
+    if body.get("top_logprobs") is not None and not body.get("logprobs"):
+        message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
+        raise Refusal(400, message, param="top_logprobs")
+    if "audio" in (body.get("modalities") or ()) and body.get("audio") is None:
+        message = "Missing required parameter: 'audio'."
+        raise Refusal(400, message, param="audio", code="missing_required_parameter")
 
 
 def _check_message(message: object, index: int) -> None:

@@ -1,7 +1,8 @@
 """Writes a text that a simple regular expression matches: for schemas with `pattern`.
 
 Understood: literals, classes, `.`, groups, alternatives, repeats and anchors. Anything else
-(look-arounds, back references) gives None, and the caller does without.
+(look-arounds, back references) gives None, and the caller does without. Patterns come from requests:
+one that could be tried for ages, as `(a+)+b`, is never tried.
 """
 
 import re
@@ -12,7 +13,15 @@ from windvane.simulator.dice import Dice
 from windvane.simulator.json_types import Json
 
 REPEATS_MAX = 64
-"""Repetitions written at most, whatever the pattern demands."""
+"""Repetitions written at most, unless the pattern demands more."""
+TEXT_MAX = 10_000
+"""Characters of one repetition, and times of the shortest, whatever the pattern demands."""
+PATTERN_MAX = 1_000
+TRIED_MAX = 32
+"""Characters of a text that is tried."""
+VARYING_MAX = 2
+"""Choices in a pattern that is tried: each repetition multiplies the ways to match by the text's length."""
+_REPEATS = (ops.MAX_REPEAT, ops.MIN_REPEAT)
 
 _CATEGORY_SAMPLES = {
     ops.CATEGORY_DIGIT: "0123456789",
@@ -26,12 +35,47 @@ _PRINTABLE = [chr(code) for code in range(ord("!"), ord("~") + 1)]
 
 
 def text_matching(pattern: str, dice: Dice) -> str | None:
-    """Return a text the pattern matches, or None when it is too clever for us."""
-    try:
-        made = "".join(_write(part, dice) for part in _parser.parse(pattern))
-        return made if re.search(pattern, made) else None
-    except (re.error, _TooClever, RecursionError):
+    """Return a text the pattern matches, as far as that can be tried, or None when it is too clever
+    for us."""
+    if len(pattern) > PATTERN_MAX:
         return None
+    try:
+        parsed = _parser.parse(pattern)
+        made = _sequence(parsed, dice)
+        is_tried = len(made) <= TRIED_MAX and _varying(parsed) <= VARYING_MAX
+        return made if not is_tried or re.search(pattern, made) else None
+    except (re.error, _TooClever, RecursionError, OverflowError):
+        return None
+
+
+def is_met(pattern: str, text: str) -> bool:
+    """Whether the pattern matches somewhere in the text; false for what would take too long to know."""
+    if len(pattern) > PATTERN_MAX or len(text) > TRIED_MAX:
+        return False
+    try:
+        is_tried = _varying(_parser.parse(pattern)) <= VARYING_MAX
+        return is_tried and re.search(pattern, text) is not None
+    except (re.error, RecursionError, OverflowError):
+        return False
+
+
+def _varying(nodes: Json) -> int:
+    """How many choices there are: alternatives, and repetitions of no fixed number. One within such a
+    repetition is too many."""
+    found = 0
+    for op, value in nodes:
+        if op in _REPEATS:
+            least, most, body = value
+            within = _varying(body)
+            if least == most:
+                found += within * least
+            else:
+                found += VARYING_MAX + within if within else 1
+        elif op is ops.BRANCH:
+            found += 1 + sum(_varying(each) for each in value[1])
+        elif op is ops.SUBPATTERN:
+            found += _varying(value[-1])
+    return found
 
 
 class _TooClever(Exception):
@@ -54,10 +98,12 @@ def _write(node: tuple[Json, Json], dice: Dice) -> str:
         return _sequence(dice.pick(value[1]), dice)
     if op is ops.SUBPATTERN:
         return _sequence(value[-1], dice)
-    if op in (ops.MAX_REPEAT, ops.MIN_REPEAT):
+    if op in _REPEATS:
         least, most, body = value
-        times = min(max(least, min(3, most)), max(REPEATS_MAX, least), 10_000)
-        return "".join(_sequence(body, dice) for _ in range(times))
+        one = _sequence(body, dice)
+        times = min(max(least, min(3, most)), max(REPEATS_MAX, least))
+        times = min(times, TEXT_MAX // len(one)) if one else 1
+        return one + "".join(_sequence(body, dice) for _ in range(times - 1)) if times else ""
     raise _TooClever(str(op))
 
 

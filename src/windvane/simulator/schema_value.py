@@ -4,14 +4,20 @@ It covers what tools and structured output use: types, enum, const, $ref, anyOf 
 objects with their optional properties, arrays with bounds, text formats and lengths, and number
 ranges. Patterns are met when a sample fits, else left to chance; `not`, `if` and
 `patternProperties` are not understood.
+
+What would grow too long is broken off, as a model's answer is at its limit: a schema can demand a
+billion items, and nobody else would be answered while they are written.
 """
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
 
 from windvane.simulator.dice import Dice
 from windvane.simulator.json_types import Json, JsonObject
-from windvane.simulator.pattern_text import text_matching
+from windvane.simulator.pattern_text import is_met, text_matching
 from windvane.simulator.prompt_hints import Hints
 from windvane.simulator.prose import phrase
 
@@ -21,13 +27,31 @@ DEPTH_HARD_MAX = 40
 """Nesting that ends even a schema that demands itself."""
 ITEMS_DEFAULT = 2
 ITEMS_MAX = 50
+CHARS_MAX = 32_768
+"""Characters of a value, about; then it is broken off."""
+VALUE_CHARS = 8
+"""What each value counts for at least, so that their number is bounded too."""
+PATTERN_CHARS = 64
+"""What a pattern counts for: to meet one takes longer."""
+
+_encode = msgspec.json.encode
+
+
+class Written(NamedTuple):
+    """A value as JSON. One that is not whole ends in its midst."""
+
+    json: str
+    is_whole: bool
 
 
 class SchemaWriter:
     """Writes one value for one schema; `$ref` is looked up in the schema it was made with."""
 
-    def __init__(self, root: JsonObject, hints: Hints, dice: Dice) -> None:
+    def __init__(
+        self, root: JsonObject, hints: Hints, dice: Dice, chars_max: int = CHARS_MAX
+    ) -> None:
         self._root = root
+        self._left = chars_max
         self._hints = hints
         self._dice = dice
         self._makers: dict[str, Callable[[JsonObject, str, int], Json]] = {
@@ -41,17 +65,32 @@ class SchemaWriter:
         }
 
     def value(self) -> Json:
-        """Return a value valid against the whole schema."""
+        """Return a value valid against the whole schema, or the beginning of one that is too long."""
         return self._value(self._root, "", 0)
+
+    def written(self) -> Written:
+        """Return the value as JSON."""
+        text = _encode(self.value()).decode()
+        return Written(text, True) if self._left >= 0 else Written(text.rstrip('"]}'), False)
+
+    def _spend(self, chars: int) -> bool:
+        """Count so much as written. Returns whether there was room for it."""
+        self._left -= chars
+        return self._left >= 0
 
     def _value(self, schema: Json, name: str, depth: int) -> Json:
         if not isinstance(schema, dict) or depth > DEPTH_HARD_MAX:
             return None
+        if not self._spend(VALUE_CHARS):
+            return None
         schema = self._resolved(schema, depth)
         if "const" in schema:
+            self._spend(len(_encode(schema["const"])))
             return schema["const"]
         if schema.get("enum"):
-            return self._one_of(schema["enum"])
+            said = self._one_of(schema["enum"])
+            self._spend(len(_encode(said)) + len(schema["enum"]) // VALUE_CHARS)
+            return said
         for union in ("anyOf", "oneOf"):
             if schema.get(union):
                 return self._value(_first_full(schema[union], depth), name, depth + 1)
@@ -67,7 +106,7 @@ class SchemaWriter:
             rest = {key: value for key, value in schema.items() if key != "$ref"}
             schema = {**self._lookup(reference), **rest}
         for part in schema.get("allOf", ()):
-            if isinstance(part, dict) and depth <= DEPTH_HARD_MAX:
+            if isinstance(part, dict) and depth <= DEPTH_HARD_MAX and self._spend(VALUE_CHARS):
                 schema = _merged(schema, self._resolved(part, depth + 1))
         return schema
 
@@ -85,15 +124,14 @@ class SchemaWriter:
 
     def _object(self, schema: JsonObject, _name: str, depth: int) -> JsonObject:
         properties = schema.get("properties") or {}
-        required = schema.get("required") or ()
-        made = {
-            key: self._value(part, key, depth + 1)
-            for key, part in properties.items()
-            if depth < DEPTH_MAX or key in required
-        }
+        required = dict.fromkeys(schema.get("required") or ())
+        made: JsonObject = {}
+        for key, part in properties.items():
+            if (depth < DEPTH_MAX or key in required) and self._spend(len(key)):
+                made[key] = self._value(part, key, depth + 1)
         extra = schema.get("additionalProperties")
         for key in required:
-            if key not in made:
+            if key not in made and self._spend(len(key) + VALUE_CHARS):
                 made[key] = self._value(extra, key, depth + 1) if extra else phrase(self._dice, 1)
         while len(made) < min(schema.get("minProperties", 0), ITEMS_MAX):
             made[f"key_{len(made) + 1}"] = self._value(extra or {}, "", depth + 1)
@@ -104,11 +142,13 @@ class SchemaWriter:
         most = min(schema.get("maxItems", ITEMS_MAX), max(ITEMS_MAX, least))
         wanted = least if depth >= DEPTH_MAX else max(least, min(ITEMS_DEFAULT, most))
         fixed = schema.get("prefixItems") or ()
-        made = [self._value(part, name, depth + 1) for part in fixed]
+        made = [self._value(part, name, depth + 1) for part in fixed if self._left >= 0]
         item = schema.get("items", {})
         singular = name.removesuffix("s")
         tries = 0
         while len(made) < wanted and item is not False and tries < wanted + ITEMS_MAX:
+            if not self._spend(0):
+                break
             tries += 1
             value = self._value(item, singular, depth + 1)
             if schema.get("uniqueItems") and value in made:
@@ -130,14 +170,16 @@ class SchemaWriter:
 
     def _string(self, schema: JsonObject, name: str, _depth: int) -> str:
         made = self._formatted(schema.get("format"))
-        if made is None and schema.get("pattern"):
+        if made is None and schema.get("pattern") and self._spend(PATTERN_CHARS):
             made = self._patterned(schema["pattern"])
         if made is None:
             made = self._said(name) or phrase(self._dice, 4)
         shortest, longest = schema.get("minLength", 0), schema.get("maxLength")
-        while len(made) < shortest:
+        while len(made) < shortest and len(made) <= self._left:
             made += f" {phrase(self._dice, 3)}"
-        return made if longest is None else made[: max(longest, 0)]
+        made = made if longest is None else made[: max(longest, 0)]
+        self._spend(len(made))
+        return made
 
     def _said(self, name: str) -> str | None:
         """Return what the prompt offers for a text: by name, quoted, a proper name, or itself."""
@@ -150,7 +192,7 @@ class SchemaWriter:
 
     def _patterned(self, pattern: str) -> str | None:
         for word in _WORDS.findall(self._hints.text):
-            if _matches(pattern, word):
+            if is_met(pattern, word):
                 return str(word)
         return text_matching(pattern, self._dice)
 
@@ -246,10 +288,3 @@ def _in_range(schema: JsonObject, value: float, *, step: int) -> float | int:
         if low is not None and value < low:
             value += multiple
     return value
-
-
-def _matches(pattern: str, text: str) -> bool:
-    try:
-        return re.search(pattern, text) is not None
-    except re.error:
-        return False

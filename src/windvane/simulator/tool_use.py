@@ -14,7 +14,7 @@ from windvane.simulator.dice import Dice
 from windvane.simulator.exchange import ChatRequest, last_user_text
 from windvane.simulator.json_types import JsonObject
 from windvane.simulator.prompt_hints import Hints
-from windvane.simulator.schema_value import SchemaWriter
+from windvane.simulator.schema_value import SchemaWriter, Written
 
 CALLS_MAX = 4
 """Parallel calls in one answer."""
@@ -57,14 +57,14 @@ def wanted_calls(request: ChatRequest) -> list[Wanted]:
     return _spread(ranked, text, request.parallel_tools)
 
 
-def arguments_for(wanted: Wanted, dice: Dice) -> JsonObject:
+def arguments_for(wanted: Wanted, dice: Dice, chars_max: int) -> Written:
     """Return arguments valid against the function's schema, from the prompt where it says so."""
     schema = wanted.function.get("parameters") or {}
     if schema.get("type", "object") != "object":
-        return {}
+        return Written("{}", True)
     text = _without_name(wanted.text, str(wanted.function.get("name", "")))
-    value = SchemaWriter({"type": "object", **schema}, Hints(text), dice).value()
-    return value if isinstance(value, dict) else {}
+    written = SchemaWriter({"type": "object", **schema}, Hints(text), dice, chars_max).written()
+    return written if written.json.startswith("{") else Written("{}", True)
 
 
 def _without_name(text: str, name: str) -> str:

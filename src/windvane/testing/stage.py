@@ -46,7 +46,7 @@ def two_providers(**settings: object) -> Config:
     """Two providers: `one` serves `small`, `two` serves the stronger `large`.
 
     `auto` asks the first, then the second; a model's own name leads to it alone. `odd` has no known
-    price, and `old` is retired.
+    price.
     """
     config = Config(
         providers={
@@ -56,7 +56,6 @@ def two_providers(**settings: object) -> Config:
                 models={
                     "small": ModelConfig(card=SMALL_CARD),
                     "odd": None,
-                    "old": ModelConfig(card="codestral-2501"),
                 },
             ),
             "two": ProviderConfig(

@@ -39,6 +39,8 @@ TOKENS_MAX = 100_000_000
 """More than any model says; it keeps every amount far within 64 bits."""
 
 _NonNegative = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
+_SEED_MAX = 2**63 - 1
+"""OpenAI's largest; a longer one would be another after it was made to fit."""
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
@@ -89,8 +91,8 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     min_tokens: _NonNegative | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=STOPS_MAX)] | None = None
-    seed: int | None = None
-    random_seed: Annotated[int, Meta(ge=0)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=_SEED_MAX)] | None = None
+    random_seed: Annotated[int, Meta(ge=0, le=_SEED_MAX)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     tools: Annotated[list[Tool], Meta(max_length=TOOLS_MAX)] | None = None

@@ -133,12 +133,11 @@ def _response_format(value: object) -> object:
 
 
 def _prediction(value: object) -> object:
-    if not isinstance(value, dict):
-        return None
-    content = value.get("content")
+    """One without content predicts nothing, as none does, and is not told."""
+    content = value.get("content") if isinstance(value, dict) else None
     if isinstance(content, list):
         content = "".join(part["text"] for part in content)
-    return {"type": "content", "content": content or ""}
+    return {"type": "content", "content": content} if content else None
 
 
 FIELDS: Table = {

@@ -19,6 +19,7 @@ from windvane.wire.cannot_say import cannot_say
 from windvane.wire.chat_answer import as_said, choice_object, envelope, is_foreign
 from windvane.wire.content_parts import split_thinking
 from windvane.wire.dialect import Dialect
+from windvane.wire.openai_types import DOCUMENTED, check_types
 
 _encode = msgspec.json.Encoder().encode
 _OPENAI = Dialect.OPENAI
@@ -91,6 +92,8 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
     for what is stored alone. The service tier is always named: without one the project's serves, and what
     that costs is not known here.
     """
+    if not DOCUMENTED.isdisjoint(request.body):
+        check_types(request.body)
     if not request.is_plain_talk:
         _check_files(request.messages)
     written = _edited(request, model)

@@ -14,6 +14,7 @@ from windvane.cli.main import windvane
         ("--jitter", "inf", "jitter is 0 or more, not inf"),
         ("--requests-per-minute", "0", "0 is not in the range x>=1"),
         ("--tokens-per-minute", "-5", "-5 is not in the range x>=1"),
+        ("--abort-billing", "never", "'never' is not one of 'stop', 'run_to_end'"),
     ],
 )
 def test_a_pace_or_a_limit_that_is_none_is_told(option: str, value: str, says: str) -> None:

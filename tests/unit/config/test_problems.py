@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import logging
+from datetime import date
 
 import jsonschema
 import pytest
@@ -12,10 +13,14 @@ from click.testing import CliRunner
 
 from windvane.assembly import snapshot_of
 from windvane.cli.main import windvane
+from windvane.cli.price_findings import Kind, findings
 from windvane.cli.serving import _engine_of
 from windvane.config import ConfigError, load_config
+from windvane.config.resolve import resolve
+from windvane.core.analysis import Analysis
 from windvane.core.budgets import BudgetTerms
 from windvane.core.limits import RateTerms
+from windvane.gateway.data_plane.models import model_object
 
 SECRET = "sk-canary-in-config"
 
@@ -822,6 +827,58 @@ async def test_what_is_noted_is_in_the_log_of_the_start(tmp_path, caplog):
         async with _engine_of(load_config({}, path), None):
             pass
     assert [each.getMessage() for each in caplog.records] == NOTES
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["open-mistral-nemo: {}", "nemo: {model: open-mistral-nemo}", "own: {card: open-mistral-nemo}"],
+)
+@pytest.mark.parametrize("kind", ["compatible", "openai", "mistral"])
+def test_a_model_ends_where_its_maker_serves_it_and_nowhere_else(tmp_path, kind, model):
+    """Whoever has the weights goes on; that price and abilities come from the catalog changes nothing."""
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"providers: {{own: {{kind: {kind}, api_base: 'http://127.0.0.1:9/v1', models: {{{model}}}}}}}"
+    )
+    public = model.partition(":")[0]
+    notes = [each for each in check(tmp_path, str(path)).output.splitlines() if ".models." in each]
+    day = date(2026, 11, 20)
+    snapshot = resolve(load_config({}, path), pepper=b"p" * 16, day=day)
+    [deployment] = snapshot.deployments[f"own/{public}"]
+    shown = model_object(public, snapshot)
+    if kind == "mistral":
+        assert notes == [
+            (
+                f"note: providers.own.models.{public}: every request for it is refused with 400 no_route:"
+                " it was retired on 2026-07-31; its replacement is ministral-8b-2512"
+            )
+        ]
+        assert shown["deprecation"] == "2026-07-31T00:00:00Z"
+    else:
+        assert notes == []
+        assert "deprecation" not in shown
+        assert deployment.why_not(Analysis(), day) is None
+        assert deployment.card.deprecated_on is None
+        found = [
+            each for each in findings(snapshot, day) if each.model == deployment.resolved_model
+        ]
+        assert {each.kind for each in found} <= {Kind.STALE_PRICE}
+    assert deployment.price_on(day) is not None
+
+
+def test_a_configured_model_that_does_not_chat_is_noted(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "providers: {own: {kind: compatible, api_base: 'http://127.0.0.1:9/v1', models: {e: {card:"
+        " mistral-embed}}}}"
+    )
+    notes = [each for each in check(tmp_path, str(path)).output.splitlines() if ".models." in each]
+    assert notes == [
+        (
+            "note: providers.own.models.e: every request for it is refused with 400 no_route:"
+            " it does not chat: it is for embeddings"
+        )
+    ]
 
 
 def test_a_preset_that_no_provider_serves_is_noted(tmp_path):

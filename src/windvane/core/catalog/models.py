@@ -69,6 +69,15 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def is_retired(self, day: date) -> bool:
         return self.retires_on is not None and self.retires_on <= day
 
+    def served_by_others(self) -> "ModelCard":
+        """The card of the same model at a server that is not its maker's: weights that somebody serves
+        themselves outlive their maker's service."""
+        is_ending = self.status in (Status.DEPRECATED, Status.RETIRED)
+        status = Status.GA if is_ending else self.status
+        return msgspec.structs.replace(
+            self, status=status, deprecated_on=None, retires_on=None, replacement=None
+        )
+
     def obstacle(self, day: date) -> str | None:
         """Why nobody can ask this model in a chat, said of it (`was retired on ...`); None when one can."""
         if self.retires_on is not None and self.is_retired(day):
@@ -142,6 +151,10 @@ class Catalog:
         return sorted(self._by_id.keys() | self._by_alias.keys())
 
     def near(self, name: str, among: list[str] | None = None) -> list[str]:
-        """At most three known names that look like `name`, best first."""
-        known = among if among is not None else self.names()
-        return get_close_matches(name, known, n=NEAR_NAMES_MAX, cutoff=0.5)
+        """At most three known names that look like `name`, best first. Case and blanks make no
+        difference, though names have them."""
+        by_look: dict[str, list[str]] = {}
+        for each in among if among is not None else self.names():
+            by_look.setdefault(each.lower(), []).append(each)
+        looks = get_close_matches(name.strip().lower(), by_look, n=NEAR_NAMES_MAX, cutoff=0.5)
+        return [each for look in looks for each in by_look[look]][:NEAR_NAMES_MAX]

@@ -4,7 +4,7 @@ Pure. A route's name goes through its rules; any other name is a manual override
 model alone, never silently to another.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 
 import msgspec
@@ -78,7 +78,8 @@ class Decider:
             serving = self._deployments.get(model)
             if not serving:
                 if route is None:
-                    raise unknown_model(requested, self._deployments, self._catalog, self.day)
+                    names = {*self._deployments, *self._routes.routes}
+                    raise unknown_model(requested, names, self._catalog, self.day)
                 why = why_unserved(model, self._catalog, self.day)
                 ruled_out.append(RuledOut(model=model, why=why))
                 continue
@@ -176,9 +177,10 @@ def why_unserved(model: str, catalog: Catalog, day: date) -> str:
 
 
 def unknown_model(
-    requested: str, deployments: Deployments, catalog: Catalog, day: date
+    requested: str, names: Iterable[str], catalog: Catalog, day: date
 ) -> WindvaneError:
-    """The error for a model nobody here serves: near names, and why when it is a known one."""
+    """The error for what is none of the `names` of models and routes: near ones, and why when it is a
+    known model."""
     shown = requested[:128]
     card = catalog.of_name(requested, day)
     if card is not None and (obstacle := card.obstacle(day)) is not None:
@@ -187,7 +189,7 @@ def unknown_model(
         why = f'the model "{shown}" is {card.provider}\'s, and that provider is not configured'
     else:
         why = f'there is no model "{shown}"'
-    near = catalog.near(requested, sorted(deployments))
+    near = catalog.near(requested, sorted(names))
     hint = f"; did you mean {' or '.join(near)}?" if near and card is None else ""
     return refuse(
         FaultKind.NOT_FOUND,

@@ -37,7 +37,8 @@ async def get_model(door: Door, body: bytes) -> None:
     snapshot = door.engine.snapshot
     name = door.caller.path.removeprefix(PATH).removesuffix("/")
     if name not in snapshot.routes and name not in snapshot.deployments:
-        raise unknown_model(name, snapshot.deployments, snapshot.catalog, snapshot.catalog.as_of)
+        names = {*snapshot.deployments, *snapshot.routes.routes}
+        raise unknown_model(name, names, snapshot.catalog, snapshot.catalog.as_of)
     _check_open(name, snapshot, principal)
     await _send(door, model_object(name, snapshot))
 

@@ -137,6 +137,9 @@ def test_the_sick_go_last_and_are_still_tried() -> None:
             'there is no model "mistral-smal-latest"; did you mean mistral-small-latest',
         ),
         ("zzzzzzzzz", 'there is no model "zzzzzzzzz"'),
+        ("AUTO", 'there is no model "AUTO"; did you mean auto?'),
+        ("auto ", 'there is no model "auto "; did you mean auto?'),
+        ("Mine", 'there is no model "Mine"; did you mean mine'),
         ("gpt-6-luna", 'the model "gpt-6-luna" is openai\'s, and that provider is not configured'),
         (
             "open-mixtral-8x7b",
