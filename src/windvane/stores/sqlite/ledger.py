@@ -25,7 +25,14 @@ from windvane.core.usage_report import Difference, UsageQuery, UsageRow
 from windvane.stores.journal import FileJournal
 from windvane.stores.rollup import Place, Sums, day_number, spent_by_scope, usage_rows
 from windvane.stores.sqlite import questions
-from windvane.stores.sqlite.file import identity, lock, no_folder, open_file, unusable
+from windvane.stores.sqlite.file import (
+    identity,
+    lock,
+    no_folder,
+    open_file,
+    tell_of_new,
+    unusable,
+)
 from windvane.stores.sqlite.retention import cutoff, forget, move_cutoff
 from windvane.stores.sqlite.rows import entry_of
 from windvane.stores.sqlite.set_aside import SetAside, insert_all
@@ -77,6 +84,7 @@ class SqliteLedger:
         self._handed = 0
         self._written = 0
         try:
+            tell_of_new(self._path)
             self.journal = FileJournal(folder / "journal", self._gather, refusal=self._refusal)
             connection = open_file(self._path)
             self._file = identity(self._path)
