@@ -168,9 +168,13 @@ class SqliteLedger:
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         text, values = questions.of_usage(query)
-        rows = await self._ask(lambda connection: connection.execute(text, values).fetchall())
         width = len(query.by)
-        return usage_rows(query.by, ((row[:width], row[width:]) for row in rows))
+
+        def answer(connection: sqlite3.Connection) -> Sequence[UsageRow]:
+            rows = connection.execute(text, values).fetchall()
+            return usage_rows(query.by, ((row[:width], row[width:]) for row in rows))
+
+        return await self._ask(answer)
 
     async def spent(self, scope: Scope, since_us: int) -> int:
         text, values = questions.of_spent(scope, since_us)
