@@ -483,6 +483,39 @@ async def test_a_start_on_a_damaged_ledger_says_what_to_do_and_keeps_the_journal
         await ledger.aclose()
 
 
+@pytest.mark.parametrize("is_synced", [True, False])
+async def test_the_last_words_on_a_ledger_that_could_not_be_written_are_true(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_synced: bool,
+) -> None:
+    """A file system that turned read-only by itself takes the journal's last records with it."""
+    monkeypatch.setattr(writer_module, "RETRY_S", 0.0)
+    ledger = SqliteLedger(tmp_path)
+    caller = Caller(ledger)
+    caller.work(3)
+    await ledger.usage(UsageQuery())
+    await ledger._writer.ask(lambda connection: connection.execute("PRAGMA query_only = 1"))
+    caller.work(3)
+
+    def read_only(_: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def stays(path: Path, missing_ok: bool = False) -> None:
+        read_only(0)
+
+    with monkeypatch.context() as patch:
+        if not is_synced:
+            patch.setattr(os, "fdatasync", read_only)
+            patch.setattr(Path, "unlink", stays)
+        await ledger.aclose()
+    (told,) = [each.getMessage() for each in caplog.records if each.levelname == "CRITICAL"]
+    assert "closed unwritten" in told
+    assert ("journal keeps what it lacks" in told) is is_synced
+    assert ("may lack the journal's last records" in told) is not is_synced
+
+
 async def test_a_ledger_that_is_missing_is_begun_anew_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

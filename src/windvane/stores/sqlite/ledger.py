@@ -6,6 +6,7 @@ ahead of itself before it first waits, so that it is answered as of its asking.
 
 import asyncio
 import errno
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,8 @@ ROWS_RECOVERED_AT_ONCE = 10_000
 """Of a journal that may be large; a transaction each."""
 UNWRITTEN_MAX = 100_000
 """Entries that may be on their way: when a disk only hangs, new work is refused here."""
+
+_log = logging.getLogger("windvane.ledger")
 
 T = TypeVar("T")
 Group = list[tuple[LedgerEntry, int]]
@@ -239,5 +242,20 @@ class SqliteLedger:
         """Write what was gathered, and close; the journal keeps what the disk refuses to the last."""
         self._flush()
         await self._writer.aclose()
-        self.journal.close()
+        lacking = self.journal.close()
         os.close(self._lock)
+        if self._writer.is_behind and lacking is None:
+            _log.critical(
+                "the ledger was closed unwritten (%s); the journal keeps what it lacks, and brings it at"
+                " the next start",
+                self._writer.trouble,
+            )
+        elif self._writer.is_behind:
+            _log.critical(
+                "the ledger was closed unwritten (%s), and the disk may lack the journal's last records too"
+                " (%s): what was spent last can be missing at the next start",
+                self._writer.trouble,
+                lacking,
+            )
+        elif lacking is not None:
+            _log.error("the journal cannot be synced at the end: %s", lacking)
