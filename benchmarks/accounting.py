@@ -107,7 +107,7 @@ class _NoAdmission(Admission):
     def take_tokens(self, exchange: Exchange, now_us: int | None = None) -> None:
         pass
 
-    def take_for_attempt(self, exchange: Exchange, model: str) -> RateLease | None:
+    def take_for_attempt(self, exchange: Exchange, model: str, tokens: int) -> RateLease | None:
         return None
 
     def end(self, exchange: Exchange) -> None:

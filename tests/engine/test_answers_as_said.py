@@ -246,6 +246,44 @@ def test_a_stream_that_fails_ends_badly_and_is_paid_for_by_its_count(
     ).run()
 
 
+THOUGHT_BESIDE = {
+    "xAI": ((1, 396, {"reasoning_tokens": 386}), "exact", 387),
+    "Gemini": ((7, 954, None), "estimated", 945),
+}
+"""What a server says that counts thinking beside its answer, by who does so; and what that comes to."""
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("told", "certainty", "output"), THOUGHT_BESIDE.values(), ids=THOUGHT_BESIDE
+)
+def test_thinking_that_is_counted_beside_the_answer_is_paid_for(
+    told: tuple[int, int, dict[str, int] | None], certainty: str, output: int, *, is_stream: bool
+) -> None:
+    completion_tokens, total_tokens, details = told
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": completion_tokens,
+        "total_tokens": total_tokens,
+        "completion_tokens_details": details,
+    }
+    script = Playbook() >> ask("small", stream=is_stream) << Sent("one/small")
+    script = script >> (opens() if is_stream else head())
+    if is_stream:
+        last = chunk(finish="stop").removeprefix(b"data: ")
+        body = msgspec.json.decode(last) | {"usage": usage}
+        script = script >> says("9") << Said("9")
+        script = script >> sends(
+            b"data: " + msgspec.json.encode(body) + b"\n\n", output_tokens=output - 1
+        )
+        script = script >> done()
+    else:
+        body = msgspec.json.decode(completion("9", None)) | {"usage": usage}
+        script = script >> sends(msgspec.json.encode(body), output_tokens=output) >> ends()
+    script = script << Settled(certainty, "ok", cost=9 * 150 + output * 600)
+    (script << (Finished() if is_stream else Said("9"))).run()
+
+
 def test_a_stream_that_fails_before_a_word_is_asked_of_another() -> None:
     (
         Playbook()

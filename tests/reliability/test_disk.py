@@ -24,6 +24,7 @@ from windvane.core.principal import GLOBAL
 from windvane.core.usage import Certainty
 from windvane.core.usage_report import UsageQuery
 from windvane.stores.sqlite import SqliteLedger
+from windvane.stores.sqlite import file as sqlite_file
 from windvane.stores.sqlite import ledger as ledger_module
 from windvane.stores.sqlite import writer as writer_module
 
@@ -445,7 +446,12 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damage", [overwrite, overwrite_the_midst, cut])
+def empty(path: Path) -> None:
+    """As a full disk leaves of a copy."""
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("damage", [overwrite, overwrite_the_midst, cut, empty])
 async def test_a_start_on_a_damaged_ledger_says_what_to_do_and_keeps_the_journal(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -475,6 +481,86 @@ async def test_a_start_on_a_damaged_ledger_says_what_to_do_and_keeps_the_journal
         assert [each.attempt_id for each in await ledger.entries_of("req_00000050")]
     finally:
         await ledger.aclose()
+
+
+@pytest.mark.parametrize("is_synced", [True, False])
+async def test_the_last_words_on_a_ledger_that_could_not_be_written_are_true(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_synced: bool,
+) -> None:
+    """A file system that turned read-only by itself takes the journal's last records with it."""
+    monkeypatch.setattr(writer_module, "RETRY_S", 0.0)
+    ledger = SqliteLedger(tmp_path)
+    caller = Caller(ledger)
+    caller.work(3)
+    await ledger.usage(UsageQuery())
+    await ledger._writer.ask(lambda connection: connection.execute("PRAGMA query_only = 1"))
+    caller.work(3)
+
+    def read_only(_: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def stays(path: Path, missing_ok: bool = False) -> None:
+        read_only(0)
+
+    with monkeypatch.context() as patch:
+        if not is_synced:
+            patch.setattr(os, "fdatasync", read_only)
+            patch.setattr(Path, "unlink", stays)
+        await ledger.aclose()
+    (told,) = [each.getMessage() for each in caplog.records if each.levelname == "CRITICAL"]
+    assert "closed unwritten" in told
+    assert ("journal keeps what it lacks" in told) is is_synced
+    assert ("may lack the journal's last records" in told) is not is_synced
+
+
+async def test_a_ledger_that_is_missing_is_begun_anew_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who has moved it away means it; who has lost it must be able to see that."""
+    for _ in range(2):
+        await SqliteLedger(tmp_path).aclose()
+    assert not caplog.records
+    (tmp_path / "ledger.db").unlink()
+    await SqliteLedger(tmp_path).aclose()
+    (told,) = caplog.records
+    assert told.levelname == "CRITICAL"
+    for part in (str(tmp_path / "ledger.db"), "from zero", "keys that were made are gone"):
+        assert part in told.getMessage()
+
+
+async def test_what_was_written_last_is_not_lost_with_the_ledgers_file(tmp_path: Path) -> None:
+    """SQLite would throw it away, or put it into another ledger."""
+    await SqliteLedger(tmp_path).aclose()
+    (tmp_path / "ledger.db").unlink()
+    written_last = tmp_path / "ledger.db-wal"
+    written_last.write_bytes(b"x")
+    with pytest.raises(RuntimeError, match=r"ledger\.db-wal has a part of it.*move it away"):
+        SqliteLedger(tmp_path)
+    assert written_last.read_bytes() == b"x"
+    written_last.unlink()
+    await SqliteLedger(tmp_path).aclose()
+
+
+async def test_a_first_start_that_is_cut_off_leaves_no_half_made_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_file, "migrate", no_room)
+        with pytest.raises(RuntimeError, match="make room"):
+            SqliteLedger(tmp_path)
+    assert not (tmp_path / "ledger.db").exists()
+    (tmp_path / "ledger.new").write_bytes(b"")  # as by a death in the midst of it
+    await SqliteLedger(tmp_path).aclose()
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+    connection.close()
+    assert not list(tmp_path.glob("ledger.new*"))
 
 
 @pytest.fixture

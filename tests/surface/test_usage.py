@@ -11,20 +11,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
+from tests.entries import PLAIN_ENTRY
 from tests.surface.served import WAIT_S, Reply, Served, chat, serving
 from tests.surface.test_access import bearer
 
 from windvane.cli.main import windvane
 from windvane.config.schema import AuthConfig
+from windvane.core.budgets import US_PER_DAY
 from windvane.core.ledger import Totals
 from windvane.core.usage_report import DIMENSIONS, UsageQuery, UsageRow
-from windvane.gateway.control_plane.usage_forms import add_up, csv_text, sums
+from windvane.gateway.control_plane import usage as usage_routes
+from windvane.gateway.control_plane.usage_forms import ROWS_AT_ONCE, add_up, csv_parts, sums
+from windvane.stores.sqlite import SqliteLedger
 from windvane.stores.sqlite.writer import QUESTIONS_MAX
 
 ADMIN = "sk-admin-of-usage"
 USAGE = "/admin/usage"
+FIRST_DAY = 20_400
 SUMS = tuple(sums(Totals()))
 INTEGERS = tuple(name for name in SUMS if not name.endswith("_usd") or name.endswith("_nano_usd"))
 MODELS = ("mistral-small-latest", "mistral-large-latest", "auto", "gpt-5-nano")
@@ -131,10 +137,50 @@ def test_csv_cells_are_no_formulas(books):
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@A1", "\t=1", "\r=1", "a,b", 'a"b', "a\nb"])
 def test_any_text_is_one_harmless_cell(name):
     row = UsageRow(group=(name,), totals=Totals())
-    text = csv_text(UsageQuery(by=("team",)), [row], {})
+    text = b"".join(csv_parts(UsageQuery(by=("team",)), [row], {})).decode()
     (_, cells) = list(csv.reader(io.StringIO(text, newline="")))
     assert cells[0].removeprefix("'") == name
     assert not cells[0].startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_a_month_of_many_keys_by_day_is_answered(tmp_path):
+    """More than can be written in one step of the event loop; and more than any limit is refused."""
+    keys, days = 400, 31
+    data = tmp_path / "data"
+
+    async def used() -> None:
+        ledger = SqliteLedger(data)
+        for number in range(keys * days):
+            day, key = divmod(number, keys)
+            began_us = (FIRST_DAY + day) * US_PER_DAY
+            said = {"attempt_id": f"a{number}", "request_id": f"r{number}"}
+            said |= {"key_id": f"key_{key:03}", "started_at_us": began_us, "cost_nano_usd": number}
+            ledger.journal.settle(msgspec.structs.replace(PLAIN_ENTRY, **said))
+        await ledger.aclose()
+
+    asyncio.run(used())
+    (tmp_path / "windvane.yaml").write_text('{"providers": {"mistral": {"api_key": "sk-x"}}}')
+    environment = {"WINDVANE_DATA_DIR": str(data)}
+    asking = ["usage", "--by", "day,key", "--config", str(tmp_path / "windvane.yaml")]
+    run = CliRunner(env=environment)
+    told = run.invoke(windvane, [*asking, "--json"])
+    assert told.exit_code == 0, told.output
+    answer = json.loads(told.stdout)
+    assert len(answer["rows"]) == keys * days > ROWS_AT_ONCE
+    assert added(answer["rows"]) == integers(answer["totals"])
+    assert answer["totals"]["requests"] == keys * days
+    table = run.invoke(windvane, [*asking, "--csv"])
+    read = list(csv.DictReader(io.StringIO(table.stdout)))
+    assert [(row["day"], row["key"]) for row in read] == [
+        (row["day"], row["key"]) for row in answer["rows"]
+    ]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_more_rows_than_may_be_are_refused(books, monkeypatch, form):
+    monkeypatch.setattr(usage_routes, "ROWS_MAX", 2)
+    reply = books.ask(f"by=key&format={form}")
+    assert (reply.status, reply.json["error"]["code"]) == (400, "too_many_rows")
 
 
 @pytest.mark.parametrize("by", ["key", "model", "day,key", "none"])

@@ -22,7 +22,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     `input_tokens` includes the cached ones (OpenAI and Mistral report it so; a codec for a provider
     that does not must add them). `cache_creation_1h_input_tokens` are those of
     `cache_creation_input_tokens` that were written to be kept for an hour, which is dearer.
-    `is_so_far`: counted at the stream's beginning, before the answer was whole.
+    `is_so_far`: counted at the stream's beginning, before the answer was whole. `is_at_most`: what the
+    provider said does not add up, and no more than this can be meant.
     """
 
     input_tokens: int = 0
@@ -33,6 +34,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     service_tier: str | None = None
     cache_creation_1h_input_tokens: int = 0
     is_so_far: bool = False
+    is_at_most: bool = False
 
     @property
     def total_tokens(self) -> int:

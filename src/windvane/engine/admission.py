@@ -23,6 +23,7 @@ from windvane.core.limits import RateLease, RateRefusal
 from windvane.core.principal import MODEL, Principal, Scope, allows, told_as
 from windvane.core.usage import Certainty
 from windvane.engine.attribution import attribute
+from windvane.engine.expecting import Expectations
 from windvane.engine.keyring import Keyring, mark_of
 from windvane.engine.snapshot import Snapshot
 from windvane.ports.clock import Clock
@@ -35,8 +36,6 @@ _KEY = re.compile(r"[!#-&(-+\--:<-~]+")
 """What keys are made of: signs of ASCII that are seen, but for quotes, commas and semicolons."""
 US_PER_S = 1e6
 """A float, as seconds are: an integer would be made into one each time."""
-OUTPUT_TOKENS_EXPECTED = 256
-"""Taken of a rate for an answer whose caller set no bound; usage corrects it."""
 _EXACT = Certainty.EXACT  # to look it up in its enumeration takes as long as a call
 SLOT_RETRY_S = 1.0
 """When a slot may be free again cannot be foretold."""
@@ -98,6 +97,7 @@ class Admission:
     def __init__(self, limits: LimitStore, clock: Clock) -> None:
         self._limits = limits
         self._clock = clock
+        self.expected = Expectations()
 
     def now_us(self) -> int:
         return trunc(self._clock.monotonic_s() * US_PER_S)
@@ -122,7 +122,7 @@ class Admission:
             return
         if now_us is None:
             now_us = self.now_us()
-        tokens = tokens_expected(exchange)
+        tokens = self.expected.tokens(exchange)
         refusal = self._limits.take_tokens(exchange.scopes, tokens, lease, now_us)
         if refusal is not None:
             lease.give_back(now_us)
@@ -134,7 +134,7 @@ class Admission:
             exchange.lease = RateLease()
             self.take_tokens(exchange)
 
-    def take_for_attempt(self, exchange: Exchange, model: Scope) -> RateLease | None:
+    def take_for_attempt(self, exchange: Exchange, model: Scope, tokens: int) -> RateLease | None:
         """What an attempt takes of its model's rates; None when it has none. Raises when full."""
         table = self._limits.table
         if MODEL not in table.kinds or table.of(model) is None:
@@ -143,7 +143,7 @@ class Admission:
         lease = self._limits.take_request(scopes, now_us)
         if not isinstance(lease, RateLease):
             raise rate_limited(lease, exchange.principal, self._clock.wall_us())
-        refusal = self._limits.take_tokens(scopes, tokens_expected(exchange), lease, now_us)
+        refusal = self._limits.take_tokens(scopes, tokens, lease, now_us)
         if refusal is not None:
             lease.give_back(now_us)
             raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
@@ -160,21 +160,11 @@ class Admission:
             if entry is not None and usage is not None:
                 used += usage.input_tokens + usage.output_tokens
                 is_certain = is_certain and entry.certainty is _EXACT
-        if not is_certain:
+        if not is_certain and lease.tokens:
             # What is not known for certain gives nothing back.
-            used = max(used, tokens_expected(exchange))
+            used = max(used, lease.tokens[0][1])
         ended_s = exchange.ended_s
         lease.end(used, self.now_us() if ended_s is None else trunc(ended_s * US_PER_S))
-
-
-def tokens_expected(exchange: Exchange) -> int:
-    """About how many tokens the exchange will use."""
-    analysis, request = exchange.analysis, exchange.request
-    assert analysis is not None
-    output = request.output_tokens_max
-    if output is None:
-        output = OUTPUT_TOKENS_EXPECTED
-    return analysis.input_tokens + output * request.n
 
 
 def rate_limited(refusal: RateRefusal, caller: Principal | None, wall_us: int) -> WindvaneError:

@@ -6,6 +6,7 @@ it is sent and settled when it is over: here, or in `relay` for a stream under w
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from random import Random
 
@@ -18,7 +19,7 @@ from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError,
 from windvane.core.retry import Stop, TryNext, TrySame, more_helpful, next_step
 from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
-from windvane.engine.admission import Admission, tokens_expected
+from windvane.engine.admission import Admission
 from windvane.engine.asking import Asking, OpenStream, discreet
 from windvane.engine.bounding import FORM_BYTES, Bound
 from windvane.engine.health import HealthBook
@@ -141,7 +142,9 @@ class Dispatch:
         """
         decision, request = exchange.decision, exchange.request
         assert decision is not None
-        plan = _Plan(decision.candidates, snapshot.upstreams, tokens_expected(exchange))
+        plan = _Plan(
+            decision.candidates, snapshot.upstreams, self._admission.expected.tokens(exchange)
+        )
         answer: Completion | OpenStream
         watchdog = self.watch.start(
             plan.upstream.timeouts.total_s if within_s is None else within_s
@@ -242,8 +245,11 @@ class Dispatch:
             priority=exchange.priority,
             deadline_s=deadline_s,
             name=exchange.id,
+            again=partial(self._admission.expected.tokens, exchange),
         )
         exchange.queued_s += admission.waited_s
+        if admission.taken is not None:
+            plan.tokens = admission.taken.tokens
         try:
             self.on_waited(exchange, plan.current)
         except BaseException:
@@ -275,7 +281,7 @@ class Dispatch:
             body = upstream.provider.encode_chat(asked, deployment.model)
             if len(body) - len(deployment.model) - FORM_BYTES > exchange.body_bytes:
                 bound, body = self._bound_as_written(exchange, plan, body)
-            lease = self._admission.take_for_attempt(exchange, bound.scopes[-1])
+            lease = self._admission.take_for_attempt(exchange, bound.scopes[-1], plan.tokens)
             attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
         except BaseException:
             if lease is not None:

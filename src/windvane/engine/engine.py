@@ -465,6 +465,8 @@ class Engine:
         exchange.end(now_s)
         if exchange.lease is not None:
             self._admission.end(exchange)
+        if exchange.attempts:
+            self._admission.expected.learn(exchange)
         event = _end_of(exchange, status, now_s)
         for observer in self._observers:
             observer.on(event)

@@ -233,15 +233,17 @@ class Settlement:
     def _settle_exact(
         self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str
     ) -> None:
-        """The provider said what was used. Not said in which service tier, that is the dearest in which
-        the request may have been served; and the hold, where nobody told us the price of that."""
+        """The provider said what was used, or what can have been at most. Not said in which service tier,
+        that is the dearest in which the request may have been served; and the hold, where nobody told us
+        the price of that."""
         if usage.service_tier is None and "service_tier" in exchange.request.body:
             tier = exchange.request.body["service_tier"]
             if attempt.deployment.billing.of_tier(tier) != PERMILLE:
                 self._settle_untold_tier(exchange, attempt, usage, outcome, tier)
                 return
         amount = amount_of(attempt, usage)
-        self._settle(exchange, attempt, usage, _EXACT, amount, outcome)
+        certainty = _ESTIMATED if usage.is_at_most else _EXACT
+        self._settle(exchange, attempt, usage, certainty, amount, outcome)
 
     def _settle_untold_tier(
         self, exchange: Exchange, attempt: Attempt, usage: Usage, outcome: str, tier: object

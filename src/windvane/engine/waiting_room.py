@@ -100,9 +100,19 @@ class UpstreamStanding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Waiter:
-    """One who waits: for what, since when and until when."""
+    """One who waits: for what, since when and until when; and `again`, how many tokens that will use, as
+    far as is known by now."""
 
-    __slots__ = ("deadline_us", "deployment", "future", "gate", "place", "since_us", "tokens")
+    __slots__ = (
+        "again",
+        "deadline_us",
+        "deployment",
+        "future",
+        "gate",
+        "place",
+        "since_us",
+        "tokens",
+    )
 
     def __init__(
         self,
@@ -112,7 +122,9 @@ class _Waiter:
         future: "asyncio.Future[Admission | Fault]",
         since_us: int,
         deadline_us: int,
+        again: Callable[[], int] | None,
     ) -> None:
+        self.again = again
         self.gate = gate
         self.deployment = deployment
         self.tokens = tokens
@@ -243,6 +255,13 @@ class _Gate:
         self.waiting_tokens -= displaced.item.tokens
         return displaced.item
 
+    def weigh(self, waiter: _Waiter) -> None:
+        """Whose turn it is takes what is expected now: much may have been learned since it came."""
+        if waiter.again is not None:
+            tokens = waiter.again()
+            self.waiting_tokens += tokens - waiter.tokens
+            waiter.tokens = tokens
+
     def leave(self, waiter: _Waiter) -> None:
         if waiter.place is not None and waiter.place.is_waiting:
             self.queue.remove(waiter.place)
@@ -316,9 +335,11 @@ class WaitingRoom:
         priority: Priority,
         deadline_s: float,
         name: str = "",
+        again: Callable[[], int] | None = None,
     ) -> Admission:
         """Leave to send, waited for if need be; `deadline_s` is the monotonic time of giving up, and
-        `name` what the wait is found by meanwhile.
+        `name` what the wait is found by meanwhile. `again` tells anew, when its turn comes, what will be
+        used.
 
         Raises RateLimitError: `upstream_rate_limited` when there is no room in time, at once when that
         is known; `insufficient_quota` when the deployment is barred.
@@ -326,7 +347,7 @@ class WaitingRoom:
         admission = self.try_admit(key, deployment, tokens=tokens, tenant=tenant, priority=priority)
         if admission is not None:
             return admission
-        waiter = self._enter(key, deployment, tokens, tenant, priority, deadline_s)
+        waiter = self._enter(key, deployment, tokens, tenant, priority, deadline_s, again)
         self._named[name] = waiter
         try:
             outcome = await waiter.future
@@ -482,6 +503,7 @@ class WaitingRoom:
         tenant: str,
         priority: Priority,
         deadline_s: float,
+        again: Callable[[], int] | None,
     ) -> _Waiter:
         """A place in the queue. Raises RateLimitError when there is none, or it is of no use."""
         loop = asyncio.get_running_loop()
@@ -493,7 +515,7 @@ class WaitingRoom:
         if expected_us > wait_max_us:
             raise error_of(_no_room(gate, expected_us, "too late for this request"))
         waiter = _Waiter(
-            gate, deployment, tokens, loop.create_future(), now_us, now_us + wait_max_us
+            gate, deployment, tokens, loop.create_future(), now_us, now_us + wait_max_us, again
         )
         cost = gate.limits.gap_us(tokens, now_us)
         try:
@@ -544,6 +566,7 @@ class WaitingRoom:
         """Let go all who may go now."""
         while (place := gate.queue.peek()) is not None:
             waiter = place.item
+            gate.weigh(waiter)
             if waiter.future.done():  # cancelled, and about to say so
                 gate.leave(waiter)
             elif waiter.deadline_us + LATENESS_US < now_us:

@@ -202,16 +202,26 @@ class FileJournal:
             with suppress(ValueError, OSError):
                 written.madvise(mmap.MADV_DONTNEED)
 
-    def close(self) -> None:
-        """Close; what the ledger has confirmed is deleted. `sync` must not be running."""
+    def close(self) -> str | None:
+        """Close; what the ledger has confirmed is deleted. `sync` must not be running.
+
+        Returns why the disk may lack what was appended last; None when it has it.
+        """
         self._is_closed = True
         self._retire_segment()
-        self._drop_reserve()
+        lacking = None
         try:
             self.sync()
         except OSError as error:
-            _log.error("the journal cannot be synced at the end: %s", error)
-        self._collect()
+            lacking = str(error)
+            while self._full:
+                os.close(self._full.popleft())
+        try:
+            self._drop_reserve()
+            self._collect()
+        except OSError as error:
+            _log.error("files of the journal that are not needed stay: %s", error)
+        return lacking
 
     def _append(self, kind: int, entry: LedgerEntry) -> int:
         """Add a record, and return the number of its segment.

@@ -18,7 +18,8 @@ _log = logging.getLogger("windvane.requests")
 
 
 LINES_MAX = 20
-"""Of requests that callers got wrong, so many a minute are information, for each status."""
+"""Of requests that callers got wrong, or for which nobody was asked, so many a minute are told, for each
+status."""
 MINUTE_US = 60_000_000
 
 _CALLERS = frozenset((FaultKind.NOT_FOUND.value, FaultKind.INVALID_REQUEST.value))
@@ -29,8 +30,9 @@ class RequestLog:
     """Observes the engine: failures as warnings, what callers did wrong (or wished for: 504 when no
     answer is stored) as information, and the rest at level debug, refusals by a limit among it.
 
-    A caller in a loop must not fill the log: beyond `LINES_MAX` a minute of one status, what callers do
-    wrong goes to level debug as well, and when the minute is over the next line tells how many there were.
+    A caller in a loop must not fill the log, nor must a disk that is full already: beyond `LINES_MAX` a
+    minute of one status, what callers do wrong, and what is refused before anybody was asked, goes to level
+    debug as well, and when the minute is over the next line tells how many there were.
 
     A line for each good request would cost more than relaying it; the ledger has them all.
     """
@@ -40,7 +42,7 @@ class RequestLog:
     def __init__(self) -> None:
         self._minute_began_us = 0
         self._wrong: dict[int, int] = {}
-        """What callers got wrong since then, by status."""
+        """What callers got wrong since then, or nobody was asked for, by status."""
 
     def on(self, event: Event) -> None:
         if not isinstance(event, (ExchangeEnded, RequestEnded)):
@@ -48,7 +50,9 @@ class RequestLog:
         if event.fault is None and not _log.isEnabledFor(logging.DEBUG):
             return
         level = _level(event.status, event.fault)
-        if level == logging.INFO and self._count(event.status, event.at_us) > LINES_MAX:
+        is_unasked = isinstance(event, ExchangeEnded) and not event.attempts
+        is_of_many = level == logging.INFO or (level == logging.WARNING and is_unasked)
+        if is_of_many and self._count(event.status, event.at_us) > LINES_MAX:
             level = logging.DEBUG
         if _log.isEnabledFor(level):
             is_refresh = isinstance(event, ExchangeEnded) and event.is_refresh
@@ -56,14 +60,15 @@ class RequestLog:
             _log.log(level, what, extra={"event": event})
 
     def _count(self, status: int, at_us: int) -> int:
-        """Count one more that a caller got wrong; return how many of its status there were in this minute.
+        """Count one more of these; return how many of its status there were in this minute.
 
         A minute begins with the first after the last one, and ends when the wall clock is set.
         """
         if not 0 <= at_us - self._minute_began_us < MINUTE_US:
             for before, count in self._wrong.items():
                 if count > LINES_MAX:
-                    _log.info("%d more requests ended with %d", count - LINES_MAX, before)
+                    level = logging.INFO if before < 500 else logging.WARNING
+                    _log.log(level, "%d more requests ended with %d", count - LINES_MAX, before)
             self._minute_began_us = at_us
             self._wrong.clear()
         count = self._wrong[status] = self._wrong.get(status, 0) + 1

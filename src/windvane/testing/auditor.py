@@ -6,8 +6,8 @@ works. What it holds the engine to:
 
 1. An exchange ends once, after all of its attempts are settled, and each that began has ended.
 2. An attempt is held once, before it is sent; it is sent once; it is settled once.
-3. No more is settled than was held, unless the provider's exact usage says so, be it not known at which
-   of a request's service tiers: a *breach*, counted.
+3. No more is settled than was held, unless the provider's usage says so, be it not known at which of a
+   request's service tiers: a *breach*, counted.
 4. An exact amount is the provider's own bill; an estimate is no less, of input and of output; an
    assumed one is the whole hold.
 5. The ledger's sum is the sum of settlements.

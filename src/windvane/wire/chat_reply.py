@@ -72,6 +72,12 @@ class _Usage(msgspec.Struct, frozen=True, gc=False):
     service_tier: str | None = None
     prompt_token_details: _Details | None = None
     """As Mistral also spells it."""
+    prompt_cache_hit_tokens: int | None = None
+    """As DeepSeek spells what was cached."""
+    reasoning_tokens: _Tokens | None = None
+    """As Perplexity and SGLang spell it."""
+    prompt_audio_seconds: _Anything = None
+    """What was heard: Mistral counts it in the total alone."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -186,22 +192,41 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
         cached = details.cached_tokens
     elif said.num_cached_tokens is not None:
         cached = said.num_cached_tokens
+    elif said.prompt_cache_hit_tokens is not None:
+        cached = said.prompt_cache_hit_tokens
     if details is not None and details.cache_write_tokens is not None:
         written = details.cache_write_tokens
-    asked, output = said.prompt_tokens, said.completion_tokens
-    if output is None:
-        # Half a count is no count, unless the total says the other half.
-        if said.total_tokens is None:
-            return None
-        output = said.total_tokens - asked
-        if not 0 <= output <= TOKENS_MAX:
-            return None
+    asked, output, total = said.prompt_tokens, said.completion_tokens, said.total_tokens
     if cached < 0 or cached + written > asked:
         return None
-    reasoning = 0 if thought is None else thought.reasoning_tokens or 0
-    if reasoning > output:
-        return None
-    return Usage(asked, output, cached, written, reasoning, said.service_tier or service_tier)
+    reasoning = (said.reasoning_tokens if thought is None else thought.reasoning_tokens) or 0
+    is_at_most = False
+    if output is None or reasoning > output or (total is not None and total > asked + output):
+        output, is_at_most = _output_in_all(said, reasoning)
+        if not 0 <= output <= TOKENS_MAX:
+            return None
+    tier = said.service_tier or service_tier
+    return Usage(asked, output, cached, written, reasoning, tier, 0, False, is_at_most)
+
+
+def _output_in_all(said: _Usage, reasoning: int) -> tuple[int, bool]:
+    """How long an answer was whose parts do not add up, and whether that is but the most it can have been;
+    -1 when it cannot be told.
+
+    Some servers count thinking beside the answer (xAI tells how much, converters of Gemini leave it to the
+    total). What the total has above its parts is billed as output, if nothing says that it was heard.
+    """
+    output, total = said.completion_tokens, said.total_tokens
+    if output is None:  # half a count is no count, unless the total says the other half
+        return -1 if total is None else total - said.prompt_tokens, False
+    both = output + reasoning
+    least = both if reasoning > output else output
+    if total is None:
+        return least, False
+    beside = total - said.prompt_tokens
+    if said.prompt_audio_seconds and beside > both:
+        return least, False
+    return max(least, beside), beside != both
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -67,6 +67,25 @@ def test_a_caller_in_a_loop_does_not_fill_the_log(
     ]
 
 
+def test_a_full_disk_is_not_filled_by_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What is refused before anybody is asked is told a few times; what a provider did, each time."""
+    caplog.set_level(logging.INFO)
+    log = RequestLog()
+    refused = msgspec.structs.replace(ENDED, status=503, fault="internal", attempts=0)
+    for number in range(LINES_MAX + 429):
+        log.on(msgspec.structs.replace(refused, at_us=MINUTE_US + number))
+    assert len(caplog.records) == LINES_MAX
+    for _ in range(LINES_MAX + 1):
+        log.on(msgspec.structs.replace(refused, attempts=1, at_us=MINUTE_US + 500))
+    assert len(caplog.records) == 2 * LINES_MAX + 1
+    caplog.clear()
+    log.on(msgspec.structs.replace(refused, at_us=2 * MINUTE_US))
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, "429 more requests ended with 503"),
+        (logging.WARNING, "request"),
+    ]
+
+
 def test_of_what_never_became_an_exchange_a_line_tells_the_endpoint_and_the_code() -> None:
     record = logging.makeLogRecord({"msg": "request", "levelname": "INFO", "event": OTHER})
     line = TextFormatter().format(record)

@@ -87,6 +87,20 @@ def usage_of(**fields: Any) -> Usage | None:
             {**USAGE, "prompt_audio_seconds": {}, "new": [1]},
             Usage(input_tokens=10, output_tokens=4),
         ),
+        (
+            {**USAGE, "completion_tokens_details": {"reasoning_tokens": 5}},
+            Usage(
+                input_tokens=10, output_tokens=9, reasoning_output_tokens=5, is_at_most=True
+            ),  # the total knows nothing of it
+        ),
+        (
+            {**USAGE, "total_tokens": 20},
+            Usage(input_tokens=10, output_tokens=10, is_at_most=True),
+        ),
+        (
+            {**USAGE, "total_tokens": 3264, "prompt_audio_seconds": 203},
+            Usage(input_tokens=10, output_tokens=4),  # what was heard is in the total alone
+        ),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         # What cannot be believed is no usage.
         ({}, None),
@@ -102,7 +116,9 @@ def usage_of(**fields: Any) -> Usage | None:
         ({**USAGE, "prompt_tokens_details": {"cached_tokens": -1}}, None),
         ({**USAGE, "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 5}}, None),
         ({**USAGE, "completion_tokens_details": {"reasoning_tokens": -2}}, None),
-        ({**USAGE, "completion_tokens_details": {"reasoning_tokens": 5}}, None),
+        ({**USAGE, "completion_tokens_details": {"reasoning_tokens": TOKENS_MAX}}, None),
+        ({**USAGE, "total_tokens": TOKENS_MAX + 11}, None),
+        ({**USAGE, "prompt_cache_hit_tokens": 11}, None),
         ({**USAGE, "prompt_token_details": {"cached_tokens": 11}}, None),
         ({**USAGE, "prompt_token_details": 5}, None),
     ],

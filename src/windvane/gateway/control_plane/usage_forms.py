@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from windvane.core.usage_report import DIMENSIONS, UsageQuery, UsageRow, seconds
 
 DAY = r"^\d{4}-\d\d-\d\d$"
 TEXT_CHARS_MAX = 256
+ROWS_AT_ONCE = 200
+"""Rows that are written in one step of the event loop: some milliseconds."""
 _RISKY = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet would take a text that begins so for a formula."""
 _SUMS = tuple(field.name for field in msgspec.structs.fields(Totals))
@@ -165,18 +167,42 @@ def groups(
         yield group | sums(row.totals)
 
 
-def csv_text(query: UsageQuery, rows: Sequence[UsageRow], key_names: Mapping[str, str]) -> str:
+def some_at_once(rows: Sequence[UsageRow]) -> Iterator[Sequence[UsageRow]]:
+    """The rows, so many at a time as hold nobody up."""
+    return (rows[place : place + ROWS_AT_ONCE] for place in range(0, len(rows), ROWS_AT_ONCE))
+
+
+def json_parts(
+    query: UsageQuery, rows: Sequence[UsageRow], key_names: Mapping[str, str], whole: Totals
+) -> Iterator[bytes]:
+    """A `UsageAnswer`, in parts of some rows."""
+    said = {"since": query.since, "until": query.until, "by": query.by}
+    yield msgspec.json.encode(said)[:-1] + b',"rows":['
+    comma = b""
+    for some in some_at_once(rows):
+        yield comma + msgspec.json.encode(list(groups(query, some, key_names)))[1:-1]
+        comma = b","
+    yield b'],"totals":' + msgspec.json.encode(sums(whole)) + b"}"
+
+
+def csv_parts(
+    query: UsageQuery, rows: Sequence[UsageRow], key_names: Mapping[str, str]
+) -> Iterator[bytes]:
     """The same as a table with a header line; texts that look like formulas are made harmless."""
     columns: list[str] = []
     for name in query.by:
         columns += [name, "key_name"] if name == "key" else [name]
     columns += sums(Totals())
+    yield _table([columns])
+    for some in some_at_once(rows):
+        shown = groups(query, some, key_names)
+        yield _table([_cell(group[name]) for name in columns] for group in shown)
+
+
+def _table(lines: Iterable[Iterable[object]]) -> bytes:
     written = io.StringIO()
-    table = csv.writer(written, lineterminator="\r\n")  # RFC 4180
-    table.writerow(columns)
-    for group in groups(query, rows, key_names):
-        table.writerow(_cell(group[name]) for name in columns)
-    return written.getvalue()
+    csv.writer(written, lineterminator="\r\n").writerows(lines)  # RFC 4180
+    return written.getvalue().encode()
 
 
 def _cell(value: object) -> object:

@@ -2,9 +2,13 @@
 
 Whatever is wrong with it is a RuntimeError that names the file and says what to do, for a person at a
 terminal; the journal beside it is not touched until the ledger is in order.
+
+A new ledger comes to its name whole. So a file without a byte is no new one, but what a full disk left of
+one. None at all is an operator's word that a new one may begin.
 """
 
 import fcntl
+import logging
 import os
 import sqlite3
 from importlib import resources
@@ -15,6 +19,10 @@ CHECKED_BYTES_MAX = 8 * 1024 * 1024
 damage is met when it is read or written."""
 STATEMENTS_KEPT = 64
 """Prepared statements: some hundred kilobytes each, at most."""
+LEFT_BEHIND = ("journal", "admin.key", "audit.jsonl")
+"""What a gateway leaves in its data folder beside the ledger: where one is, the folder was used before."""
+
+_log = logging.getLogger("windvane.ledger")
 
 
 def lock(folder: Path) -> int:
@@ -36,18 +44,14 @@ def lock(folder: Path) -> int:
 def open_file(path: Path) -> sqlite3.Connection:
     """Open the ledger, or make it. Raises RuntimeError when it cannot be used as it is."""
     try:
-        connection = sqlite3.connect(
-            path,
-            check_same_thread=False,
-            isolation_level=None,
-            cached_statements=STATEMENTS_KEPT,
-        )
-    except sqlite3.Error as error:
+        if not path.exists():
+            _make(path)
+        elif not path.stat().st_size:
+            raise sqlite3.DatabaseError("it is empty")
+        connection = _connect(path)
+    except (sqlite3.Error, OSError) as error:
         raise unusable(path, error) from error
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        path.chmod(0o600)
         if path.stat().st_size <= CHECKED_BYTES_MAX:
             _check(connection)
         migrate(connection)
@@ -58,6 +62,58 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        check_same_thread=False,
+        isolation_level=None,
+        cached_statements=STATEMENTS_KEPT,
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        path.chmod(0o600)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make(path: Path) -> None:
+    """A new ledger, under another name until it is whole."""
+    written_last = path.with_name(f"{path.name}-wal")
+    if written_last.exists() and written_last.stat().st_size:
+        raise sqlite3.DatabaseError(f"it is missing, and {written_last.name} has a part of it")
+    draft = path.with_suffix(".new")
+    for suffix in ("", "-wal", "-shm"):
+        draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+    connection = _connect(draft)
+    try:
+        migrate(connection)
+    finally:
+        connection.close()
+    draft.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def tell_of_new(path: Path) -> None:
+    """Say so if the ledger is missing from a folder that was used before: to be called ahead of all that
+    leaves something there."""
+    if path.exists() or not any((path.parent / name).exists() for name in LEFT_BEHIND):
+        return
+    _log.critical(
+        "%s is missing, and its folder was used before: a new one begins. What was spent is counted from"
+        " zero, but for what the journal still has, and keys that were made are gone: where none are"
+        " configured, who asks from this machine needs none. If that is not meant, stop, and put the ledger"
+        " or a backup of it in its place",
+        path,
+    )
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -6,6 +6,7 @@ ahead of itself before it first waits, so that it is answered as of its asking.
 
 import asyncio
 import errno
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,14 @@ from windvane.core.usage_report import Difference, UsageQuery, UsageRow
 from windvane.stores.journal import FileJournal
 from windvane.stores.rollup import Place, Sums, day_number, spent_by_scope, usage_rows
 from windvane.stores.sqlite import questions
-from windvane.stores.sqlite.file import identity, lock, no_folder, open_file, unusable
+from windvane.stores.sqlite.file import (
+    identity,
+    lock,
+    no_folder,
+    open_file,
+    tell_of_new,
+    unusable,
+)
 from windvane.stores.sqlite.retention import cutoff, forget, move_cutoff
 from windvane.stores.sqlite.rows import entry_of
 from windvane.stores.sqlite.set_aside import SetAside, insert_all
@@ -48,6 +56,8 @@ ROWS_RECOVERED_AT_ONCE = 10_000
 """Of a journal that may be large; a transaction each."""
 UNWRITTEN_MAX = 100_000
 """Entries that may be on their way: when a disk only hangs, new work is refused here."""
+
+_log = logging.getLogger("windvane.ledger")
 
 T = TypeVar("T")
 Group = list[tuple[LedgerEntry, int]]
@@ -77,6 +87,7 @@ class SqliteLedger:
         self._handed = 0
         self._written = 0
         try:
+            tell_of_new(self._path)
             self.journal = FileJournal(folder / "journal", self._gather, refusal=self._refusal)
             connection = open_file(self._path)
             self._file = identity(self._path)
@@ -160,9 +171,13 @@ class SqliteLedger:
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         text, values = questions.of_usage(query)
-        rows = await self._ask(lambda connection: connection.execute(text, values).fetchall())
         width = len(query.by)
-        return usage_rows(query.by, ((row[:width], row[width:]) for row in rows))
+
+        def answer(connection: sqlite3.Connection) -> Sequence[UsageRow]:
+            rows = connection.execute(text, values).fetchall()
+            return usage_rows(query.by, ((row[:width], row[width:]) for row in rows))
+
+        return await self._ask(answer)
 
     async def spent(self, scope: Scope, since_us: int) -> int:
         text, values = questions.of_spent(scope, since_us)
@@ -227,5 +242,20 @@ class SqliteLedger:
         """Write what was gathered, and close; the journal keeps what the disk refuses to the last."""
         self._flush()
         await self._writer.aclose()
-        self.journal.close()
+        lacking = self.journal.close()
         os.close(self._lock)
+        if self._writer.is_behind and lacking is None:
+            _log.critical(
+                "the ledger was closed unwritten (%s); the journal keeps what it lacks, and brings it at"
+                " the next start",
+                self._writer.trouble,
+            )
+        elif self._writer.is_behind:
+            _log.critical(
+                "the ledger was closed unwritten (%s), and the disk may lack the journal's last records too"
+                " (%s): what was spent last can be missing at the next start",
+                self._writer.trouble,
+                lacking,
+            )
+        elif lacking is not None:
+            _log.error("the journal cannot be synced at the end: %s", lacking)

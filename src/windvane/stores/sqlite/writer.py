@@ -111,6 +111,11 @@ class Writer(Generic[G]):
         self._thread = threading.Thread(target=self._run, name="windvane-ledger", daemon=True)
         self._thread.start()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something is to be written still: at the end, what the disk refused to the last."""
+        return bool(self._unwritten)
+
     def put(self, group: G) -> None:
         """Have a group written, after all that was put or asked before."""
         self._work.put(group)
@@ -152,8 +157,6 @@ class Writer(Generic[G]):
                 self._write_all()
         finally:
             # Also when this thread ends by a fault of ours: nothing may be sent without a ledger.
-            if self._unwritten:
-                _log.critical("the ledger was closed unwritten; the journal keeps what it lacks")
             self.trouble = self.trouble or "it is closed"
             self._is_closed = True
             self._refuse_rest()
