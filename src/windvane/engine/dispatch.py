@@ -144,7 +144,8 @@ class Dispatch:
         plan = _Plan(decision.candidates, snapshot.upstreams, tokens_expected(exchange))
         answer: Completion | OpenStream
         watchdog = self.watch.start(
-            plan.upstream.timeouts.total_s if within_s is None else within_s
+            plan.upstream.timeouts.total_s if within_s is None else within_s,
+            None if exchange.leads else exchange,
         )
         kept: Answer | None = None
         try:
@@ -222,14 +223,16 @@ class Dispatch:
                     return admission
         wait_max_s = min(snapshot.wait_max_s, watchdog.remaining_s) if exchange.may_wait else 0.0
         deadline_s = self._clock.monotonic_s() + wait_max_s
-        admission = await self._room.admit(
-            plan.limits_key,
-            plan.current.deployment.id,
-            tokens=plan.tokens,
-            tenant=principal.key_id,
-            priority=exchange.priority,
-            deadline_s=deadline_s,
-            name=exchange.id,
+        admission = await watchdog.beside(
+            self._room.admit(
+                plan.limits_key,
+                plan.current.deployment.id,
+                tokens=plan.tokens,
+                tenant=principal.key_id,
+                priority=exchange.priority,
+                deadline_s=deadline_s,
+                name=exchange.id,
+            )
         )
         exchange.queued_s += admission.waited_s
         try:
@@ -370,7 +373,7 @@ class Dispatch:
                 plan.fail(error)
                 plan.move_to(plan.place + 1)
             case TrySame(wait_s):
-                await asyncio.sleep(wait_s)
+                await watchdog.beside(asyncio.sleep(wait_s))
                 self.on_waited(exchange, plan.current)
 
     def _keep(
