@@ -225,17 +225,22 @@ async def _open_cache(config: Config, clock: Clock) -> _Kept:
 
 
 async def open_budgets(table: BudgetTable, ledger: LedgerStore, now_us: int) -> MemoryBudgets:
-    """Budgets with what the ledger says was spent in the periods around now."""
-    opening: dict[Period, dict[Scope, int]] = {}
+    """Budgets with what the ledger says was spent in the periods around now, and in all that it has
+    anything of from then on, or from its latest day: the clock may be behind or ahead now, and be put
+    right later."""
+    opening: dict[tuple[Period, int], dict[Scope, int]] = {}
+    known_since_us = now_us
     if not table.is_empty:
         kinds = {name.partition(":")[0] for name in table.terms}
+        moments = (now_us, *await ledger.days_since(now_us))
+        known_since_us = min(moments)
         for period in Period:
-            spent: dict[Scope, int] = {}
-            for kind in (GLOBAL, *SCOPE_KINDS):
-                if kind in kinds:
-                    spent |= await ledger.spent_by(kind, bounds(period, now_us)[0])
-            opening[period] = spent
-    return MemoryBudgets(table, opening, now_us)
+            for since_us, until_us in {bounds(period, moment) for moment in moments}:
+                spent = opening[period, since_us] = {}
+                for kind in (GLOBAL, *SCOPE_KINDS):
+                    if kind in kinds:
+                        spent |= await ledger.spent_by(kind, since_us, until_us)
+    return MemoryBudgets(table, opening, known_since_us)
 
 
 def _pepper(config: Config, folder: Path) -> bytes:

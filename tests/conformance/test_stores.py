@@ -242,13 +242,15 @@ def test_usage_is_the_sum_of_what_was_settled(opened, entries, asked) -> None:
 
 @LEDGERS
 @settings(max_examples=60, deadline=None)
-@given(entries=ENTRIES, day=st.integers(-1, DAYS))
-def test_what_was_spent_is_the_sum_of_the_costs_in_a_scope(opened, entries, day) -> None:
+@given(entries=ENTRIES, day=st.integers(-1, DAYS), days=st.none() | st.integers(0, DAYS))
+def test_what_was_spent_is_the_sum_of_the_costs_in_a_scope(opened, entries, day, days) -> None:
     since_us = FIRST_US + day * US_PER_DAY
+    until_us = None if days is None else since_us + days * US_PER_DAY
+    span = since_us, until_us
     expected = {kind: {} for kind in SCOPE_KINDS}
     everything = 0
     for each in entries:
-        if each.started_at_us >= since_us:
+        if since_us <= each.started_at_us and (until_us is None or each.started_at_us < until_us):
             everything += each.cost_nano_usd or 0
             for kind, spent in expected.items():
                 for name in filter(None, parts(each, kind)):
@@ -258,13 +260,18 @@ def test_what_was_spent_is_the_sum_of_the_costs_in_a_scope(opened, entries, day)
     async def scenario() -> None:
         async with opened() as (journal, ledger):
             settle(journal, entries)
-            assert await ledger.spent(GLOBAL, since_us) == everything
-            assert await ledger.spent_by("global", since_us) == {GLOBAL: everything}
+            assert await ledger.spent(GLOBAL, *span) == everything
+            assert await ledger.spent_by("global", *span) == {GLOBAL: everything}
             for kind, spent in expected.items():
-                assert dict(await ledger.spent_by(kind, since_us)) == spent
+                assert dict(await ledger.spent_by(kind, *span)) == spent
                 for scope, amount in spent.items():
-                    assert await ledger.spent(Scope(scope), since_us) == amount
-                assert await ledger.spent(Scope(f"{kind}:nobody"), since_us) == 0
+                    assert await ledger.spent(Scope(scope), *span) == amount
+                assert await ledger.spent(Scope(f"{kind}:nobody"), *span) == 0
+            days_had = sorted({each.started_at_us // US_PER_DAY * US_PER_DAY for each in entries})
+            first_us = min([since_us, *days_had[-1:]])
+            assert list(await ledger.days_since(since_us)) == [
+                day_us for day_us in days_had if day_us >= first_us
+            ]
 
     asyncio.run(scenario())
 
@@ -387,6 +394,7 @@ async def test_nothing_settled_is_nothing_spent(opened) -> None:
         assert list(await ledger.usage(UsageQuery(by=("day",)))) == []
         assert await ledger.spent(GLOBAL, 0) == 0
         assert await ledger.spent_by("key", 0) == {}
+        assert list(await ledger.days_since(0)) == []
 
 
 @LEDGERS

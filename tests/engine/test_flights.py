@@ -514,7 +514,7 @@ def test_a_key_that_is_revoked_while_its_request_shares_a_flight_leads_no_other(
         await scene.stage.desk.revoke(key.id)
         got = await all_of(first, second)
         kinds = [each.fault and each.fault.kind for each in got]
-        assert kinds == [FaultKind.TIMEOUT, FaultKind.UNAUTHENTICATED]
+        assert kinds == [FaultKind.UNAUTHENTICATED, FaultKind.UNAUTHENTICATED]
         assert len(scene.calls) == 1
         await scene.close()
 

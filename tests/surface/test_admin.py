@@ -700,6 +700,34 @@ ENDINGS: dict[str, tuple[str, str, Any, int, str]] = {
 }
 
 
+@pytest.mark.parametrize("agent", ["openai", "mistral"])
+@pytest.mark.parametrize("ending", ["revoked", "rotated"])
+def test_a_stream_under_way_is_told_that_its_key_has_ended(admin, ending, agent):
+    """And so is who waits for a whole answer; the connection that the provider was asked on is closed."""
+    method, behind, change, _, _ = ENDINGS[ending]
+    made, sim = admin.create(), admin.served.sim
+    lines = (f"authorization: Bearer {made['key']}", f"user-agent: {agent}", "connection: close")
+    streamed, whole = admin.served.open(), admin.served.open()
+    with streamed, whole:
+        body = json.dumps(chat("On and on !slow 300", stream=True, max_tokens=400)).encode()
+        streamed.sendall(raw_request(body, *lines))
+        came = b""
+        while b"data: " not in came:
+            came += streamed.recv(65536)
+        whole.sendall(raw_request(json.dumps(chat("Wait !hang")).encode(), *lines))
+        while not any("!hang" in str(request.body) for request in sim.tape[-3:]):
+            admin.on_loop(asyncio.sleep(0.02))
+        reply = admin.ask(f"{KEYS}/{made['id']}{behind}", change, method=method)
+        assert reply.status == 200
+        came += read_all(streamed)
+        told = read_all(whole)
+    last = came.rpartition(b"data: ")[2]
+    assert b'"key_revoked"' in last and b"[DONE]" not in came
+    assert told.startswith(b"HTTP/1.1 401 ") and b'"key_revoked"' in told
+    rows = admin.ask(f"/admin/usage?by=key&key={made['id']}").json["rows"]
+    assert [(row["requests"], row["failed_attempts"]) for row in rows] == [(2, 2)]
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_key_that_ends_while_a_body_comes_is_refused(admin, ending, path):

@@ -5,13 +5,13 @@ finer than a nano-dollar, two keys of one name.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import date
 from decimal import Decimal
 from typing import NamedTuple, TypeVar
 
 from windvane.config.check import ConfigError, Problem
-from windvane.config.schema import KEYS_VARIABLE, BudgetConfig, Config, KeyConfig, RateConfig
+from windvane.config.schema import BudgetConfig, Config, KeyConfig, RateConfig
 from windvane.core.budgets import BudgetTerms
 from windvane.core.catalog.models import Catalog
 from windvane.core.deployment import Deployment, counted_as
@@ -30,8 +30,8 @@ PEPPER_BYTES_MIN = 16
 NANO_DIGITS = 9
 DIGITS_MAX = 64
 """More than any amount of dollars has."""
-_FROM_ENVIRONMENT = re.compile(r"env-(\d+)")
-"""How keys of the environment are named where they are read."""
+_PLACE = re.compile(r"key:((?:env|key)-\d+)")
+"""What a place in a list of keys might be called: no key is."""
 EACH = "*"
 """Stands for each one of a kind."""
 
@@ -58,7 +58,7 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
     """Callers by the digest of their key. Two keys of one name would see each other's requests; one
     key of two names would be counted under either."""
     named = [
-        (_place(spec, place), spec.key, _principal(spec, place, pepper))
+        (f"auth.keys[{place}]", spec.key, _principal(spec, place, pepper))
         for place, spec in enumerate(config.auth.keys)
     ]
     if config.auth.admin_key is not None:
@@ -95,13 +95,26 @@ def keys_of(config: Config, pepper: bytes, problems: list[Problem]) -> dict[byte
             problems.append(Problem(place, what, f"{place}.name"))
         names.add(name)
         keys[digest] = principal
+    if not all(spec.name for spec in config.auth.keys):
+        _refuse_places(config, names, problems)
     return keys
 
 
+def _refuse_places(config: Config, names: Set[str], problems: list[Problem]) -> None:
+    """A limit of `key:key-1`, meant for the first key, would be one of nobody."""
+    for section, terms in (("budgets", config.budgets), ("rates", config.rates)):
+        for name in terms:
+            if (place := _PLACE.fullmatch(name)) and place[1] not in names:
+                what = (
+                    "a key without a name is not called by its place, where another may stand tomorrow:"
+                    " give it a name in auth.keys, or say its id, as `windvane keys list` shows it"
+                )
+                problems.append(Problem(f"{section}.{name}", what))
+
+
 def _principal(spec: KeyConfig, place: int, pepper: bytes) -> Principal:
-    is_named = spec.name is not None and _FROM_ENVIRONMENT.fullmatch(spec.name) is None
     return Principal(
-        key_id=key_name(spec, place),
+        key_id=_key_id(spec, pepper),
         owner=spec.owner,
         team=spec.team,
         tags=spec.tags,
@@ -112,8 +125,14 @@ def _principal(spec: KeyConfig, place: int, pepper: bytes) -> Principal:
         priority=spec.priority,
         output_tokens_max=spec.output_tokens_max,
         may_clamp=spec.clamp,
-        answers_of=None if is_named else f"unnamed-{mark_of(pepper, spec.key)}",
+        listed_as=None if spec.name else f"key-{place + 1}",
     )
+
+
+def _key_id(spec: KeyConfig, pepper: bytes) -> str:
+    """What the ledger calls a key: by its name, or by its secret, and never by its place in a list: when
+    the list changes, another stands there."""
+    return spec.name or f"unnamed-{mark_of(pepper, spec.key)}"
 
 
 def check_apart(config: Config, made: Sequence[VirtualKey]) -> None:
@@ -123,27 +142,16 @@ def check_apart(config: Config, made: Sequence[VirtualKey]) -> None:
     names = {key.terms.name for key in made if key.revoked_at_us is None}
     problems = []
     for number, spec in enumerate(config.auth.keys):
-        if (name := key_name(spec, number)) in ids | names:
+        if (name := spec.name) in ids | names:
             which = "the id" if name in ids else "the name"
             what = f'"{name}" is {which} of a key that was made: give this one another name'
-            problems.append(Problem(_place(spec, number), what))
+            problems.append(Problem(f"auth.keys[{number}]", what))
     if problems:
         raise ConfigError(problems, "the configuration")
 
 
-def _place(spec: KeyConfig, number: int) -> str:
-    """Where a key is said."""
-    if spec.name is not None and (found := _FROM_ENVIRONMENT.fullmatch(spec.name)):
-        return f"{KEYS_VARIABLE}, key {found[1]}"
-    return f"auth.keys[{number}]"
-
-
-def key_name(spec: KeyConfig, place: int) -> str:
-    return spec.name or f"key-{place + 1}"
-
-
 def budgets_of(
-    config: Config, models: ModelNames, problems: list[Problem]
+    config: Config, models: ModelNames, pepper: bytes, problems: list[Problem]
 ) -> dict[Scope, BudgetTerms]:
     """Budgets by scope: those of the section, then those said of a key itself."""
     found: dict[Scope, BudgetTerms] = {}
@@ -152,7 +160,7 @@ def budgets_of(
     for number, spec in enumerate(config.auth.keys):
         if spec.budget is not None:
             place = f"auth.keys[{number}].budget"
-            own = scope("key", key_name(spec, number))
+            own = scope("key", _key_id(spec, pepper))
             found[own] = filled(budget_terms(spec.budget, place, problems), found.get(own))
     return found
 
@@ -195,14 +203,16 @@ def nano_usd(usd: Decimal) -> NanoUsd:
     return NanoUsd(amount)
 
 
-def rates_of(config: Config, models: ModelNames, problems: list[Problem]) -> dict[Scope, RateTerms]:
+def rates_of(
+    config: Config, models: ModelNames, pepper: bytes, problems: list[Problem]
+) -> dict[Scope, RateTerms]:
     """Rates by scope: those of the section, then those said of a key itself."""
     found: dict[Scope, RateTerms] = {}
     for _, known, said in _by_scope("rates", config.rates, models, problems):
         found[known] = rate_terms(said)
-    for number, spec in enumerate(config.auth.keys):
+    for spec in config.auth.keys:
         if spec.rates is not None:
-            own = scope("key", key_name(spec, number))
+            own = scope("key", _key_id(spec, pepper))
             found[own] = filled(rate_terms(spec.rates), found.get(own))
     return found
 

@@ -271,8 +271,10 @@ class _Overlay:
         auth = _section(self._tree, "auth")
         configured = [] if auth is None else auth.get("keys") or []
         if auth is not None and isinstance(configured, list):
-            named = ({"key": key, "name": f"env-{n}"} for n, key in enumerate(given, start=1))
-            auth["keys"] = [*configured, *named]
+            auth["keys"] = [*configured, *({"key": key} for key in given)]
+            for n in range(len(given)):
+                place = f"auth.keys[{len(configured) + n}]"
+                self.said[place] = f"{KEYS_VARIABLE}, key {n + 1}"
 
     def _add_providers(self) -> None:
         """A provider whose key is in the environment is usable without being configured."""

@@ -44,9 +44,9 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_max: int | None = None
     may_clamp: bool = True
     provider: str | None = None
-    answers_of: str | None = None
-    """Whose its stored answers are, where that is not its id: a key without a name has its place in a
-    list for one, where another key may stand tomorrow, or at another gateway."""
+    listed_as: str | None = None
+    """The place of a key without a name: at another gateway, where its id is another, what its stored
+    answers are taken back by."""
     scopes: tuple[Scope, ...] = ()
     """Where its requests count that name no user and no further tags; made of the rest."""
 

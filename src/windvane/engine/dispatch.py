@@ -147,7 +147,8 @@ class Dispatch:
         )
         answer: Completion | OpenStream
         watchdog = self.watch.start(
-            plan.upstream.timeouts.total_s if within_s is None else within_s
+            plan.upstream.timeouts.total_s if within_s is None else within_s,
+            None if exchange.leads else exchange,
         )
         kept: Answer | None = None
         try:
@@ -237,15 +238,17 @@ class Dispatch:
                     return admission
         wait_max_s = min(snapshot.wait_max_s, watchdog.remaining_s) if exchange.may_wait else 0.0
         deadline_s = self._clock.monotonic_s() + wait_max_s
-        admission = await self._room.admit(
-            plan.limits_key,
-            plan.current.deployment.id,
-            tokens=plan.tokens,
-            tenant=principal.key_id,
-            priority=exchange.priority,
-            deadline_s=deadline_s,
-            name=exchange.id,
-            again=partial(self._admission.expected.tokens, exchange),
+        admission = await watchdog.beside(
+            self._room.admit(
+                plan.limits_key,
+                plan.current.deployment.id,
+                tokens=plan.tokens,
+                tenant=principal.key_id,
+                priority=exchange.priority,
+                deadline_s=deadline_s,
+                name=exchange.id,
+                again=partial(self._admission.expected.tokens, exchange),
+            )
         )
         exchange.queued_s += admission.waited_s
         if admission.taken is not None:
@@ -388,7 +391,7 @@ class Dispatch:
                 plan.fail(error)
                 plan.move_to(plan.place + 1)
             case TrySame(wait_s):
-                await asyncio.sleep(wait_s)
+                await watchdog.beside(asyncio.sleep(wait_s))
                 self.on_waited(exchange, plan.current)
 
     def _keep(

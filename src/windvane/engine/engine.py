@@ -51,6 +51,7 @@ from windvane.engine.sharing import FAILED, Answer, Sharing
 from windvane.engine.snapshot import Snapshot
 from windvane.engine.telling import tellable
 from windvane.engine.waiting_room import WaitingRoom
+from windvane.engine.watchdog import KEY_REVOKED
 from windvane.ports.clock import Clock, Ids
 from windvane.ports.observer import Observer, hearing
 from windvane.ports.stores import (
@@ -179,8 +180,7 @@ class Engine:
         self._beside = beside
         self.ledger = ledger
         self.budgets = budgets
-        self.keyring = keyring
-        self.desk = desk
+        self.keyring, self.desk = keyring, desk
         self.health = HealthBook()
         self._transport = transport
         self._clock = clock
@@ -218,6 +218,7 @@ class Engine:
         self.cache = cache
         self.recall = Recall()
         self.invalidations = invalidations
+        keyring.on_put = self._call_off_dropped
         self._clearing: set[asyncio.Task[None]] = set()
 
     def accept(
@@ -351,6 +352,14 @@ class Engine:
     def call_off(self) -> None:
         """The process is about to end: whoever is cancelled from now on is told so, for it has not left."""
         self._dispatch.watch.is_called_off = True
+
+    def _call_off_dropped(self) -> None:
+        """Requests under way whose key is good no more are ended, and their callers told."""
+        dropped = self.keyring.has_dropped
+        self._dispatch.watch.call_off(
+            KEY_REVOKED,
+            lambda each: each.principal is not None and dropped(each.credentials, each.principal),
+        )
 
     def fault_of_cancellation(self) -> WindvaneError | None:
         """Called on CancelledError: what is to be told, after `call_off`; None when it is the caller who

@@ -11,7 +11,7 @@ from itertools import islice
 from windvane.core.cache.entry import CacheEntry
 from windvane.core.chat import Chunk, Completion
 from windvane.core.exchange import Exchange
-from windvane.core.faults import Fault
+from windvane.core.faults import Fault, WindvaneError
 from windvane.core.usage import Usage
 from windvane.engine.flights import Flight, Flights
 from windvane.engine.relay import CLIENT_CLOSED, OnEnd
@@ -144,10 +144,15 @@ class FollowStream:
         return chunks if self._renaming is None else self._renaming.tell(chunks)
 
     async def _wait(self) -> None:
-        if self._flight.leader is not self.exchange:  # whose own deadlines the flight keeps
-            self._watchdog.expect(THE_ANSWER)
         try:
+            if self._flight.leader is self.exchange:  # whose own deadlines the flight keeps
+                self._watchdog.stand_by()
+            else:
+                self._watchdog.expect(THE_ANSWER)
             await self._flight.move()
+        except WindvaneError as error:
+            self._finish(200, error.fault)
+            raise
         except asyncio.CancelledError as cancelled:
             if (timeout := self._watchdog.fault_of_cancellation()) is not None:
                 self._finish(200, timeout.fault)

@@ -13,6 +13,7 @@ from hmac import compare_digest
 import msgspec
 
 from windvane.core.budgets import Account, BudgetTable, BudgetTerms
+from windvane.core.exchange import Credentials
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.keys import (
     ADMIN_PREFIX,
@@ -99,6 +100,8 @@ class Keyring:
         self._clock = clock
         self._found: dict[bytes, _Known] = {}
         self._revoked: set[bytes] = set()
+        self.on_put: Callable[[], None] | None = None
+        """Called when a key was put: secrets of it may have ceased to be any."""
         self._index()
 
     def _index(self) -> None:
@@ -170,6 +173,14 @@ class Keyring:
             why = "the key has expired, or a rotation has replaced it"
         return refuse(FaultKind.UNAUTHENTICATED, why, status=401, code="invalid_api_key")
 
+    def has_dropped(self, credentials: Credentials, principal: Principal) -> bool:
+        """Whether a secret was that of a key that was made, and is none now: revoked, or replaced. One
+        that has run out is still its."""
+        if credentials.bearer is None or principal.key_id not in self._keys:
+            return False
+        digest = credentials.digest or self.digest_of(credentials.bearer)
+        return digest not in self._found
+
     def find_id(self, key_id: str) -> VirtualKey | None:
         """A key that was made, if there is one of this id."""
         return self._keys.get(key_id)
@@ -217,6 +228,8 @@ class Keyring:
         """From this moment the key is as given."""
         self._keys[key.id] = key
         self._index()
+        if self.on_put is not None:
+            self.on_put()
 
 
 class KeyDesk:

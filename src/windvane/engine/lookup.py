@@ -385,15 +385,15 @@ def _scope_of(principal: Principal, scope: str) -> str:
         return "shared"
     if scope == "team" and principal.team is not None:
         return f"team:{principal.team}"
-    return f"key:{principal.answers_of or principal.key_id}"
+    return f"key:{principal.key_id}"
 
 
 def _scope_tags(principal: Principal, shared: str) -> tuple[str, ...]:
     """Whose answers they are, by which they are taken back. Those of a key without a name by its place as
-    well: at another gateway, with another pepper, the digest of its secret is another."""
-    if principal.answers_of is None or not shared.startswith("key:"):
+    well: at another gateway, with another pepper, its id is another."""
+    if principal.listed_as is None or not shared.startswith("key:"):
         return (scope_tag(shared),)
-    return scope_tag(shared), scope_tag(f"key:{principal.key_id}")
+    return scope_tag(shared), scope_tag(f"key:{principal.listed_as}")
 
 
 def _with_first(ask: Ask, own: Decision, tags: list[str]) -> Ask:

@@ -236,7 +236,7 @@ class Sharing:
     async def _aboard(self, exchange: Exchange, flight: Flight, ends_s: float) -> Answer | None:
         """What the flight brings; None when that is its leader's alone."""
         flight.join(exchange)
-        watchdog = self._watch.start(ends_s - asyncio.get_running_loop().time())
+        watchdog = self._watch.start(ends_s - asyncio.get_running_loop().time(), exchange)
         answer: Answer | None = None
         leader, waited_s = flight.leader, math.inf
         if leader is not exchange:
@@ -257,7 +257,9 @@ class Sharing:
     async def _await(self, exchange: Exchange, flight: Flight, watchdog: Watchdog) -> None:
         """Wait for the flight to have what the exchange needs: its end, or a stream's first words."""
         is_stream = exchange.request.stream
-        if flight.leader is not exchange:  # whose own deadlines the flight keeps
+        if flight.leader is exchange:  # whose own deadlines the flight keeps
+            watchdog.stand_by()
+        else:
             watchdog.expect(THE_ANSWER)
         try:
             while not (flight.is_over or (is_stream and flight.fold is not None)):

@@ -44,13 +44,20 @@ class LedgerStore(Protocol):
         """Sums by group, ordered by group; one row when nothing is grouped by. Raises ValueError."""
         ...
 
-    async def spent(self, scope: Scope, since_us: int) -> int:
-        """Nano-dollars settled in `scope` for attempts begun at `since_us`, the beginning of a UTC
-        day, or later."""
+    async def spent(self, scope: Scope, since_us: int, until_us: int | None = None) -> int:
+        """Nano-dollars settled in `scope` for attempts begun at `since_us` or later, and before
+        `until_us`: both beginnings of UTC days."""
         ...
 
-    async def spent_by(self, kind: str, since_us: int) -> Mapping[Scope, int]:
+    async def spent_by(
+        self, kind: str, since_us: int, until_us: int | None = None
+    ) -> Mapping[Scope, int]:
         """The same for all scopes of a kind (`key`, `team`, `user`, `tag`, `model`, `global`)."""
+        ...
+
+    async def days_since(self, since_us: int) -> Sequence[int]:
+        """When the UTC days begin that it has attempts of: those from `since_us` on, or only the latest
+        that it has when that is earlier. In order."""
         ...
 
     async def forget_before(self, day: date) -> int:

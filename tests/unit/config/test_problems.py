@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import logging
+import re
 from datetime import date
 
 import jsonschema
@@ -476,7 +477,56 @@ def test_keys_of_the_environment_are_never_lost(tmp_path, section):
 def test_a_wrong_key_of_the_environment_is_told_by_its_variable(tmp_path):
     file = "auth: {keys: [{key: sk-in-the-file}]}"
     found = problems_of(tmp_path, file, ALLOWED_API_KEYS="sk-first-one,short")
-    assert found == {"ALLOWED_API_KEYS, key 2": "a key has at least 8 characters"}
+    what = "a key has at least 8 characters (by ALLOWED_API_KEYS, key 2)"
+    assert found == {"auth.keys[2]": what}
+
+
+def ids_of(tmp_path, listed, file="", pepper=b"a pepper"):
+    """What keys without a name are called, by their secrets, and the limits they have."""
+    config = read(tmp_path, file, ALLOWED_API_KEYS=",".join(listed))
+    snapshot = resolve(config, pepper=pepper, day=date(2026, 6, 20))
+    ids = [principal.key_id for principal in snapshot.keys.values()]
+    secrets = [key.key for key in config.auth.keys]
+    return dict(zip(secrets, ids, strict=True)), snapshot
+
+
+def test_a_key_without_a_name_keeps_its_id_wherever_it_stands(tmp_path):
+    """Its budget, its usage and its requests go by it, and must not become another's."""
+    ann, ben, cat = "sk-ann-0001", "sk-ben-0002", "sk-cat-0003"
+    whole, _ = ids_of(tmp_path, (ann, ben))
+    assert len(set(whole.values())) == 2
+    for listed in ((ben,), (ben, ann), (cat, ann, ben), (cat, ben)):
+        ids, _ = ids_of(tmp_path, listed)
+        assert {key: ids[key] for key in listed if key in whole}.items() <= whole.items()
+        assert ids.get(cat) not in whole.values()
+    in_the_file, snapshot = ids_of(
+        tmp_path, (ann,), f"auth: {{keys: [{{key: {ben}, budget: {{daily: 3}}}}]}}"
+    )
+    assert in_the_file == whole
+    assert snapshot.budgets == {f"key:{whole[ben]}": BudgetTerms(daily=3 * 10**9)}
+
+
+def test_the_id_of_a_key_without_a_name_tells_nothing_of_it(tmp_path):
+    (one,) = ids_of(tmp_path, (SECRET,))[0].values()
+    (other,) = ids_of(tmp_path, (SECRET,), pepper=b"another pepper")[0].values()
+    assert one != other
+    assert re.fullmatch("unnamed-[0-9a-f]{16}", one)
+
+
+def test_a_limit_by_the_place_of_a_key_is_refused_and_one_by_its_id_holds(tmp_path):
+    """It would be one of nobody, and the key meant would have none."""
+    for name in ("env-1", "key-1"):
+        limits = (
+            f"budgets: {{'key:{name}': {{daily: 1}}}}\nrates: {{'key:{name}': {{concurrency: 1}}}}"
+        )
+        found = problems_of(tmp_path, limits, ALLOWED_API_KEYS="sk-first-one")
+        assert set(found) == {f"budgets.key:{name}", f"rates.key:{name}"}
+        assert "windvane keys list" in found[f"budgets.key:{name}"]
+        named = f"auth: {{keys: [{{key: sk-of-a-name, name: {name}}}]}}\n{limits}"
+        assert snapshot_of(read(tmp_path, named, ALLOWED_API_KEYS="sk-first-one")).budgets
+    (key_id,) = ids_of(tmp_path, ("sk-first-one",))[0].values()
+    _, snapshot = ids_of(tmp_path, ("sk-first-one",), f"budgets: {{'key:{key_id}': {{daily: 1}}}}")
+    assert set(snapshot.budgets) == {f"key:{key_id}"}
 
 
 @pytest.mark.parametrize(

@@ -104,15 +104,15 @@ class Bench:
             self.done.append(attempt)
         self.open.clear()
         terms = BudgetTable(table) if table is not None else self.store.table
-        opening = {
-            period: {
-                scope: self.books.spent[scope, period, bounds(period, self.now_us)[0]]
-                for scope in {scope for scope, _, _ in self.books.spent}
-            }
-            for period in Period
-        }
-        self.store = self.make(terms, opening, self.now_us)
-        self.lowest_us = max(self.lowest_us, bounds(Period.DAILY, self.now_us)[0])
+        opening = defaultdict[tuple[Period, int], dict[Scope, int]](dict)
+        last_us = 0
+        for (scope, period, start_us), spent in self.books.spent.items():
+            if spent:
+                opening[period, start_us][scope] = spent
+                last_us = max(last_us, start_us)
+        known_since_us = min(self.now_us, last_us or self.now_us)
+        self.store = self.make(terms, opening, known_since_us)
+        self.lowest_us = bounds(Period.DAILY, known_since_us)[0]
 
     def _pay(self, scopes: tuple[Scope, ...], at_us: int, held: int, cost: int) -> None:
         for place in self.books.places(scopes, at_us):
@@ -242,8 +242,7 @@ def steps_from(bench: Bench, used: int) -> Iterator[Step]:
                 yield "hold", attempt, scopes, amount
     yield "turn", US_PER_DAY
     yield "turn", -US_PER_DAY
-    # A ledger asked by a clock that was set back tells of later days too, and errs upwards.
-    if bench.open and bench.now_us == bench.latest_us:
+    if bench.open:
         yield ("restart",)
 
 
@@ -340,7 +339,7 @@ class Walk:
 
     def go(self, steps: int) -> Counter[str]:
         table = (self.hold, self.settle, self.settle_again, self.turn, self.change, self.restart)
-        weights = (500, 480, 10, 10, 2, 0.02)
+        weights = (500, 480, 10, 10, 2, 0.2)
         for _ in range(steps // 1_000 + 1):
             for step in self.rng.choices(table, weights, k=1_000):
                 step()
@@ -392,7 +391,6 @@ class Walk:
         self.counts["changed"] += 1
 
     def restart(self) -> None:
-        self.bench.now_us = self.bench.latest_us
         self.bench.restart()
         self.counts["restarted"] += 1
 
@@ -517,6 +515,15 @@ class MissesWhatIsInFlight(MemoryBudgets):
         return account
 
 
+class KnowsItsOwnDayAlone(MemoryBudgets):
+    """A start with the clock behind forgets what the ledger has of later days."""
+
+    def __init__(self, table: BudgetTable, opening: Any, known_since_us: int) -> None:
+        starts = {bounds(period, known_since_us)[0] for period in Period}
+        known = {place: spent for place, spent in opening.items() if place[1] in starts}
+        super().__init__(table, known, known_since_us)
+
+
 BROKEN = [
     ChecksThenActs,
     FreesOnExpiry,
@@ -535,7 +542,7 @@ def test_the_walk_through_everything_catches(broken: Store) -> None:
         walk_all(broken, 4, changes=True)
 
 
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("broken", [*BROKEN, KnowsItsOwnDayAlone])
 def test_the_long_walk_catches(broken: Store) -> None:
     with pytest.raises(AssertionError):
         Walk(broken, 1).go(STEPS)
@@ -724,7 +731,11 @@ def test_what_a_jump_left_does_not_stay_for_ever() -> None:
 
 
 def test_the_opening_counts_in_its_own_periods_alone() -> None:
-    opening = {Period.DAILY: {KEY: 9}, Period.MONTHLY: {KEY: 12}, Period.TOTAL: {KEY: 20}}
+    opening = {
+        (Period.DAILY, bounds(Period.DAILY, at(0))[0]): {KEY: 9},
+        (Period.MONTHLY, bounds(Period.MONTHLY, at(0))[0]): {KEY: 12},
+        (Period.TOTAL, 0): {KEY: 20},
+    }
     table = BudgetTable({KEY: terms(daily=10, monthly=30, total=30)})
     store = MemoryBudgets(table, opening, at(0))
     assert [account.spent for account in store.accounts((KEY,), at(0))] == [9, 12, 20]

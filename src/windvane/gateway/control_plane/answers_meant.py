@@ -95,10 +95,10 @@ def _tags_of_key(said: str, snapshot: Snapshot, book: KeyBook, request: Request)
 
 
 def _scope_tags_of(key_id: str, snapshot: Snapshot) -> tuple[str, ...]:
-    """What the answers of a key are tagged with: its id, at every gateway, and, where it has no name, the
-    digest of its secret, wherever it stood then."""
+    """What the answers of a key are tagged with: its id, and, where it has no name and may have another id
+    at another gateway, its place there."""
     found = [each for each in snapshot.keys.values() if each.key_id == key_id]
-    names = dict.fromkeys((key_id, *(each.answers_of or key_id for each in found)))
+    names = dict.fromkeys((key_id, *(each.listed_as or key_id for each in found)))
     return tuple(scope_tag(f"key:{name}") for name in names)
 
 

@@ -30,8 +30,9 @@ from windvane.core.budgets import (
 )
 from windvane.core.principal import Scope
 
-Opening = Mapping[Period, Mapping[Scope, int]]
-"""What was spent in the period around the opening, by period and scope."""
+Opening = Mapping[tuple[Period, int], Mapping[Scope, int]]
+"""What each scope had spent at the opening, by period and its beginning: in every period after which
+anything was spent, future ones included."""
 
 DAYS_KEPT = 3
 """So many days that the clock has shown are remembered."""
@@ -82,15 +83,15 @@ _Hold = tuple[_Purse, int, int]
 
 
 class MemoryBudgets:
-    """Implements `BudgetStore`. `opening` is what was spent as of `opened_at_us`."""
+    """Implements `BudgetStore`. `opening` is all that was spent in the periods around `known_since_us`
+    and later."""
 
     def __init__(
-        self, table: BudgetTable, opening: Opening | None = None, opened_at_us: int = 0
+        self, table: BudgetTable, opening: Opening | None = None, known_since_us: int = 0
     ) -> None:
         self.table = table
         self._opening = opening or {}
-        self._opened_at_us = opened_at_us
-        self._forgotten_us = opened_at_us
+        self._forgotten_us = known_since_us
         self._days_us: list[int] = []
         """When the last days began that the clock has shown, in the order in which it did."""
         self._accounts: dict[tuple[Scope, Period], list[Account]] = {}
@@ -218,9 +219,7 @@ class MemoryBudgets:
         account = self._known(scope, period, at_us)
         if account is None:
             at_us = max(at_us, self._known_since_us.get((scope, period), self._forgotten_us))
-            spent = 0
-            if bounds(period, at_us)[0] <= self._opened_at_us:
-                spent = self._opening.get(period, {}).get(scope, 0)
+            spent = self._opening.get((period, bounds(period, at_us)[0]), {}).get(scope, 0)
             account = Account(scope, period, at_us, limit, spent)
             self._keep(account, self._forgotten_us)
         return account

@@ -98,22 +98,32 @@ class MemoryLedger:
         )
         return usage_rows(query.by, chosen)
 
-    async def spent(self, scope: Scope, since_us: int) -> int:
+    async def spent(self, scope: Scope, since_us: int, until_us: int | None = None) -> int:
         kind, _ = place_of_scope(scope)
         if kind is None:
-            return sum(cost for _, cost in self._costs(since_us))
-        return (await self.spent_by(kind, since_us)).get(scope, 0)
+            return sum(cost for _, cost in self._costs(since_us, until_us))
+        return (await self.spent_by(kind, since_us, until_us)).get(scope, 0)
 
-    async def spent_by(self, kind: str, since_us: int) -> Mapping[Scope, int]:
+    async def spent_by(
+        self, kind: str, since_us: int, until_us: int | None = None
+    ) -> Mapping[Scope, int]:
         if kind == GLOBAL:
-            return {GLOBAL: await self.spent(GLOBAL, since_us)}
+            return {GLOBAL: await self.spent(GLOBAL, since_us, until_us)}
         part = PLACE.index(column_of_kind(kind))
-        costs = ((str(place[part]), cost) for place, cost in self._costs(since_us))
+        costs = ((str(place[part]), cost) for place, cost in self._costs(since_us, until_us))
         return spent_by_scope(kind, costs)
 
-    def _costs(self, since_us: int) -> Iterator[tuple[Place, int]]:
+    def _costs(self, since_us: int, until_us: int | None) -> Iterator[tuple[Place, int]]:
         since = first_day(since_us)
-        return ((place, sums[COST]) for place, sums in self._sums.items() if place[0] >= since)
+        until = None if until_us is None else first_day(until_us)
+        for place, sums in self._sums.items():
+            if place[0] >= since and (until is None or place[0] < until):
+                yield place, sums[COST]
+
+    async def days_since(self, since_us: int) -> Sequence[int]:
+        days = sorted({place[0] for place in self._sums})
+        since = min([first_day(since_us), *days[-1:]])
+        return [day * US_PER_DAY for day in days if day >= since]
 
     async def forget_before(self, day: date) -> int:
         until_us, count = day_number(day) * US_PER_DAY, 0

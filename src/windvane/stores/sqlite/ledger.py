@@ -179,19 +179,26 @@ class SqliteLedger:
 
         return await self._ask(answer)
 
-    async def spent(self, scope: Scope, since_us: int) -> int:
-        text, values = questions.of_spent(scope, since_us)
+    async def spent(self, scope: Scope, since_us: int, until_us: int | None = None) -> int:
+        text, values = questions.of_spent(scope, since_us, until_us)
         spent: int = await self._ask(
             lambda connection: connection.execute(text, values).fetchone()[0]
         )
         return spent
 
-    async def spent_by(self, kind: str, since_us: int) -> Mapping[Scope, int]:
+    async def spent_by(
+        self, kind: str, since_us: int, until_us: int | None = None
+    ) -> Mapping[Scope, int]:
         if kind == GLOBAL:
-            return {GLOBAL: await self.spent(GLOBAL, since_us)}
-        text, values = questions.of_spent_by(kind, since_us)
+            return {GLOBAL: await self.spent(GLOBAL, since_us, until_us)}
+        text, values = questions.of_spent_by(kind, since_us, until_us)
         rows = await self._ask(lambda connection: connection.execute(text, values).fetchall())
         return spent_by_scope(kind, rows)
+
+    async def days_since(self, since_us: int) -> Sequence[int]:
+        text, values = questions.of_days_since(since_us)
+        rows = await self._ask(lambda connection: connection.execute(text, values).fetchall())
+        return [day * US_PER_DAY for (day,) in rows]
 
     async def keys(self) -> Sequence[VirtualKey]:
         """All keys, by id."""

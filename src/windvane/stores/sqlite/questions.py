@@ -60,21 +60,40 @@ def _tagged(name: str) -> str:
     return f"instr(',' || tags || ',', ',' || :{name} || ',') > 0"
 
 
-def of_spent(scope: Scope, since_us: int) -> Question:
+_WITHIN = "FROM usage_daily WHERE day >= :since AND (:until IS NULL OR day < :until)"
+
+
+def _span(since_us: int, until_us: int | None) -> dict[str, int | str | None]:
+    return {
+        "since": first_day(since_us),
+        "until": None if until_us is None else first_day(until_us),
+    }
+
+
+def of_spent(scope: Scope, since_us: int, until_us: int | None) -> Question:
     """What a scope has spent. Raises ValueError for a text that is no scope."""
     kind, name = place_of_scope(scope)
-    query = "SELECT coalesce(sum(cost_nano_usd), 0) FROM usage_daily WHERE day >= :since"
+    query = f"SELECT coalesce(sum(cost_nano_usd), 0) {_WITHIN}"
     if kind == "tag":
         query += f" AND {_tagged('name')}"
     elif kind is not None:
         # What is compared with '' here is what the partial index is on.
         query += f" AND {COLUMNS[kind]} = :name AND {COLUMNS[kind]} <> ''"
-    return query, {"since": first_day(since_us), "name": name}
+    return query, {**_span(since_us, until_us), "name": name}
 
 
-def of_spent_by(kind: str, since_us: int) -> Question:
+def of_spent_by(kind: str, since_us: int, until_us: int | None) -> Question:
     """Parts of places and what was spent there. Raises ValueError for a kind that is none."""
     assert kind != GLOBAL, "that is one scope"
     column = column_of_kind(kind)
-    query = f"SELECT {column}, sum(cost_nano_usd) FROM usage_daily WHERE day >= :since GROUP BY 1"
+    query = f"SELECT {column}, sum(cost_nano_usd) {_WITHIN} GROUP BY 1"
+    return query, _span(since_us, until_us)
+
+
+def of_days_since(since_us: int) -> Question:
+    """The days from `since_us` on, or the latest before."""
+    query = (
+        "SELECT DISTINCT day FROM usage_daily"
+        " WHERE day >= min(:since, (SELECT max(day) FROM usage_daily)) ORDER BY day"
+    )
     return query, {"since": first_day(since_us)}
