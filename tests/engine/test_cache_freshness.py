@@ -1,6 +1,7 @@
 """How old an answer may be: what the route allows, what the caller wishes, and what the clock says."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from tests.engine.scene import COST, HEAD_S, Scene, fails, outcomes, plays
 from windvane.config.schema import CacheRouteConfig
 from windvane.core.cache import freshness
 from windvane.core.cache.freshness import CLOCKS_APART_MAX_S
+from windvane.stores.memory.cache import MemoryCache
+from windvane.stores.tiers import TieredCache
 from windvane.testing import Call, run_virtual
 from windvane.testing.answers import Breaks, Script
 
@@ -224,6 +227,20 @@ async def test_why_nothing_stored_was_given_is_told(scene: Scene) -> None:
     assert await why() == ("miss", "stale")
     await scene.rest(1_000)
     assert await why() == ("miss", "miss")
+
+
+@plays(ttl_s=100)
+async def test_what_memory_is_not_believed_in_is_no_wish_of_the_callers(scene: Scene) -> None:
+    is_believed = True
+    memory = MemoryCache(1_000_000, monotonic_s=scene.stage.clock.monotonic_s, rng=Random(1))
+    cache = TieredCache(memory, is_believed=lambda: is_believed)
+    scene.engine._sharing._lookup._cache = cache
+    assert (await scene.ask("why", "small")).how == "miss"
+    assert (await scene.ask("why", "small")).how == "hit"
+    is_believed = False
+    for said, why in ((None, "miss"), ("s-maxage=9", "miss"), ("min-fresh=200", "request")):
+        exchange = (await scene.ask("why", "small", says=said)).exchange
+        assert (exchange.cache_status, exchange.cache_forward) == ("miss", why)
 
 
 @plays()

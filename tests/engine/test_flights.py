@@ -818,6 +818,73 @@ async def test_an_answer_cut_to_the_leaders_budget_is_not_given_to_others(scene:
         )
 
 
+def whole(call: Call) -> Script:
+    """An answer that was short enough, however short it had to be."""
+    return echo(call, finish="stop")
+
+
+BOUND = {name: {"budget": ENOUGH_FOR_A_FEW_WORDS} for name in ("poor", "bob", "cid", "dan")}
+
+
+@plays(scope="shared", settings=keys("rich", *BOUND, **BOUND))
+async def test_a_whole_answer_is_everybodys_however_short_it_had_to_be(scene: Scene) -> None:
+    """One call for all; a stream of another key gets its words once it is known that nothing is missing,
+    one of the leader's own live."""
+    for stream in (False, True):
+        scene.scripts = [whole]
+        begun_s = scene.now_s()
+        poor = scene.start(f"why {stream}", key="wv-key-poor", stream=stream)
+        await scene.rest()
+        mine = scene.start(f"why {stream}", key="wv-key-poor", stream=True)
+        others = [
+            scene.start(f"why {stream}", key=f"wv-key-{key}", stream=streams)
+            for streams in (False, True)
+            for key in ("rich", "bob")
+        ]
+        got = await all_of(poor, mine, *others)
+        assert got[0].exchange.clamped_to is not None
+        assert [each.how for each in got] == ["miss"] + ["joined"] * 5
+        assert {each.text for each in got} == {got[0].text}
+        assert {each.fault for each in got} == {None}
+        end_s = got[0].at_s
+        assert [each.at_s for each in got[2:4]] == [pytest.approx(end_s, abs=0.01)] * 2
+        told_s = [each.heard[0][0] - begun_s for each in got[4:]]
+        assert told_s == [pytest.approx(end_s - begun_s, abs=0.01)] * 2
+        assert got[1].heard[0][0] == pytest.approx(got[0].heard[0][0] if stream else end_s)
+    assert len(scene.calls) == 2
+
+
+@plays(scope="shared", settings=keys("rich", *BOUND, **BOUND))
+async def test_those_who_cannot_take_a_cut_answer_share_another(scene: Scene) -> None:
+    for stream in (False, True):
+        scene.scripts = [cut, cut]
+        before = len(scene.calls)
+        poor = [scene.start(f"why {stream}", key="wv-key-poor", stream=stream) for _ in range(2)]
+        others = [
+            scene.start(f"why {stream}", key="wv-key-rich", stream=place % 2 > 0)
+            for place in range(6)
+        ]
+        got = await all_of(*poor, *others)
+        first, second = scene.calls[before:]
+        assert [each.how for each in got] == ["miss", "joined", "miss"] + ["joined"] * 5
+        assert {each.text for each in got[:2]} == {f"why {stream} #{first.number}"}
+        assert {each.text for each in got[2:]} == {f"why {stream} #{second.number}"}
+
+
+@plays(scope="shared", settings=keys(*BOUND, **BOUND))
+async def test_whom_no_other_key_affords_a_whole_answer_shares_with_its_own(scene: Scene) -> None:
+    """And nobody is refused since requests of its own held all its money at once."""
+    scene.scripts = [cut] * len(BOUND)
+    tasks = [scene.start("why", key=f"wv-key-{key}") for key in BOUND for _ in range(5)]
+    got = await all_of(*tasks)
+    assert {each.fault for each in got} == {None}
+    assert sorted(each.how for each in got) == ["joined"] * 16 + ["miss"] * 4
+    for place, key in enumerate(BOUND):
+        shared = got[5 * place : 5 * place + 5]
+        assert len({each.text for each in shared}) == 1, key
+    assert len(scene.calls) == len(BOUND)
+
+
 @plays(scope="shared", settings=keys("terse", "free", terse={"output_tokens_max": 2}))
 async def test_an_answer_cut_by_the_leaders_key_is_not_shared_under_way(scene: Scene) -> None:
     got = await all_of(

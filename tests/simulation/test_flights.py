@@ -100,7 +100,7 @@ class Storm:
 
         def seen(flight: Flight, snapshot: Any, ask: Any, *more: Any, **others: Any) -> None:
             beside = sharing._joinable(ask) if ask.wish.may_read else None
-            if beside is not None and beside.leader.clamped_to is None:
+            if beside is not None:
                 self.beside.append(flight.leader.id)
             take_off(flight, snapshot, ask, *more, **others)
 

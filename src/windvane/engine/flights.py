@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from windvane.core.chat import Chunk, Completion
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.engine.keepable import is_good
 from windvane.engine.relay import ChunkStream
 from windvane.wire.fold import Fold
 
@@ -47,6 +48,8 @@ class Flight:
         self.completion: Completion | None = None
         self.error: WindvaneError | None = None
         self.is_over = False
+        self.is_cut = False
+        """Whether its leader's budget allowed no longer answer, and it is none that is whole and good."""
         self.has_leader = False
         """Whether its leader waits for it, too: it may have left, or never have been there."""
         self.members = 0
@@ -102,6 +105,9 @@ class Flight:
     def land(self, completion: Completion | None) -> None:
         """It has ended well; with a whole answer, unless it was a stream."""
         self.completion = completion
+        if self.leader.clamped_to is not None:
+            answer = self.fold.completion() if completion is None and self.fold else completion
+            self.is_cut = answer is None or not is_good(answer, self.leader.request)
         self._end()
 
     def crash(self, error: WindvaneError) -> None:

@@ -254,7 +254,11 @@ class Lookup:
             until_us = ask.policy.fresh_until_us(entry)
         else:
             until_us = spare.fresh_until_us
-        return "request" if self._clock.wall_us() < until_us else "stale"
+        if self._clock.wall_us() >= until_us:
+            return "stale"
+        # What is fresh, and not what was wished, was refused; else memory is not believed for now.
+        is_choosy = ask.wish.max_age_s is not None or ask.wish.min_fresh_s > 0
+        return "request" if is_choosy else "miss"
 
     async def find_newer(self, ask: Ask, known: Found | None) -> Found | None:
         """An answer made after the one in memory: another process may have kept it since."""

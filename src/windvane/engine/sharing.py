@@ -150,15 +150,15 @@ class Sharing:
         has_spare: bool,
     ) -> Answer:
         """Join the flight of an equal request, or lead one; again, when what another led turns out to
-        be of use to nobody else.
+        be of use to nobody else. What was cut twice will be cut again: from then on each key asks apart.
 
         Nothing is awaited between the last look for a flight to join and taking off: no two for one
         answer are under way in a process, whatever is heard of the lease.
         """
-        may_join, before, ends_s = ask.wish.may_read, None, math.inf
+        before, ends_s = None, math.inf
         while True:
             ahead: FlightLease | Flight | Found | None = None
-            if may_join:
+            if ask.wish.may_read:
                 ahead = await self._ahead(ask, turn, snapshot, before, ends_s)
             if isinstance(ahead, Found):
                 return self._hit(exchange, ahead, ahead.at_us)
@@ -179,7 +179,9 @@ class Sharing:
             answer = await self._aboard(exchange, flight, ends_s)
             if answer is not None:
                 return answer
-            may_join, before = may_join and flight.error is not None, flight
+            if before is not None and before.is_cut and flight.is_cut:
+                ask, turn = _among_its_own(ask, exchange), None
+            before = flight
 
     async def _ahead(
         self,
@@ -256,16 +258,14 @@ class Sharing:
 
     async def _await(self, exchange: Exchange, flight: Flight, watchdog: Watchdog) -> None:
         """Wait for the flight to have what the exchange needs: its end, or a stream's first words."""
-        is_stream = exchange.request.stream
         if flight.leader is exchange:  # whose own deadlines the flight keeps
             watchdog.stand_by()
         else:
             watchdog.expect(THE_ANSWER)
         try:
-            while not (flight.is_over or (is_stream and flight.fold is not None)):
+            while not (flight.is_over or _may_follow(flight, exchange)):
+                flight.has_read(len(flight.log))
                 await flight.move()
-                if not is_stream:
-                    flight.has_read(len(flight.log))
         except asyncio.CancelledError as cancelled:
             if (timeout := watchdog.fault_of_cancellation()) is not None:
                 raise timeout from cancelled
@@ -397,7 +397,7 @@ class Sharing:
             attempt = leader.final_attempt
             is_found = attempt is not None and attempt.deployment is ask.candidate.deployment
             is_of_use = flight.is_overtaken or leader.is_stored
-            flight.is_in_vain = not (is_of_use and is_found) and leader.clamped_to is None
+            flight.is_in_vain = not (is_of_use and is_found) and not flight.is_cut
             if flight.fence and leader.is_stored and is_found:
                 # Who has the lease next must find the answer. Nobody waits for this: the flight is over.
                 await self._lookup.written(ask.key)
@@ -587,21 +587,38 @@ def _has_patience(flight: Flight, exchange: Exchange) -> bool:
     return flight.fold is None and exchange.received_s - since_s >= BEGIN_AGAIN_S_MIN
 
 
+def _may_follow(flight: Flight, exchange: Exchange) -> bool:
+    """Whether words that have come may be told: to a stream, and not while they may be part of an answer
+    that is cut short by the budget of another key. That is known when it is whole."""
+    if not exchange.request.stream or flight.fold is None:
+        return False
+    return flight.leader.clamped_to is None or _is_of_one_key(flight, exchange)
+
+
 def _is_leaders_alone(flight: Flight, exchange: Exchange, left_s: float) -> bool:
     """Whether what the flight brings is due to who leads it: a failure of its own, or an answer that was
     cut to what its budget has left. Others ask for themselves, on their own account, in the time they
     have left. None of them has been told anything yet: a stream that has is a `FollowStream`'s."""
-    leader = flight.leader
-    if leader is exchange:
+    if flight.leader is exchange:
         return False
-    if flight.error is not None:
-        if flight.is_late or (flight.is_silent and _has_patience(flight, exchange)):
-            return left_s >= BEGIN_AGAIN_S_MIN
-        if flight.fold is None:
-            return _is_about_the_leader(flight, flight.error.fault)
-    assert leader.principal is not None and exchange.principal is not None
-    is_own = leader.principal.key_id == exchange.principal.key_id
-    return leader.clamped_to is not None and not is_own
+    if flight.error is None:
+        return flight.is_cut and not _is_of_one_key(flight, exchange)
+    if flight.is_late or (flight.is_silent and _has_patience(flight, exchange)):
+        return left_s >= BEGIN_AGAIN_S_MIN
+    return flight.fold is None and _is_about_the_leader(flight, flight.error.fault)
+
+
+def _is_of_one_key(flight: Flight, exchange: Exchange) -> bool:
+    leader, joiner = flight.leader.principal, exchange.principal
+    assert leader is not None and joiner is not None
+    return leader.key_id == joiner.key_id
+
+
+def _among_its_own(ask: Ask, exchange: Exchange) -> Ask:
+    """The same, to be shared by requests of one key."""
+    assert exchange.principal is not None
+    own = f"\0{exchange.principal.key_id}".encode()
+    return msgspec.structs.replace(ask, flight=ask.flight + own)
 
 
 def _not_cached() -> WindvaneError:

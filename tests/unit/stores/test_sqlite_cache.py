@@ -17,6 +17,7 @@ from windvane.core.cache.invalidation import ALL, Reach
 from windvane.stores.sqlite import cache as sqlite_cache
 from windvane.stores.sqlite import invalidations as sqlite_invalidations
 from windvane.stores.sqlite.cache import BYTES_MIN, SqliteCache
+from windvane.stores.sqlite.cache_file import CacheFile, Put
 
 ROOM = 32 * 1024 * 1024
 
@@ -106,8 +107,7 @@ async def test_the_files_never_take_more_than_their_bytes(tmp_path: Path, megaby
                 most = max(most, size_of(tmp_path))
         await cache.written()
         stats = await cache.stats()
-        print(f"room {room / 1e6:.1f} MB, at most {most / 1e6:.1f} MB, {stats.entries} entries")
-        assert stats.evicted > 100
+            assert stats.evicted > 100
         assert most <= room
         assert most > room / 2, "the room is used"
     # With half the room the file itself becomes smaller.
@@ -131,6 +131,56 @@ async def test_the_file_never_has_more_entries_than_it_may(tmp_path: Path) -> No
     async with opened(tmp_path, entries_max=50) as cache:
         assert await cache.get(b"none") is None
         assert (await cache.stats()).entries == 50
+
+
+ALL_SIZES = (100, 1_000, 3_000, 20_000, 60_000, 150_000)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "sizes"),
+    [
+        (4, ALL_SIZES),
+        (8, ALL_SIZES),
+        (4, (10, 300)),
+        (4, (262_144,)),
+        pytest.param(32, ALL_SIZES, marks=pytest.mark.slow),
+        pytest.param(128, ALL_SIZES, marks=pytest.mark.slow),
+    ],
+)
+def test_no_statement_takes_the_files_beyond_their_bytes(
+    tmp_path: Path, megabytes: int, sizes: tuple[int, ...]
+) -> None:
+    """Looked at before each: whatever is written, used, evicted or taken back."""
+    rng, room, most = Random(1), megabytes * 1024 * 1024, 0
+
+    def look(_: str) -> None:
+        nonlocal most
+        most = max(most, size_of(tmp_path))
+
+    file = CacheFile(tmp_path / "cache.db", bytes_max=room, wall_us=Time().wall_us)
+    file._connection.set_trace_callback(look)
+    written = 0
+    keys: list[bytes] = []
+    while written < room * 2:
+        group: dict[bytes, Put] = {}
+        group_bytes = 0
+        while group_bytes < room // 64 and len(group) < 100:
+            data = rng.randbytes(min(rng.choice(sizes), room // 16))
+            put = Put(data, (f"t{len(keys) % 7}",), 10**12, rng.random() * 1e6)
+            keys.append(rng.randbytes(32))
+            group[keys[-1]] = put
+            group_bytes += len(data)
+        written += group_bytes
+        file.write(group.items())
+        for key in rng.sample(keys[-500:], min(40, len(keys))):
+            file.find(key)
+    is_all = False
+    while not is_all:
+        _, is_all = file.remove_some_tagged("t3")
+    while not file.give_back_some():
+        pass
+    file.close()
+    assert room * 0.6 < most <= room
 
 
 @pytest.mark.parametrize("megabytes", [4, 16, 128])

@@ -1,8 +1,9 @@
 """The cache's file, as the one thread that owns it sees it: rows, room, and what to do when it is damaged.
 
-Laws: the file and what SQLite keeps beside it stay within the bytes given, at all times; nothing in it is
-worth an error, so what cannot be read is begun anew: an entry alone, the whole file where it is more than
-that; a file that is not ours is moved aside, not deleted.
+Laws: the file and what SQLite keeps beside it stay within the bytes given, at all times: more than the log
+may have is written in pieces, a transaction each, so that the log has twice as much at most; nothing in it
+is worth an error, so what cannot be read is begun anew: an entry alone, or the whole file where it is more
+than that; a file that is not ours is moved aside, not deleted.
 
 SQLite lets anybody put a text where a number was: what is read is looked at before it is used.
 
@@ -31,9 +32,13 @@ PAGE_BYTES = 4_096
 RESERVE_BYTES_MAX = 16 * 1024 * 1024
 """A quarter of the room, at most this, is for the log of writes and for groups not yet made room for."""
 WAL_BYTES_MAX = 4 * 1024 * 1024
+SHM_BYTES = 32 * 1024
+"""SQLite's index of the log."""
+ROW_BYTES = 4 * PAGE_BYTES
+"""What the log takes of a change to a row, beside its data: pages of the table and of its indices."""
 ROWS_EVICTED_AT_ONCE = 256
-EVICTIONS_AT_ONCE = 64
-"""Rounds of eviction after one group: far more than a group can need."""
+ROWS_EVICTED_MAX = 64 * ROWS_EVICTED_AT_ONCE
+"""After one group: far more than it can need."""
 ROOM_LEFT = 0.95
 """Eviction goes on until so much of the room is used."""
 USES_NOTED_MAX = 1_000
@@ -98,7 +103,8 @@ class Put(msgspec.Struct, frozen=True):
 
 
 class CacheFile:
-    """One file, open. Every call may raise sqlite3.Error or OSError, and has changed nothing then."""
+    """One file, open. Every call may raise sqlite3.Error or OSError; what it was to change is changed in
+    part then, or not at all."""
 
     def __init__(
         self,
@@ -113,11 +119,13 @@ class CacheFile:
         self._wall_us = wall_us
         reserve = min(bytes_max // 4, RESERVE_BYTES_MAX)
         self._pages_max = (bytes_max - reserve) // PAGE_BYTES
-        self._pages_limit = (bytes_max - reserve // 2) // PAGE_BYTES
+        self._pages_limit = (bytes_max - reserve // 2 - SHM_BYTES) // PAGE_BYTES
         self._wal_bytes = min(reserve // 4, WAL_BYTES_MAX)
         self._entries_max = sys.maxsize if entries_max is None else entries_max
+        self._rows_at_once = min(max(self._wal_bytes // ROW_BYTES, 1), ROWS_EVICTED_AT_ONCE)
         self._tag_sets: dict[str, int] = {}
-        self._uses: dict[int, int] = {}
+        self._uses: dict[int, tuple[int, int]] = {}
+        """How often an entry was used since that was last written, and the bytes of its data."""
         self.evicted = 0
         self.expired = 0
         self._lock = _lock(path.with_name(f"{path.name}.lock"))
@@ -176,7 +184,8 @@ class CacheFile:
             raise sqlite3.DataError("an entry is not as it was written; it is deleted")
         if kept.left_s <= 0:
             return None
-        self._uses[number] = self._uses.get(number, 0) + 1
+        used, _ = self._uses.get(number, (0, 0))
+        self._uses[number] = used + 1, len(kept.data)
         if len(self._uses) > USES_NOTED_MAX:
             self.write([])
         return kept
@@ -198,12 +207,33 @@ class CacheFile:
     def write(self, puts: Iterable[tuple[bytes, Put]]) -> None:
         """Write a group, and what was noted; then make room."""
         uses, self._uses = self._uses, {}
+        for used in self._pieces(uses.items(), lambda item: item[1][1]):
+            with self._transaction() as cursor:
+                cursor.executemany(
+                    _USED,
+                    ({"id": number, "more": more, "age": self._age} for number, (more, _) in used),
+                )
+        for piece in self._pieces(puts, lambda item: len(item[1].data)):
+            self._write(piece)
+        self.make_room()
+
+    def _pieces(self, items: Iterable[T], data_bytes: Callable[[T], int]) -> Iterator[list[T]]:
+        """Cut rows that are to be changed into what one transaction may change."""
+        piece: list[T] = []
+        size = 0
+        for item in items:
+            more = ROW_BYTES + data_bytes(item)
+            if piece and size + more > self._wal_bytes:
+                yield piece
+                piece, size = [], 0
+            piece.append(item)
+            size += more
+        if piece:
+            yield piece
+
+    def _write(self, puts: Iterable[tuple[bytes, Put]]) -> None:
         more = 0
         with self._transaction() as cursor:
-            cursor.executemany(
-                _USED,
-                ({"id": number, "more": used, "age": self._age} for number, used in uses.items()),
-            )
             for key, put in puts:
                 more += cursor.execute(_IS_NEW, (key,)).fetchone()[0]
                 worth = min(max(0.0, put.worth), WORTH_MAX)
@@ -218,7 +248,6 @@ class CacheFile:
                 }
                 cursor.execute(_PUT, values)
         self.entries += more
-        self.make_room()
 
     def all_keys(self) -> Iterator[bytes]:
         """All keys, over or not."""
@@ -243,9 +272,9 @@ class CacheFile:
             rows = cursor.execute(
                 "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE tag_set IN"
                 f" ({','.join(chosen)}) LIMIT ?) RETURNING ends_at_us > ?",
-                (ROWS_EVICTED_AT_ONCE, self._wall_us()),
+                (self._rows_at_once, self._wall_us()),
             ).fetchall()
-            is_all = len(rows) < ROWS_EVICTED_AT_ONCE
+            is_all = len(rows) < self._rows_at_once
             if is_all:
                 self._forget_tag_sets(cursor)
         return self._gone(rows), is_all
@@ -289,40 +318,46 @@ class CacheFile:
     def make_room(self) -> None:
         """Evict until there is room, and give back to the disk what is not used."""
         if self._used_pages() > self._pages_max or self.entries > self._entries_max:
-            for _ in range(EVICTIONS_AT_ONCE):
+            for _ in range(ROWS_EVICTED_MAX // self._rows_at_once):
                 self._evict()
                 has_bytes = self._used_pages() <= self._pages_max * ROOM_LEFT
                 if has_bytes and self.entries <= self._entries_max:
                     break
         excess = self._pragma("page_count") - self._pages_max
-        if excess > 0:
-            # By `executescript`, which goes on to the end; `execute` would free one page and stop.
-            self._connection.executescript(f"PRAGMA incremental_vacuum({excess})")
-            if excess * PAGE_BYTES > self._wal_bytes:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        for _ in range(0, excess, self._pages_at_once):
+            self._vacuum(min(excess, self._pages_at_once))
+        if excess * PAGE_BYTES > self._wal_bytes:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def give_back_some(self) -> bool:
         """Give back to the disk some of what is not used; whether that was all."""
         unused = self._pragma("freelist_count")
-        # So few at once that the pages which move fit into the log.
-        pages = self._wal_bytes // PAGE_BYTES // 4
-        self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        self._vacuum(self._pages_at_once)
         if 0 < self._pragma("freelist_count") < unused:
             return False
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return True
+
+    @property
+    def _pages_at_once(self) -> int:
+        """So few that the pages which move when these are given back fit into the log."""
+        return self._wal_bytes // ROW_BYTES
+
+    def _vacuum(self, pages: int) -> None:
+        # By `executescript`, which goes on to the end; `execute` would free one page and stop.
+        self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
 
     def _evict(self) -> None:
         """Delete a few: what is over, or else what is worth least."""
         used, most = self._used_pages(), self._pages_max * ROOM_LEFT
         share = max(used - most, 0) / max(used, 1)
         wanted = max(int(self.entries * share) + 1, self.entries - self._entries_max)
-        wanted = min(wanted, ROWS_EVICTED_AT_ONCE)
+        wanted = min(wanted, self._rows_at_once)
         with self._transaction() as cursor:
             rows = cursor.execute(
                 "DELETE FROM entry WHERE id IN"
                 " (SELECT id FROM entry WHERE ends_at_us <= ? LIMIT ?) RETURNING rank",
-                (self._wall_us(), ROWS_EVICTED_AT_ONCE),
+                (self._wall_us(), self._rows_at_once),
             ).fetchall()
             self.expired += len(rows)
             if not rows:
@@ -400,6 +435,8 @@ class CacheFile:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        # Else, where SQLite was built so, what is deleted is written once more, as zeros.
+        connection.execute("PRAGMA secure_delete = FAST")
         connection.execute(f"PRAGMA wal_autocheckpoint = {self._wal_bytes // PAGE_BYTES}")
         connection.execute(f"PRAGMA journal_size_limit = {self._wal_bytes}")
         connection.execute(f"PRAGMA max_page_count = {self._pages_limit}")
