@@ -107,7 +107,7 @@ async def test_the_files_never_take_more_than_their_bytes(tmp_path: Path, megaby
                 most = max(most, size_of(tmp_path))
         await cache.written()
         stats = await cache.stats()
-            assert stats.evicted > 100
+        assert stats.evicted > 100
         assert most <= room
         assert most > room / 2, "the room is used"
     # With half the room the file itself becomes smaller.
