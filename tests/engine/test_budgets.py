@@ -54,6 +54,7 @@ from windvane.testing.playbook import (
     opens,
     passes,
     says,
+    sends,
     status,
 )
 from windvane.testing.stage import two_providers
@@ -664,6 +665,83 @@ def test_a_provider_that_bills_more_than_was_held_is_told_of() -> None:
     ended = (play << Said("hi")).run()
     assert standing(ended).spent_nano_usd == cost
     assert standing(ended).left_nano_usd == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"), [(leaves, "cancelled"), (breaks, "stream_broken"), (done, "ok")]
+)
+def test_a_stream_that_goes_on_past_its_limit_is_paid_by_what_came(
+    ending: Callable[[], Happening], outcome: str
+) -> None:
+    """Nobody says what was used; but 4,000 words are not 50 tokens. The limit is not heeded there, so no
+    budget pays for another."""
+    words = ("word",) * 4_000
+    asked = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=50, stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says(*words)
+        << Said("".join(words))
+    )
+    settled = Settled("estimated", outcome)
+    if ending is leaves:
+        play = asked >> leaves() << HungUp("one/small") << Breached() << settled << Left()
+    elif ending is breaks:
+        play = asked >> breaks() << Breached() << settled << Failed("stream_broken")
+    else:
+        play = asked >> finishes("length") >> done() << Breached() << settled << Finished()
+    play = (play >> ask("small", max_tokens=50) << Failed("forbidden", 403)).run()
+    (entry,) = play.stage.ledger.entries
+    assert entry.output_tokens >= 16_000, "no vocabulary makes more tokens than bytes"
+    assert standing(play).spent_nano_usd == entry.cost_nano_usd
+    assert (entry.cost_nano_usd or 0) >= 4_000 * OUTPUT > (entry.hold_nano_usd or 0)
+
+
+def test_a_whole_answer_far_past_its_limit_is_paid_by_what_came() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> answer("word " * 2_000, is_counted=False)
+        << Breached()
+        << Settled("estimated", "ok")
+        << Said("word " * 2_000)
+    ).run()
+    assert standing(play).spent_nano_usd >= 2_000 * OUTPUT
+
+
+LINE = "-" * 128
+"""One token, to some."""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("Hello?", (LINE,) * 50),
+        ("Hello?", ("a word ",) * 80),
+        ("Hello?", tuple("a word of 50 tokens ") * 20),
+        ("say it again: " + "x" * 9_000, ("x" * 9_000, *("a",) * 49)),
+    ],
+    ids=["long tokens", "short pieces", "letter by letter", "what was said before"],
+)
+def test_an_answer_that_may_be_of_its_length_is_paid_at_its_limit(
+    prompt: str, pieces: tuple[str, ...]
+) -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", prompt, max_tokens=50, stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(b"".join(map(chunk, pieces)), output_tokens=50)
+        << Said("".join(pieces))
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled", output_tokens=50)
+        << Left()
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert (entry.cost_nano_usd or 0) <= (entry.hold_nano_usd or 0)
 
 
 def test_a_bill_above_the_hold_is_told_of_whatever_tier_was_asked_for() -> None:
