@@ -352,6 +352,56 @@ def test_what_has_no_price_is_not_sent_under_a_budget() -> None:
     assert standing(play).held_nano_usd == 0
 
 
+def test_a_field_that_nobody_here_knows_is_not_sent_under_a_budget() -> None:
+    """It may undo the limit that is sent, as `n_predict` does at some servers. A route asks its next model,
+    which is not told it; without a budget it goes along."""
+    keys = (KeyConfig(key="sk-number-1", name="one"), KeyConfig(key="sk-number-2", name="two"))
+    config = two_providers(budgets={"key:one": budget(total=10**12)}, auth=AuthConfig(keys=keys))
+    mistrals = ProviderConfig(
+        kind="mistral", api_base="http://two.test/v1", models=config.providers["two"].models
+    )
+    config = msgspec.structs.replace(config, providers={**config.providers, "two": mistrals})
+    play = (
+        Playbook(config)
+        >> ask("small", key="sk-number-1", max_tokens=20, n_predict=30_000)
+        << Failed("forbidden", 403)
+        >> ask("auto", key="sk-number-1", max_tokens=20, n_predict=30_000)
+        << Sent("two/large")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", key="sk-number-2", max_tokens=20, n_predict=30_000)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", key="sk-number-1", max_tokens=20, top_k=3, min_p=0.1)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    fault = fault_of(play, 0)
+    assert fault.code == "unpriceable" and "the field 'n_predict' at one/small" in fault.message
+    assert "n_predict" not in play.stage.transport.calls[0].body
+    assert play.stage.transport.calls[1].body["n_predict"] == 30_000
+
+
+def test_an_operator_may_know_that_a_field_costs_nothing() -> None:
+    config = under({"global": budget(total=10**12)})
+    one = msgspec.structs.replace(config.providers["one"], free_fields=("ours",))
+    (
+        Playbook(msgspec.structs.replace(config, providers={**config.providers, "one": one}))
+        >> ask("small", ours=1)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", theirs=1)
+        << Failed("forbidden", 403)
+    ).run()
+
+
 SPOKEN = {"role": "user", "content": [{"type": "input_audio", "input_audio": "QQ=="}]}
 HEARS = {
     "three": ProviderConfig(
