@@ -54,6 +54,7 @@ from windvane.testing.playbook import (
     opens,
     passes,
     says,
+    sends,
     status,
 )
 from windvane.testing.stage import two_providers
@@ -349,6 +350,56 @@ def test_what_has_no_price_is_not_sent_under_a_budget() -> None:
     }
     assert not play.stage.transport.calls
     assert standing(play).held_nano_usd == 0
+
+
+def test_a_field_that_nobody_here_knows_is_not_sent_under_a_budget() -> None:
+    """It may undo the limit that is sent, as `n_predict` does at some servers. A route asks its next model,
+    which is not told it; without a budget it goes along."""
+    keys = (KeyConfig(key="sk-number-1", name="one"), KeyConfig(key="sk-number-2", name="two"))
+    config = two_providers(budgets={"key:one": budget(total=10**12)}, auth=AuthConfig(keys=keys))
+    mistrals = ProviderConfig(
+        kind="mistral", api_base="http://two.test/v1", models=config.providers["two"].models
+    )
+    config = msgspec.structs.replace(config, providers={**config.providers, "two": mistrals})
+    play = (
+        Playbook(config)
+        >> ask("small", key="sk-number-1", max_tokens=20, n_predict=30_000)
+        << Failed("forbidden", 403)
+        >> ask("auto", key="sk-number-1", max_tokens=20, n_predict=30_000)
+        << Sent("two/large")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", key="sk-number-2", max_tokens=20, n_predict=30_000)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", key="sk-number-1", max_tokens=20, top_k=3, min_p=0.1)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    fault = fault_of(play, 0)
+    assert fault.code == "unpriceable" and "the field 'n_predict' at one/small" in fault.message
+    assert "n_predict" not in play.stage.transport.calls[0].body
+    assert play.stage.transport.calls[1].body["n_predict"] == 30_000
+
+
+def test_an_operator_may_know_that_a_field_costs_nothing() -> None:
+    config = under({"global": budget(total=10**12)})
+    one = msgspec.structs.replace(config.providers["one"], free_fields=("ours",))
+    (
+        Playbook(msgspec.structs.replace(config, providers={**config.providers, "one": one}))
+        >> ask("small", ours=1)
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+        >> ask("small", theirs=1)
+        << Failed("forbidden", 403)
+    ).run()
 
 
 SPOKEN = {"role": "user", "content": [{"type": "input_audio", "input_audio": "QQ=="}]}
@@ -664,6 +715,83 @@ def test_a_provider_that_bills_more_than_was_held_is_told_of() -> None:
     ended = (play << Said("hi")).run()
     assert standing(ended).spent_nano_usd == cost
     assert standing(ended).left_nano_usd == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"), [(leaves, "cancelled"), (breaks, "stream_broken"), (done, "ok")]
+)
+def test_a_stream_that_goes_on_past_its_limit_is_paid_by_what_came(
+    ending: Callable[[], Happening], outcome: str
+) -> None:
+    """Nobody says what was used; but 4,000 words are not 50 tokens. The limit is not heeded there, so no
+    budget pays for another."""
+    words = ("word",) * 4_000
+    asked = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=50, stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> says(*words)
+        << Said("".join(words))
+    )
+    settled = Settled("estimated", outcome)
+    if ending is leaves:
+        play = asked >> leaves() << HungUp("one/small") << Breached() << settled << Left()
+    elif ending is breaks:
+        play = asked >> breaks() << Breached() << settled << Failed("stream_broken")
+    else:
+        play = asked >> finishes("length") >> done() << Breached() << settled << Finished()
+    play = (play >> ask("small", max_tokens=50) << Failed("forbidden", 403)).run()
+    (entry,) = play.stage.ledger.entries
+    assert entry.output_tokens >= 16_000, "no vocabulary makes more tokens than bytes"
+    assert standing(play).spent_nano_usd == entry.cost_nano_usd
+    assert (entry.cost_nano_usd or 0) >= 4_000 * OUTPUT > (entry.hold_nano_usd or 0)
+
+
+def test_a_whole_answer_far_past_its_limit_is_paid_by_what_came() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=50)
+        << Sent("one/small")
+        >> answer("word " * 2_000, is_counted=False)
+        << Breached()
+        << Settled("estimated", "ok")
+        << Said("word " * 2_000)
+    ).run()
+    assert standing(play).spent_nano_usd >= 2_000 * OUTPUT
+
+
+LINE = "-" * 128
+"""One token, to some."""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("Hello?", (LINE,) * 50),
+        ("Hello?", ("a word ",) * 80),
+        ("Hello?", tuple("a word of 50 tokens ") * 20),
+        ("say it again: " + "x" * 9_000, ("x" * 9_000, *("a",) * 49)),
+    ],
+    ids=["long tokens", "short pieces", "letter by letter", "what was said before"],
+)
+def test_an_answer_that_may_be_of_its_length_is_paid_at_its_limit(
+    prompt: str, pieces: tuple[str, ...]
+) -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", prompt, max_tokens=50, stream=True)
+        << Sent("one/small")
+        >> opens()
+        >> sends(b"".join(map(chunk, pieces)), output_tokens=50)
+        << Said("".join(pieces))
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled", output_tokens=50)
+        << Left()
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert (entry.cost_nano_usd or 0) <= (entry.hold_nano_usd or 0)
 
 
 def test_a_bill_above_the_hold_is_told_of_whatever_tier_was_asked_for() -> None:

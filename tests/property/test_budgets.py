@@ -292,6 +292,7 @@ def test_no_usage_costs_more_than_was_held(
         ({"models": ["dearer"]}, "models"),
         ({"fallbacks": ["dearer"]}, "fallbacks"),
         ({"best_of": 20}, "best_of"),
+        ({"n_predict": 30_000}, "n_predict"),
         ({"search_parameters": {"mode": "on"}}, "search_parameters"),
         ({"tools": [{"type": "web_search"}]}, "the tool 'web_search'"),
         (
@@ -315,11 +316,11 @@ def test_no_usage_costs_more_than_was_held(
 def test_what_has_no_price_is_refused_by_name(more: dict[str, Any], named: str) -> None:
     price = Price(since=DAY, input=NanoUsd(1), output=NanoUsd(1))  # type: ignore[arg-type]
     deployment = Deployment(
-        id="openai/gpt-4o",
-        provider="openai",
-        model="gpt-4o",
+        id="p/m",
+        provider="p",
+        model="m",
         own_price=price,
-        billing=PROVIDERS["openai"].billing,
+        billing=PROVIDERS["compatible"].billing,
     )
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
     with pytest.raises(WindvaneError, match=named) as refused:

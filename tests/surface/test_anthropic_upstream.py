@@ -354,6 +354,35 @@ def test_a_caller_who_leaves_pays_for_input_to_the_token_and_for_output_by_estim
     assert row.aborted
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_limit_of_ours_leaves_room_for_the_thinking_that_was_asked_for(
+    served: Served, stream: bool
+) -> None:
+    """What a budget covers, or a key may have, is less than the tokens to think in: Anthropic would refuse
+    that, and blame the caller."""
+    thinking = {"type": "enabled", "budget_tokens": 15_000}
+    asked = chat("Why?", model=OLD, max_tokens=20_000, thinking=thinking, stream=stream)
+    poor = served.ask(asked, authorization=f"Bearer {POOR}")
+    assert poor.status == 200, poor.body
+    told = json.loads(served.sim.tape[-1].body)
+    assert told["max_tokens"] == int(poor.headers["x-windvane-max-tokens"]) < 15_000
+    assert told["thinking"]["budget_tokens"] == told["max_tokens"] // 2
+    terse = served.ask(asked, authorization=f"Bearer {TERSE}")
+    assert terse.status == 200, terse.body
+    told = json.loads(served.sim.tape[-1].body)
+    assert told["max_tokens"] == 7 and "thinking" not in told
+
+
+def test_a_caller_who_asks_for_more_thinking_than_answer_is_told_so(served: Served) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 4_000}
+    wrong = chat("Why?", model=OLD, max_tokens=3_000, thinking=thinking)
+    before = len(served.sim.tape)
+    refused = served.ask(wrong)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "thinking.budget_tokens")
+    assert "must be less than max_tokens" in refused.message
+    assert len(served.sim.tape) == before
+
+
 def test_thinking_that_is_not_shown_is_paid_in_full_by_a_caller_who_leaves(
     served: Served,
 ) -> None:

@@ -21,6 +21,7 @@ from windvane.core.exchange import Exchange
 from windvane.core.ledger import LedgerEntry
 from windvane.core.usage import Certainty
 from windvane.engine import estimating, settlement
+from windvane.engine.estimating import Came
 from windvane.simulator import SimulatorConfig
 from windvane.wire.fold import Fold
 
@@ -177,12 +178,14 @@ def _usual_input(exchange: Exchange, _: Deployment) -> int:
     return int(exchange.analysis.input_tokens * 0.5 * 1.1) + 1
 
 
-def _usual_text(answer: Completion) -> int:
-    return sum(len(each.message.content or "") for each in answer.choices) // 3 + 1
+def _usual_text(answer: Completion) -> Came:
+    text = sum(len(each.message.content or "") for each in answer.choices)
+    return Came(text // 3 + 1, text)
 
 
-def _usual_stream(fold: Fold) -> int:
-    return max(fold.chunks, _usual_text(fold.completion()))
+def _usual_stream(fold: Fold) -> Came:
+    usual = _usual_text(fold.completion())
+    return Came(max(fold.chunks, usual.tokens_max), usual.text_bytes)
 
 
 def _few_pieces(*_: Any) -> int:
@@ -196,8 +199,8 @@ def test_what_is_usual_would_be_caught(served: Served, monkeypatch: pytest.Monke
     assert below_the_bill(served)
     served.seen.settled.clear()
     monkeypatch.undo()
-    monkeypatch.setattr(settlement, "tokens_written", _usual_text)
-    monkeypatch.setattr(settlement, "tokens_delivered", _usual_stream)
+    monkeypatch.setattr(settlement, "came_whole", _usual_text)
+    monkeypatch.setattr(settlement, "came_streamed", _usual_stream)
     monkeypatch.setattr(settlement, "tokens_unseen", _few_pieces)
     for script in ("han", "emoji"):
         ask_all_ways(served, "mistral-small-latest", TEXTS[script] * 5)

@@ -3,12 +3,16 @@ goes to the provider."""
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
+import openai
 import pytest
 from tests.surface.served import Served, chat, serving
 
 from windvane.config.schema import AuthConfig, BudgetConfig, KeyConfig, RateConfig
+from windvane.core.faults import Fault, FaultKind, Source
+from windvane.gateway.data_plane.outgoing import error_headers
 from windvane.simulator import SimulatorConfig
 
 PLAIN, RATED, POOR, STRICT = "sk-plain-key", "sk-rated-key", "sk-poor-key", "sk-strict-key"
@@ -88,6 +92,43 @@ def test_who_wants_no_shorter_answer_is_refused_with_what_is_left(served):
     assert (limit["limit_usd"], limit["used_usd"], limit["left_usd"]) == ("0.001", "0", "0.001")
     assert limit["renews_at"].endswith("T00:00:00.000Z")
     assert len(served.sim.tape) == before
+
+
+def test_who_waits_for_what_is_only_held_is_told_to_try_again(served):
+    """Next to nothing is spent: the SDK comes again, and is served when the other has ended."""
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(served.ask, chat("!late 1500", max_tokens=1_000), **bearer(STRICT))
+        served.until(lambda: served.sim.tape, "the first to be sent")
+        refused = served.ask(chat("second", max_tokens=1_000), **bearer(STRICT))
+        assert refused.status == 429
+        assert "held for requests that are running" in refused.message
+        said = {name: refused.headers.get(name) for name in ("retry-after", "x-should-retry")}
+        assert said == {"retry-after": "1", "x-should-retry": "true"}
+        with openai.OpenAI(base_url=f"{served.url}/v1", api_key=STRICT, max_retries=9) as client:
+            answer = client.chat.completions.create(
+                model="mistral-small-latest",
+                max_tokens=1_000,
+                messages=[{"role": "user", "content": "third"}],
+            )
+        assert answer.choices[0].message.content
+        assert first.result().status == 200
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "says"), [(None, b"false"), (60, b"true"), (61, b"false")]
+)
+def test_a_budget_is_worth_another_try_if_it_renews_soon(retry_after_s, says):
+    """For longer than a minute no SDK waits: it would come again before, and in vain."""
+    fault = Fault(
+        kind=FaultKind.BUDGET_EXCEEDED,
+        source=Source.CLIENT,
+        message="",
+        status=429,
+        retry_after_s=retry_after_s,
+    )
+    headers = dict(error_headers(fault, None, "req_1"))
+    assert headers[b"x-should-retry"] == says
+    assert (b"retry-after" in headers) is (retry_after_s is not None)
 
 
 def test_a_callers_own_key_goes_to_the_provider_and_is_kept_nowhere(tmp_path):

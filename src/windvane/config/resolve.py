@@ -140,10 +140,13 @@ def _provider(name: str, settings: ProviderConfig, problems: list[Problem]) -> P
         known = ", ".join(PROVIDERS)
         what = f"must be one of {known}; got {settings.kind or 'nothing'}"
         problems.append(Problem(f"providers.{name}.kind", what))
-    elif settings.abort_billing == "run_to_end":
-        billing = msgspec.structs.replace(provider.billing, runs_to_end=True)
-        return msgspec.structs.replace(provider, billing=billing)
-    return provider
+        return None
+    billing = msgspec.structs.replace(
+        provider.billing,
+        runs_to_end=settings.abort_billing == "run_to_end",
+        free_fields=provider.billing.free_fields.union(settings.free_fields),
+    )
+    return msgspec.structs.replace(provider, billing=billing)
 
 
 def _upstream(

@@ -56,7 +56,8 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A provider to use. `kind` is one of mistral, openai, anthropic, compatible; the provider's own name
     serves when it is one of those. `price_factor` multiplies list prices (1.1 for Mistral's
     regional hosts). `abort_billing` says what an answer costs there whose connection is closed
-    midway: what had been made of it (stop), or all of it (run_to_end). `tier` is Mistral's (hobbyist,
+    midway: what had been made of it (stop), or all of it (run_to_end). `free_fields` names fields of
+    requests that cost nothing there, beside those that are known to. `tier` is Mistral's (hobbyist,
     standard, enterprise), with its limits; `limits` states others."""
 
     kind: str | None = None
@@ -66,6 +67,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     timeouts: Timeouts | None = None
     price_factor: Decimal | None = None
     abort_billing: Literal["stop", "run_to_end"] = "stop"
+    free_fields: tuple[str, ...] = ()
     tier: str | None = None
     limits: UpstreamLimitsConfig | None = None
 

@@ -9,6 +9,7 @@ from windvane.core.analysis import Analysis
 from windvane.core.catalog.models import Capability, Catalog, ModelCard
 from windvane.core.catalog.prices import PERMILLE, Price
 from windvane.core.chat import JsonObject
+from windvane.core.free_fields import FREE_FIELDS, asks_for_something
 
 OUTPUT_TOKENS_ASSUMED = 1
 """What must fit beside the input when the caller does not say how long the answer may be."""
@@ -30,8 +31,11 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
     """Thousandths by service tier, as asked for or as the answer says. None for one without a price."""
     untold_tier_permille: int | None = None
     """Thousandths of a tier that is asked for and not among these, where the provider is not told it."""
-    untold: frozenset[str] = frozenset()
-    """Fields that cost elsewhere and are not told to this provider: what is not sent costs nothing."""
+    free_fields: frozenset[str] = FREE_FIELDS
+    """Fields that cost nothing."""
+    priced_apart: frozenset[str] | None = None
+    """Fields that cost, of those that the provider is told and takes; None for one that takes whatever a
+    caller says: then any may that is not free."""
     batch_permille: int | None = None
     """Thousandths of an answer that says it came of a batch."""
     hosts_permille: dict[str, int] = {}
@@ -55,6 +59,12 @@ class Billing(msgspec.Struct, frozen=True, kw_only=True):
         if tier in _LISTED:
             return PERMILLE
         return self.tiers_permille.get(str(tier), self.untold_tier_permille)
+
+    def may_cost(self, field: str) -> bool:
+        """Whether what is asked for by a field may have a price of its own."""
+        if field in self.free_fields:
+            return False
+        return self.priced_apart is None or field in self.priced_apart
 
     def as_served(self, tier: str | None) -> int | None:
         """Thousandths of the list price in `tier` as the answer says it; None when it is not known."""
@@ -80,19 +90,6 @@ def keeps_for_an_hour(body: JsonObject) -> bool:
 
 
 TOO_LONG = "the request is too long"
-EXTRAS = (
-    "web_search_options",
-    "audio",
-    "plugins",
-    "models",
-    "fallbacks",
-    "best_of",
-    "search_parameters",
-)
-"""Fields that ask, at some server, for what is billed apart: a search, sound, a dearer model instead, more
-answers than are given."""
-PRICED_APART = frozenset(("service_tier", "tools", *EXTRAS))
-"""Fields that may ask for what the price of tokens does not cover."""
 _CALLERS_TOOLS = (None, "function", "custom")
 """Tools that the caller runs: their calls are tokens, and nothing besides."""
 
@@ -144,17 +141,16 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     def unpriced_part(self, analysis: Analysis, body: JsonObject) -> str | None:
         """What in a request costs something that the price does not cover; None when all is covered."""
-        if not (analysis.audio or analysis.documents) and PRICED_APART.isdisjoint(body):
-            return None
         if analysis.audio:
             return "audio input"
         if analysis.documents:
             return "documents, which are billed by the page"
-        if self.billing.of_tier(body.get("service_tier")) is None:
+        billing = self.billing
+        if billing.of_tier(body.get("service_tier")) is None:
             return f"the service tier {str(body['service_tier'])[:40]!r}"
-        for name in EXTRAS:
-            if body.get(name) not in (None, []) and name not in self.billing.untold:
-                return name
+        for name, value in body.items():
+            if billing.may_cost(name) and asks_for_something(name, value):
+                return f"the field {name[:40]!r}"
         tools = body.get("tools")
         for tool in tools if isinstance(tools, list) else ():
             kind = tool.get("type") if isinstance(tool, dict) else None

@@ -17,12 +17,7 @@ from windvane.core.analysis import Analysis
 from windvane.core.analysis.tokens import tokens_upper_bound
 from windvane.core.budgets import US_PER_DAY, US_PER_S, Account, Period, tightest
 from windvane.core.catalog.prices import PERMILLE, Dearest, Price, WorstCase, cost, dearest
-from windvane.core.deployment import (
-    PRICED_APART,
-    UNKNOWN_TIER_PERMILLE,
-    Deployment,
-    keeps_for_an_hour,
-)
+from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment, keeps_for_an_hour
 from windvane.core.exchange import Exchange
 from windvane.core.faults import (
     Fault,
@@ -33,6 +28,7 @@ from windvane.core.faults import (
     WindvaneError,
     error_of,
 )
+from windvane.core.free_fields import FREE_FIELDS
 from windvane.core.money import NanoUsd, usd_text
 from windvane.core.principal import MODEL, Principal, Scope, scope, told_as
 from windvane.core.usage import Usage
@@ -57,8 +53,8 @@ them. A request may be longer by this as it is sent than as it came, and its bou
 in it for the name of a limit or of a tier."""
 _PROMPTED = frozenset(("tools", "functions", "response_format"))
 """Fields to which a provider may add a prompt of its own."""
-_BOUNDED_APART = PRICED_APART | _PROMPTED | {"prediction"}
-"""Fields by which a request may cost more than its size and its limit say: most have none of them."""
+_PLAIN = FREE_FIELDS - _PROMPTED - {"prediction", "service_tier"}
+"""Fields by which no request costs more than its size and its limit say: most have no others."""
 
 
 class Bound(msgspec.Struct, frozen=True, gc=False):
@@ -185,9 +181,7 @@ class Bounder:
                 longest = tariff.output_max if sent is None else sent
                 amount = _worst_case(exchange, analysis, tariff).of(longest)
             return Bound(amount, scopes, now_us, price, model, capped)
-        is_plain = _BOUNDED_APART.isdisjoint(request.body) and not (
-            analysis.audio or analysis.documents
-        )
+        is_plain = _PLAIN.issuperset(request.body) and not (analysis.audio or analysis.documents)
         if not (is_plain and tariff.is_sure):
             self._check_price(exchange, analysis, tariff)
         worst = _worst_case(exchange, analysis, tariff, is_plain=is_plain)

@@ -8,7 +8,8 @@ usual ratio would be nearer to the truth, and below it at times: then a budget w
 - Output: every byte that came may have been a token, a form around it besides. What was cut off may be
   longer than what came: a provider goes on until it learns of the end. It is taken to go on as fast as
   it did, with pieces as long as the longest. Bytes that came and were not read are each a token too.
-- Neither is above what was asked for, nor the amount above the hold.
+- Neither is above what was asked for, nor the amount above the hold; unless so much came that it cannot
+  be the tokens that were asked for: then the limit was not heeded, and what came is what counts.
 
 Thinking that is billed and not shown leaves no bytes: where there may be some, nothing is estimated, and
 the hold is assumed. So it is when a provider was not read for a while, and may be far ahead.
@@ -40,9 +41,52 @@ CALL_TOKENS = 64
 """What the form around an answer and around each call may take, which is never shown."""
 CALL_BYTES_TIMES = 2
 """A call is shown as JSON; the form that it is written in may name each argument twice."""
+TOKEN_BYTES_MAX = 128
+"""The longest tokens of the vocabularies in use: runs of so many spaces or dashes."""
+TOKEN_BYTES_USUAL_MAX = 16
+"""No text has so many bytes to a token, in any script, but for such runs. In a stream those come in pieces
+as long; where there are more pieces than tokens that were asked for as well, it is no run."""
 
 
-def tokens_written(answer: Completion) -> int:
+class Came(msgspec.Struct, frozen=True):
+    """What came of an answer: the most tokens that it can be, the bytes of its text, and in how many
+    pieces that came of a stream."""
+
+    tokens_max: int
+    text_bytes: int
+    pieces: int = 0
+
+    def is_beyond(self, limit: int, said_bytes: int) -> bool:
+        """Whether it cannot be `limit` tokens. An answer may begin with what the request said."""
+        text_bytes = self.text_bytes - said_bytes
+        return text_bytes > limit * TOKEN_BYTES_MAX or (
+            self.pieces > limit and text_bytes > limit * TOKEN_BYTES_USUAL_MAX
+        )
+
+
+def came_whole(answer: Completion) -> Came:
+    """What came of an answer that is no stream."""
+    return Came(_tokens_written(answer), _text_bytes(answer))
+
+
+def came_streamed(fold: Fold) -> Came:
+    """What came of a stream: a piece may be a token without a byte to show."""
+    answer = fold.completion()
+    return Came(_tokens_written(answer) + fold.pieces, _text_bytes(answer), fold.chunks)
+
+
+def _text_bytes(answer: Completion) -> int:
+    """Of all that is text: what is none, as a picture, may be many bytes to a token."""
+    total = 0
+    for choice in answer.choices:
+        said = choice.message
+        texts = [said.content, said.reasoning, said.refusal]
+        texts += [call.arguments for call in said.tool_calls]
+        total += sum(bytes_of(text) for text in texts if text)
+    return total
+
+
+def _tokens_written(answer: Completion) -> int:
     """No vocabulary makes more tokens of all that `answer` says."""
     total = 0
     for choice in answer.choices:
@@ -58,11 +102,6 @@ def tokens_written(answer: Completion) -> int:
 
 def _tokens_of_call(call: ToolCall) -> int:
     return CALL_TOKENS + CALL_BYTES_TIMES * (bytes_of(call.name) + bytes_of(call.arguments))
-
-
-def tokens_delivered(fold: Fold) -> int:
-    """The most tokens in what came of a stream: a piece may be a token without a byte to show."""
-    return tokens_written(fold.completion()) + fold.pieces
 
 
 def tokens_unseen(fold: Fold, streamed_s: float) -> int:
@@ -90,32 +129,45 @@ def may_have_thought(deployment: Deployment, fold: Fold) -> bool:
 
 
 def used_at_most(
-    exchange: Exchange, attempt: Attempt, delivered: int, unseen: int = 0, said: Usage | None = None
+    exchange: Exchange, attempt: Attempt, came: Came, unseen: int = 0, said: Usage | None = None
 ) -> tuple[Usage, NanoUsd | None]:
     """The most that an attempt used, and the most that it cost; None when its price is not known.
 
-    `delivered` and `unseen` are the most tokens that came, and that did not. `said` is what the provider
-    said before the end: its input, and its output so far.
+    `unseen` are the most tokens that did not come. `said` is what the provider said before the end: its
+    input, and its output so far. The amount is above the hold only where more came than was asked for.
     """
-    request = exchange.request
-    output_tokens = max(delivered, said.output_tokens if said else 0) + unseen
-    if limit := attempt.output_tokens_max or request.output_tokens_max:
-        output_tokens = min(output_tokens, limit * request.n)
+    request, is_beyond = exchange.request, False
+    output_tokens = max(came.tokens_max, said.output_tokens if said else 0) + unseen
+    if limit := (attempt.output_tokens_max or request.output_tokens_max or 0) * request.n:
+        is_beyond = came.is_beyond(limit, exchange.body_bytes * request.n)
+        if not is_beyond:
+            output_tokens = min(output_tokens, limit)
     if request.body.get("prediction"):
         # Foretold words that are rejected are billed as output, whatever the limit says.
         output_tokens += exchange.body_bytes * request.n
     if said is None or not said.input_tokens:
         usage = Usage(input_bound(exchange, attempt.deployment), output_tokens)
-        return usage, _amount(exchange, attempt, usage, is_input_said=False)
-    usage = msgspec.structs.replace(said, output_tokens=output_tokens, is_so_far=False)
-    return usage, _amount(exchange, attempt, usage, is_input_said=True)
+        amount = _amount(exchange, attempt, usage, is_input_said=False)
+    else:
+        usage = msgspec.structs.replace(said, output_tokens=output_tokens, is_so_far=False)
+        amount = _amount(exchange, attempt, usage, is_input_said=True)
+    held = attempt.hold.hold_nano_usd
+    if amount is not None and held is not None and not is_beyond:
+        amount = min(amount, held)
+    return usage, amount
+
+
+def is_more_than_held(attempt: Attempt, used: tuple[Usage, NanoUsd | None]) -> bool:
+    """Whether so much came that even the hold is too little."""
+    held, amount = attempt.hold.hold_nano_usd, used[1]
+    return held is not None and amount is not None and amount > held
 
 
 def _amount(
     exchange: Exchange, attempt: Attempt, usage: Usage, *, is_input_said: bool
 ) -> NanoUsd | None:
-    """The most that `usage` costs, in whichever service tier the request may have been served; never
-    more than the hold, and None when that is unknown."""
+    """The most that `usage` costs, in whichever service tier the request may have been served; the hold,
+    where that is not known."""
     price, held = attempt.price, attempt.hold.hold_nano_usd
     if price is None or held is None:
         return held
@@ -127,6 +179,6 @@ def _amount(
     if factor is None:
         return held
     if is_input_said:
-        return min(cost(price, usage, factor), held)
+        return cost(price, usage, factor)
     rates = dearest(price, factor, input_tokens_max=usage.input_tokens)
-    return min(rates.worst_case(usage.input_tokens).of(usage.output_tokens), held)
+    return rates.worst_case(usage.input_tokens).of(usage.output_tokens)

@@ -31,11 +31,12 @@ from windvane.core.usage import NOTHING_USED, Certainty, Usage
 from windvane.engine.alerts import BudgetAlerts
 from windvane.engine.bounding import Bound, Bounder, amount_expected
 from windvane.engine.estimating import (
+    came_streamed,
+    came_whole,
+    is_more_than_held,
     may_have_thought,
     may_think,
-    tokens_delivered,
     tokens_unseen,
-    tokens_written,
     used_at_most,
 )
 from windvane.engine.waiting_room import FREE, Admission, WaitingRoom
@@ -140,7 +141,7 @@ class Settlement:
         if answer.usage is not None:
             self._settle_exact(exchange, attempt, answer.usage, outcome)
         else:
-            used = used_at_most(exchange, attempt, tokens_written(answer))
+            used = used_at_most(exchange, attempt, came_whole(answer))
             self._settle_uncounted(exchange, attempt, used, outcome, may_think(attempt.deployment))
 
     def settle_delivered(
@@ -151,7 +152,7 @@ class Settlement:
         if (usage := fold.final_usage) is not None:
             self._settle_exact(exchange, attempt, usage, outcome)
         else:
-            used = used_at_most(exchange, attempt, tokens_delivered(fold), said=fold.usage)
+            used = used_at_most(exchange, attempt, came_streamed(fold), said=fold.usage)
             may_have_more = may_have_thought(attempt.deployment, fold)
             self._settle_uncounted(exchange, attempt, used, outcome, may_have_more)
 
@@ -187,19 +188,22 @@ class Settlement:
             self._assume(exchange, attempt, outcome)
         elif (usage := fold.final_usage) is not None and fold.has_all(exchange.request.n):
             self._settle_exact(exchange, attempt, usage, outcome)
-        elif (
-            not fold.chunks
-            or attempt.deployment.billing.runs_to_end
-            or fold.unread_bytes is None
-            or may_have_thought(attempt.deployment, fold)
-        ):
+        elif not fold.chunks:
             self._assume(exchange, attempt, outcome)
         else:
             now_s = self._clock.monotonic_s()
             began_s = now_s if attempt.first_chunk_s is None else attempt.first_chunk_s
             unseen = tokens_unseen(fold, now_s - began_s)
-            used = used_at_most(exchange, attempt, tokens_delivered(fold), unseen, fold.usage)
-            self._settle_estimated(exchange, attempt, used, outcome)
+            used = used_at_most(exchange, attempt, came_streamed(fold), unseen, fold.usage)
+            may_have_more = (
+                attempt.deployment.billing.runs_to_end
+                or fold.unread_bytes is None
+                or may_have_thought(attempt.deployment, fold)
+            )
+            if may_have_more and not is_more_than_held(attempt, used):
+                self._assume(exchange, attempt, outcome)
+            else:
+                self._settle_estimated(exchange, attempt, used, outcome)
 
     def _settle_uncounted(
         self,
@@ -211,7 +215,7 @@ class Settlement:
     ) -> None:
         """A whole answer that nobody counted. If it may have had more than was seen, `used` is not the most
         that it cost; still it is all that can be told of its tokens."""
-        if may_have_more:
+        if may_have_more and not is_more_than_held(attempt, used):
             self._assume(exchange, attempt, outcome, used[0])
         else:
             self._settle_estimated(exchange, attempt, used, outcome)

@@ -8,7 +8,7 @@ Quirks: a dialect of its own (wire/anthropic_chat.py, wire/anthropic_reply.py), 
 import msgspec
 
 from windvane.core.catalog.prices import PERMILLE
-from windvane.core.deployment import EXTRAS, Billing
+from windvane.core.deployment import Billing
 from windvane.core.faults import Fault, FaultKind, Retry, Source
 from windvane.providers import fault_map
 from windvane.providers.provider import Headers, Provider
@@ -77,7 +77,7 @@ BILLING = Billing(
     # other: what else is asked for is sent as the standard one.
     tiers_permille={"auto": None, "priority": None, "fast": None},
     untold_tier_permille=PERMILLE,
-    untold=frozenset(EXTRAS) - {"audio", "web_search_options"},
+    priced_apart=frozenset(("audio", "web_search_options")),
     batch_permille=500,
     # An image is made smaller than 2,576 pixels a side, and a token is 750 of its pixels.
     image_tokens_max=10_000,

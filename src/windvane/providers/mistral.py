@@ -9,7 +9,7 @@ import msgspec
 
 from windvane.core.analysis.tokens import IMAGE_TOKENS_MAX
 from windvane.core.catalog.prices import PERMILLE
-from windvane.core.deployment import EXTRAS, Billing
+from windvane.core.deployment import Billing
 from windvane.core.faults import Fault, FaultKind, Retry, Source
 from windvane.core.upstream_limits import MISTRAL_TIERS
 from windvane.providers import fault_map
@@ -47,7 +47,7 @@ BILLING = Billing(
     # an image is at most about 3,025 tokens. Asked for "auto", it may serve in either tier.
     tiers_permille={"priority": 1750, "auto": 1750, "fast": 1750},
     untold_tier_permille=PERMILLE,
-    untold=frozenset(EXTRAS) - {"audio"},
+    priced_apart=frozenset(("audio",)),
     batch_permille=500,
     image_tokens_max=IMAGE_TOKENS_MAX,
     hosts_permille={"api.eu.mistral.ai": 1100, "api.us.mistral.ai": 1100},

@@ -12,7 +12,13 @@ from windvane.wire import chat_reply, openai_chat
 PROVIDER = Provider(
     kind="openai",
     # The flex tier and batches are half price; what the priority tier costs is not in our sources.
-    billing=Billing(tiers_permille={"flex": 500}, batch_permille=500, hides_reasoning=True),
+    billing=Billing(
+        tiers_permille={"flex": 500},
+        # It refuses a field that it does not know.
+        priced_apart=frozenset(("audio", "modalities", "web_search_options")),
+        batch_permille=500,
+        hides_reasoning=True,
+    ),
     encode_chat=openai_chat.encode_chat_for_openai,
     decode_chat=chat_reply.decode_completion,
     read_stream=chat_reply.ChatStreamReader,

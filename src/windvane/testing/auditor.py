@@ -7,7 +7,7 @@ works. What it holds the engine to:
 1. An exchange ends once, after all of its attempts are settled, and each that began has ended.
 2. An attempt is held once, before it is sent; it is sent once; it is settled once.
 3. No more is settled than was held, unless the provider's usage says so, be it not known at which of a
-   request's service tiers: a *breach*, counted.
+   request's service tiers; or it made more tokens than it was asked for: a *breach*, counted.
 4. An exact amount is the provider's own bill; an estimate is no less, of input and of output; an
    assumed one is the whole hold.
 5. The ledger's sum is the sum of settlements.
@@ -234,7 +234,9 @@ class Auditor:
     def _may_be_breach(self, entry: LedgerEntry) -> bool:
         if entry.certainty is Certainty.ESTIMATED:
             call = self.sent.get(entry.attempt_id)
-            return call is not None and call.body.get("service_tier") is not None
+            return call is not None and (
+                call.body.get("service_tier") is not None or call.is_beyond_its_limit
+            )
         return entry.certainty is Certainty.EXACT
 
     def _check_sent(self, entry: LedgerEntry) -> None:

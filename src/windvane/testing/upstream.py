@@ -102,6 +102,14 @@ class Call:
         is_whole = isinstance(end, Ends) and all(isinstance(each, Piece) for each in pieces)
         return is_whole and self._parts[-1][0] <= self._loop.time()
 
+    @property
+    def is_beyond_its_limit(self) -> bool:
+        """Whether more tokens were read of it than it was asked for."""
+        limit, choices = self.body.get("max_tokens"), self.body.get("n") or 1
+        if not (isinstance(limit, int) and isinstance(choices, int)):
+            return False
+        return self.read_tokens > limit * choices
+
     def close(self) -> None:
         """The connection is gone; the provider stops, and bills what it had made by now."""
         if not self.is_closed:

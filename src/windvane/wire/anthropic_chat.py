@@ -13,8 +13,9 @@ import msgspec
 
 from windvane.core.chat import ChatRequest, JsonObject, Message
 from windvane.wire.allowed_tools import only_allowed, word_of
-from windvane.wire.anthropic_own import THINKING_TOKENS_MIN, Count, Mark, Thinking, checked
+from windvane.wire.anthropic_own import Count, Mark, Thinking, checked
 from windvane.wire.cannot_say import cannot_say
+from windvane.wire.chat_request import THINKING_TOKENS_MIN, limited
 from windvane.wire.mistral_chat import nine_characters
 from windvane.wire.rows import Rows, Table
 from windvane.wire.strict_schema import strict
@@ -181,6 +182,8 @@ def encode_chat(request: ChatRequest, model: str) -> bytes:
 
     Raises BadRequestError that names the field when the request cannot be said to Anthropic.
     """
+    if "thinking" in request.body and not request.output_tokens_max:
+        request = limited(request, MAX_TOKENS_DEFAULT)
     body = request.body
     _check(request)
     system, turns = encode_messages(request)
@@ -259,7 +262,9 @@ def _settle_thinking(
 ) -> None:
     """What an effort means: leave to think for later models, a budget of tokens for earlier ones. Who
     must call a tool cannot think first, nor who has forgotten what it thought before its last calls."""
-    config = written.get("output_config")
+    thinking, config = written.get("thinking"), written.get("output_config")
+    if isinstance(thinking, dict) and thinking.get("budget_tokens", 0) >= written["max_tokens"]:
+        raise cannot_say("thinking.budget_tokens", "must be less than max_tokens")
     if config is None:
         return
     effort = config.pop("effort", None) if isinstance(config, dict) else None
@@ -271,7 +276,7 @@ def _settle_thinking(
             del written["output_config"]
     choice = written.get("tool_choice")
     is_forced = isinstance(choice, dict) and choice["type"] in ("any", "tool")
-    if effort is None or is_forced or "thinking" in written:
+    if effort is None or is_forced or thinking is not None:
         return
     if not has_budget:
         written["thinking"] = {"type": "adaptive"}

@@ -10,9 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from windvane.wire.cannot_say import cannot_say
-from windvane.wire.chat_request import place_and_problem
-
-THINKING_TOKENS_MIN = 1_024
+from windvane.wire.chat_request import THINKING_TOKENS_MIN, place_and_problem
 
 Count = Annotated[int, Meta(ge=0)]
 

@@ -5,6 +5,7 @@ The two dialects differ in a few names, and callers mix them (an OpenAI client t
 stays in `ChatRequest.body` untouched.
 """
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -34,6 +35,9 @@ STOPS_MAX = 16
 
 NAME_CHARS_MAX = 64
 """A caller's own word is shown no longer than this."""
+
+THINKING_TOKENS_MIN = 1_024
+"""Anthropic lets no model think in fewer."""
 
 TOKENS_MAX = 100_000_000
 """More than any model says; it keeps every amount far within 64 bits."""
@@ -163,10 +167,23 @@ def chat_request_of(fields: JsonObject, messages_json: msgspec.Raw | None = None
 
 
 def limited(request: ChatRequest, output_tokens_max: int) -> ChatRequest:
-    """The same request, asking for no more than so many tokens, by the name its caller uses."""
+    """The same request, asking for no more than so many tokens, by the name its caller uses.
+
+    Tokens to think in are among them. Where those that the caller set apart do not fit any more, half
+    of the new limit is for thinking; nothing, where that is less than a model can think in.
+    """
     body = {name: value for name, value in request.body.items() if name not in _OUTPUT_LIMITS}
     is_new = request.body.get("max_completion_tokens") is not None
     body["max_completion_tokens" if is_new else "max_tokens"] = output_tokens_max
+    thinking = body.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if type(budget) is int and output_tokens_max <= budget < (
+        request.output_tokens_max or math.inf
+    ):
+        if (half := output_tokens_max // 2) >= THINKING_TOKENS_MIN:
+            body["thinking"] = {**thinking, "budget_tokens": half}  # type: ignore[dict-item]
+        else:
+            del body["thinking"]
     return msgspec.structs.replace(request, body=body, output_tokens_max=output_tokens_max)
 
 

@@ -5,12 +5,14 @@ from importlib import import_module
 
 import msgspec
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 import windvane.providers
 from windvane.core.analysis import Analysis
 from windvane.core.catalog.prices import PERMILLE
 from windvane.core.deployment import Deployment
 from windvane.core.faults import Retry, WindvaneError
+from windvane.core.free_fields import FREE_FIELDS
 from windvane.providers import PROVIDERS, Provider
 from windvane.wire.chat_request import chat_request_of
 
@@ -80,20 +82,86 @@ def test_a_tier_that_is_not_told_costs_what_is_listed(provider: Provider, tier: 
         assert provider.billing.of_tier(tier) != PERMILLE
 
 
+KNOWN_TO_OPENAI = frozenset(CompletionCreateParamsBase.__annotations__)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda provider: provider.kind)
-def test_a_search_that_is_not_asked_for_costs_nothing(provider: Provider) -> None:
-    body = {
-        "messages": [{"role": "user", "content": "x"}],
-        "model": "m",
-        "web_search_options": {"search_context_size": "low"},
-    }
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("web_search_options", {"search_context_size": "low"}),
+        ("web_search_options", {}),
+        ("audio", {"voice": "alloy", "format": "wav"}),
+        ("modalities", ["text", "audio"]),
+        ("n_predict", 30_000),
+        ("n_predict", -1),
+        ("num_predict", 30_000),
+        ("max_length", 0),
+        ("n_cmpl", 9),
+        ("best_of", 4),
+        ("use_beam_search", True),
+        ("search_parameters", {"mode": "auto"}),
+        ("enable_search", True),
+        ("thinking", {"type": "enabled", "budget_tokens": 2_000}),
+        ("thinking_budget", 90_000),
+        ("chat_template_kwargs", {"chat_template": "{{ messages }}"}),
+        ("chat_template", "{% for i in range(99999) %}x{% endfor %}"),
+        ("provider", {"order": ["dear"]}),
+        ("models", ["dear"]),
+        ("fallbacks", ["dear"]),
+        ("plugins", [{"id": "web"}]),
+        ("options", {"num_predict": 30_000}),
+        ("response_fields", ["content"]),
+        ("nobody-knows-this", "x"),
+    ],
+)
+def test_what_may_cost_is_free_only_where_it_is_not_told(
+    provider: Provider, field: str, value: object
+) -> None:
+    """Or refused, as OpenAI refuses what it does not know. What Claude thinks is told, and is no more than
+    its `max_tokens`."""
+    body = {"messages": [{"role": "user", "content": "x"}], "model": "m", field: value}
     try:
         told = msgspec.json.decode(provider.encode_chat(chat_request_of(body), "m"))
     except WindvaneError:
-        told = body  # refused, not left out
+        return
     deployment = Deployment(id="p/m", provider="p", model="m", billing=provider.billing)
-    is_free = deployment.unpriced_part(Analysis(), body) is None
-    assert is_free is ("web_search_options" not in told)
+    part = deployment.unpriced_part(Analysis(), body)
+    is_in_the_limit = provider.kind == "anthropic" and field == "thinking"
+    is_unknown = provider.kind == "openai" and field not in KNOWN_TO_OPENAI
+    is_dear = field in told and not (is_in_the_limit or is_unknown)
+    assert part == (f"the field {field!r}" if is_dear else None)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda provider: provider.kind)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"best_of": 1},
+        {"n_cmpl": 1},
+        {"search_parameters": {"mode": "off"}},
+        {"web_search_options": False},
+        {"web_search_options": None},
+        {"modalities": ["text"]},
+        {"thinking": {"type": "disabled"}},
+        {"models": []},
+        {"nobody-knows-this": None},
+        {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "stop_token_ids": [2]},
+        {"guided_json": {"type": "object"}, "chat_template_kwargs": {"enable_thinking": False}},
+        {"temperature": 1, "verbosity": "low", "store": True, "user": "u", "prompt_cache_key": "k"},
+        {"safe_prompt": True, "random_seed": 4},
+    ],
+)
+def test_what_asks_for_nothing_dear_is_free_everywhere(
+    provider: Provider, fields: dict[str, object]
+) -> None:
+    deployment = Deployment(id="p/m", provider="p", model="m", billing=provider.billing)
+    assert deployment.unpriced_part(Analysis(), {"model": "m", "messages": [], **fields}) is None
+
+
+def test_every_field_that_openai_documents_is_known() -> None:
+    known = FREE_FIELDS | {"audio", "modalities", "web_search_options"}
+    assert known >= KNOWN_TO_OPENAI
 
 
 def test_a_tier_that_an_answer_names_and_nobody_priced_is_not_taken_for_a_listed_one() -> None:

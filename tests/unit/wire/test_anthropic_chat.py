@@ -203,6 +203,11 @@ def test_a_count_that_is_sent_must_be_one(count: object) -> None:
         ),
         (OLD, {"reasoning_effort": "low", "max_tokens": 5_000}, {"max_tokens": 5_000}),
         (
+            OLD,
+            {"thinking": {"type": "enabled", "budget_tokens": MAX_TOKENS_DEFAULT}},
+            {"thinking": {"type": "enabled", "budget_tokens": MAX_TOKENS_DEFAULT // 2}},
+        ),
+        (
             NEW,
             {"reasoning_effort": "high", "tools": [TOOL], "tool_choice": "required"},
             {

@@ -7,7 +7,7 @@ import pytest
 
 from windvane.core.chat import ChatRequest
 from windvane.core.faults import BadRequestError
-from windvane.wire.chat_request import chat_request_of, decode_chat_request, dialect_of
+from windvane.wire.chat_request import chat_request_of, decode_chat_request, dialect_of, limited
 from windvane.wire.dialect import Dialect
 
 HELLO = {"role": "user", "content": "hello"}
@@ -268,3 +268,33 @@ def test_a_custom_tools_call_in_a_conversation_is_taken() -> None:
     request = decode_chat_request(msgspec.json.encode({"model": "m", "messages": said}))
     (read,) = request.messages[1].tool_calls or ()
     assert (read.name, read.arguments) == ("c", "raw")
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "thinking"),
+    [
+        (8_000, 5_000, 4_000),  # it still fits
+        (8_000, 4_001, 4_000),
+        (8_000, 4_000, 2_000),  # half is for the answer
+        (None, 4_000, 2_000),
+        (0, 4_000, 2_000),
+        (8_000, 2_048, 1_024),
+        (8_000, 2_047, None),  # nobody thinks in fewer than 1,024
+        (8_000, 16, None),
+        (3_000, 2_500, 4_000),  # it is the caller who asked for what cannot be
+    ],
+)
+def test_a_lower_limit_leaves_room_for_thinking_or_takes_it_away(
+    asked: int | None, limit: int, thinking: int | None
+) -> None:
+    said = {"type": "enabled", "budget_tokens": 4_000, "display": "omitted"}
+    written = limited(request(max_tokens=asked, thinking=said), limit)
+    assert written.output_tokens_max == written.body["max_tokens"] == limit
+    told = {**said, "budget_tokens": thinking} if thinking else None
+    assert written.body.get("thinking") == told
+    assert said["budget_tokens"] == 4_000
+
+
+@pytest.mark.parametrize("said", [{"type": "adaptive"}, {"type": "disabled"}, "much", None])
+def test_other_words_on_thinking_are_left_as_they_are(said: object) -> None:
+    assert limited(request(max_tokens=8_000, thinking=said), 16).body["thinking"] == said

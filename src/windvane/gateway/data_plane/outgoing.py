@@ -22,6 +22,8 @@ NAME_CHARS_MAX = 128
 TEXT_CHARS_MAX = 200
 
 SECONDS_BEFORE_RETRY = 1
+SOON_S = 60.0
+"""OpenAI's SDK waits no longer than this for a `Retry-After`; of a longer one it takes no notice."""
 
 INTERNAL = Fault(
     kind=FaultKind.INTERNAL,
@@ -240,8 +242,9 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         headers.append((b"retry-after", b"%d" % max(math.ceil(wait_s), 1)))
         headers.append((b"retry-after-ms", b"%d" % max(math.ceil(wait_s * 1000), 1)))
     if is_budget:
-        # What is left does not grow by asking again.
-        headers.append((b"x-should-retry", b"false"))
+        # What is left does not grow by asking again, unless it does so soon.
+        is_soon = fault.retry_after_s is not None and fault.retry_after_s <= SOON_S
+        headers.append((b"x-should-retry", b"true" if is_soon else b"false"))
     headers += refused_rate_headers(fault)
     if exchange is not None:
         headers.append((b"cache-status", _cache_status_of_error(exchange)))
