@@ -1,11 +1,14 @@
 """What an answer tells of rates."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from windvane.core.chat import ChatRequest
 from windvane.core.exchange import Credentials, Exchange
-from windvane.core.limits import RateLease, RateTable, RateTerms
+from windvane.core.limits import Gcra, RateLease, RateTable, RateTerms, Share, least
 from windvane.core.principal import GLOBAL
+from windvane.gateway.data_plane import limit_headers
 from windvane.gateway.data_plane.limit_headers import limit_lines
 from windvane.stores.memory import MemoryLimits
 
@@ -72,3 +75,24 @@ def test_of_limits_that_changed_meanwhile_the_new_ones_are_told(
         "remaining-tokens": remaining,
         "reset-tokens": reset,
     }
+
+
+@st.composite
+def _shares(draw: st.DrawFn) -> Share:
+    """A share of a rate, which may have been changed since it was taken, even to nothing."""
+    bucket = Gcra(draw(st.integers(1, 10**9)))
+    share = None
+    for now_us in draw(st.lists(st.integers(0, 10**9), min_size=1, max_size=4).map(sorted)):
+        share = bucket.take(draw(st.integers(0, 10**9)), now_us) or share
+    if share is None:
+        share = Gcra(1).take(1, 0)
+        assert share is not None
+    if draw(st.booleans()):
+        bucket.change(draw(st.integers(0, 100)), None, 10**9)
+    return share
+
+
+@given(_shares(), _shares())
+def test_one_rate_of_each_is_told_as_any_are(requests: Share, tokens: Share) -> None:
+    expected = limit_headers._rate_lines(least([requests]), least([tokens]))
+    assert limit_headers._lines_of_one_each(requests, tokens) == expected
