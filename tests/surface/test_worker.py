@@ -164,6 +164,20 @@ async def test_both_planes_take_turns_on_one_connection() -> None:
         await until(lambda: not on.server.server_state.tasks and not on.protocols)
 
 
+async def test_what_was_answered_before_its_callers_end_is_sent() -> None:
+    """A caller who closes its sending half: the loop closes the transport, and asks nobody."""
+    async with running() as on:
+        reader, _ = await on.open()
+        await until(lambda: on.protocols)
+        (protocol,) = on.protocols
+        protocol.cork.at_once = 0
+        protocol.transport.write(b"the answer")
+        assert not protocol.eof_received()
+        protocol.transport._transport.close()
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b"the answer"
+
+
 async def test_a_timeout_of_one_request_is_nothing_to_the_next() -> None:
     async with running() as on:
         reader, writer = await on.open()

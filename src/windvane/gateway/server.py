@@ -263,6 +263,9 @@ class GuardedProtocol(HttpToolsProtocol):
             # Bytes that neither begin nor end a request do not keep a connection.
             self._arm()
 
+    def eof_received(self) -> None:
+        self.cork.pull()  # the loop closes the transport itself now
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
         for timer in (self._head_timer, self._body_timer, self.timeout_keep_alive_task):
