@@ -117,7 +117,8 @@ class Sharing:
                 return await self._fly(exchange, snapshot, ask, turn, has_spare=found is not None)
             except WindvaneError as error:
                 # Who leads yet is not done with it: the process ends, and its flight will tell.
-                if found is not None and may_be_spared(error.fault) and not exchange.leads:
+                is_spared = may_be_spared(error.fault) and not exchange.leads
+                if found is not None and is_spared and not self._lookup.is_taken_back(found):
                     return self._hit(exchange, found, self._clock.wall_us())
                 raise
         finally:
