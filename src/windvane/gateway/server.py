@@ -287,7 +287,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 task.cancel()
         # What refers to this connection is let go of, and so is a task, whose end remembers where it
         # struck: else all of it would stay until the collector of cycles looks at what is old.
-        self._running = self._worker = self.cycle = None
+        self._running = self._worker = self._next = self.cycle = None
+        self._waiting.clear()
 
     def _read_known(self, known: KnownHead, data: bytes) -> bytes:
         """Take the request with the known head that `data` begins with, or more of its body: all that
