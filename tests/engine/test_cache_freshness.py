@@ -10,6 +10,7 @@ from tests.engine.scene import COST, HEAD_S, Scene, fails, outcomes, plays
 from windvane.config.schema import CacheRouteConfig
 from windvane.core.cache import freshness
 from windvane.core.cache.freshness import CLOCKS_APART_MAX_S
+from windvane.core.cache.invalidation import ALL
 from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.tiers import TieredCache
 from windvane.testing import Call, run_virtual
@@ -339,6 +340,22 @@ async def test_an_old_answer_is_better_than_a_failure(scene: Scene) -> None:
         await scene.rest(60)
     saved = [saved for outcome, _, saved in outcomes(scene.entries) if outcome == "hit"]
     assert saved == [COST] * 6
+
+
+@plays(ttl_s=10, stale_if_error_s=50)
+async def test_what_is_taken_back_while_the_provider_is_asked_is_no_spare(scene: Scene) -> None:
+    for stream in (False, True):
+        await scene.ask("why", "small", stream=stream)
+        await scene.rest(20)
+        scene.scripts = [fails(503)] * 9
+        tasks = [scene.start("why", "small", stream=stream) for _ in range(3)]
+        await scene.rest(0.5)
+        await scene.engine.invalidate(ALL)
+        got = [await task for task in tasks]
+        assert [each.fault and each.fault.status for each in got] == [503] * 3
+        assert [scene.ended(each.exchange).status for each in got] == [503] * 3
+        scene.scripts = []
+        await scene.rest(60)
 
 
 @plays(ttl_s=10, stale_if_error_s=50)

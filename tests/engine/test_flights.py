@@ -818,6 +818,57 @@ async def test_an_answer_cut_to_the_leaders_budget_is_not_given_to_others(scene:
         )
 
 
+@plays(
+    scope="key",
+    settings={**keys("app"), "budgets": {"user:ann": ENOUGH_FOR_A_FEW_WORDS}},
+)
+async def test_an_answer_cut_to_a_users_budget_is_not_given_to_another_of_its_key(
+    scene: Scene,
+) -> None:
+    for stream in (False, True):
+        scene.scripts = [cut, cut]
+        tasks = [
+            scene.start(
+                f"why {stream}", key="wv-key-app", stream=stream, headers={b"x-windvane-user": user}
+            )
+            for user in (b"ann", b"ann", b"bob", b"bob")
+        ]
+        got = await all_of(*tasks)
+        assert got[0].exchange.clamped_to is not None
+        assert [each.how for each in got] == ["miss", "joined", "miss", "joined"]
+        first, second = scene.calls[-2:]
+        assert [each.text.rpartition("#")[2] for each in got] == [
+            *(2 * [str(first.number)]),
+            *(2 * [str(second.number)]),
+        ]
+
+
+USERS = ("ann", "bob", "cid", "dan")
+
+
+@pytest.mark.parametrize("whose", ["key", "user"])
+def test_users_of_a_key_share_what_is_cut_alike(whose: str) -> None:
+    """One call where the key's own budget cuts; and where each user's does, one for each."""
+    names = ["key:app"] if whose == "key" else [f"user:{user}" for user in USERS]
+    budgets = dict.fromkeys(names, ENOUGH_FOR_A_FEW_WORDS)
+
+    @plays(scope="key", settings={**keys("app"), "budgets": budgets})
+    async def script(scene: Scene) -> None:
+        scene.scripts = [cut] * len(USERS)
+        tasks = [
+            scene.start("why", key="wv-key-app", headers={b"x-windvane-user": user.encode()})
+            for user in USERS
+            for _ in range(3)
+        ]
+        got = await all_of(*tasks)
+        assert {each.fault for each in got} == {None}
+        calls = 1 if whose == "key" else len(USERS)
+        assert sorted(each.how for each in got) == ["joined"] * (12 - calls) + ["miss"] * calls
+        assert len(scene.calls) == calls
+
+    script()
+
+
 def whole(call: Call) -> Script:
     """An answer that was short enough, however short it had to be."""
     return echo(call, finish="stop")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -20,6 +21,12 @@ IMPATIENCE_S = 0.3
 ANSWER = b"content-type: text/plain\r\n"
 
 
+def _cancelling() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
 class Stub:
     """Serves by the path: what it does is its name."""
 
@@ -33,10 +40,8 @@ class Stub:
 
     async def serve(self, caller: HttpCaller) -> None:
         what = caller.path.rpartition("/")[2]
-        task = asyncio.current_task()
-        assert task is not None
         self.served.append(what)
-        self.cancelling.append(task.cancelling())
+        self.cancelling.append(_cancelling())
         try:
             await self._serve(caller, what)
         except asyncio.CancelledError:
@@ -162,6 +167,39 @@ async def test_both_planes_take_turns_on_one_connection() -> None:
         assert on.app.served == ["one", "/metrics", "two", "/metrics", "/metrics", "three", "last"]
         writer.close()
         await until(lambda: not on.server.server_state.tasks and not on.protocols)
+
+
+async def test_what_was_answered_before_its_callers_end_is_sent() -> None:
+    """A caller who closes its sending half: the loop closes the transport, and asks nobody."""
+    async with running() as on:
+        reader, _ = await on.open()
+        await until(lambda: on.protocols)
+        (protocol,) = on.protocols
+        protocol.cork.at_once = 0
+        protocol.transport.write(b"the answer")
+        assert not protocol.eof_received()
+        protocol.transport._transport.close()
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.read() == b"the answer"
+
+
+async def test_a_lost_connection_leaves_nothing_of_what_waited_behind_its_request() -> None:
+    async with running() as on:
+        _, writer = await on.open()
+        writer.write(get("waits") + get("two") + get("three"))
+        await until(lambda: any(len(each._waiting) == 2 for each in on.protocols))
+        (protocol,) = on.protocols
+        lost = weakref.ref(protocol)
+        gc.collect()
+        gc.disable()
+        try:
+            protocol.transport.abort()
+            del protocol
+            await until(lambda: not on.protocols)
+            await until(lambda: lost() is None)
+        finally:
+            gc.enable()
+        writer.close()
 
 
 async def test_a_timeout_of_one_request_is_nothing_to_the_next() -> None:

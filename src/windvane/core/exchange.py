@@ -140,6 +140,8 @@ class Exchange(msgspec.Struct):
     """How long it waited for room at a provider's limit."""
     clamped_to: int | None = None
     """The output tokens asked for, when the budget did not cover the caller's own."""
+    clamped_by: Scope | None = None
+    """Whose budget that was: of those it is counted in, the one with the least left."""
     analysis: Analysis | None = None
     decision: Decision | None = None
     attempts: list[Attempt] = []

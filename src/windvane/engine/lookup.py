@@ -281,6 +281,10 @@ class Lookup:
         known = self._invalidations.known
         return known.voids((*tags, *ask.tags, key_tag(ask.key)), version)
 
+    def is_taken_back(self, found: Found) -> bool:
+        """Whether it must not be given any more: it was taken back since it was found."""
+        return self.is_void(found.ask, found.entry.tags, found.entry.version)
+
     async def keep(self, ask: Ask, flight: Flight) -> bool:
         """Keep what a flight has brought home, if it is whole and good, and nothing newer is there."""
         assert self._cache is not None

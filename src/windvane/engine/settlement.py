@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import force_setattr
 
+from windvane.core.budgets import tightest
 from windvane.core.catalog.prices import PERMILLE, cost
 from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
@@ -115,6 +116,8 @@ class Settlement:
             attempt.lease = lease
         if bound.is_clamped:
             exchange.clamped_to = bound.output_tokens_max
+            account = tightest(self._budgets.accounts(bound.scopes, at_us))
+            exchange.clamped_by = None if account is None else account.scope
         elif exchange.clamped_to is not None:
             exchange.clamped_to = None
         exchange.attempts.append(attempt)

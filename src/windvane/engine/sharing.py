@@ -117,7 +117,8 @@ class Sharing:
                 return await self._fly(exchange, snapshot, ask, turn, has_spare=found is not None)
             except WindvaneError as error:
                 # Who leads yet is not done with it: the process ends, and its flight will tell.
-                if found is not None and may_be_spared(error.fault) and not exchange.leads:
+                is_spared = may_be_spared(error.fault) and not exchange.leads
+                if found is not None and is_spared and not self._lookup.is_taken_back(found):
                     return self._hit(exchange, found, self._clock.wall_us())
                 raise
         finally:
@@ -150,7 +151,8 @@ class Sharing:
         has_spare: bool,
     ) -> Answer:
         """Join the flight of an equal request, or lead one; again, when what another led turns out to
-        be of use to nobody else. What was cut twice will be cut again: from then on each key asks apart.
+        be of use to nobody else. What was cut twice will be cut again: from then on each key asks apart,
+        and then each of its users.
 
         Nothing is awaited between the last look for a flight to join and taking off: no two for one
         answer are under way in a process, whatever is heard of the lease.
@@ -589,10 +591,10 @@ def _has_patience(flight: Flight, exchange: Exchange) -> bool:
 
 def _may_follow(flight: Flight, exchange: Exchange) -> bool:
     """Whether words that have come may be told: to a stream, and not while they may be part of an answer
-    that is cut short by the budget of another key. That is known when it is whole."""
+    that is cut short by a budget of another. That is known when it is whole."""
     if not exchange.request.stream or flight.fold is None:
         return False
-    return flight.leader.clamped_to is None or _is_of_one_key(flight, exchange)
+    return flight.leader.clamped_to is None or _is_bound_alike(flight, exchange)
 
 
 def _is_leaders_alone(flight: Flight, exchange: Exchange, left_s: float) -> bool:
@@ -602,23 +604,27 @@ def _is_leaders_alone(flight: Flight, exchange: Exchange, left_s: float) -> bool
     if flight.leader is exchange:
         return False
     if flight.error is None:
-        return flight.is_cut and not _is_of_one_key(flight, exchange)
+        return flight.is_cut and not _is_bound_alike(flight, exchange)
     if flight.is_late or (flight.is_silent and _has_patience(flight, exchange)):
         return left_s >= BEGIN_AGAIN_S_MIN
     return flight.fold is None and _is_about_the_leader(flight, flight.error.fault)
 
 
-def _is_of_one_key(flight: Flight, exchange: Exchange) -> bool:
-    leader, joiner = flight.leader.principal, exchange.principal
+def _is_bound_alike(flight: Flight, exchange: Exchange) -> bool:
+    """Whether what cut the leader's answer would cut the exchange's: it is of the same key, and the
+    budget is not that of another user or tag."""
+    leader, joiner, by = flight.leader.principal, exchange.principal, flight.leader.clamped_by
     assert leader is not None and joiner is not None
-    return leader.key_id == joiner.key_id
+    is_others = by in flight.leader.scopes and by not in exchange.scopes
+    return leader.key_id == joiner.key_id and not is_others
 
 
 def _among_its_own(ask: Ask, exchange: Exchange) -> Ask:
-    """The same, to be shared by requests of one key."""
+    """The same, to be shared by requests of one key; or, where it is that, of one user and its tags."""
     assert exchange.principal is not None
-    own = f"\0{exchange.principal.key_id}".encode()
-    return msgspec.structs.replace(ask, flight=ask.flight + own)
+    key = f"\0{exchange.principal.key_id}"
+    own = "\0".join((key, *exchange.scopes)) if ask.flight.endswith(key.encode()) else key
+    return msgspec.structs.replace(ask, flight=ask.flight + own.encode())
 
 
 def _not_cached() -> WindvaneError:

@@ -263,6 +263,9 @@ class GuardedProtocol(HttpToolsProtocol):
             # Bytes that neither begin nor end a request do not keep a connection.
             self._arm()
 
+    def eof_received(self) -> None:
+        self.cork.pull()  # the loop closes the transport itself now
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections.discard(self)
         for timer in (self._head_timer, self._body_timer, self.timeout_keep_alive_task):
@@ -284,7 +287,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 task.cancel()
         # What refers to this connection is let go of, and so is a task, whose end remembers where it
         # struck: else all of it would stay until the collector of cycles looks at what is old.
-        self._running = self._worker = self.cycle = None
+        self._running = self._worker = self._next = self.cycle = None
+        self._waiting.clear()
 
     def _read_known(self, known: KnownHead, data: bytes) -> bytes:
         """Take the request with the known head that `data` begins with, or more of its body: all that

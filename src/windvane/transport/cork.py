@@ -7,6 +7,7 @@ so what is found to be alone is written at once, and only now and then is it ask
 
 Laws:
 1. What is written to a transport leaves in the order it was written in, and before the transport is closed.
+   At the other side's end the loop closes it itself: a protocol that has answered pulls when it is told.
 2. No more than `HELD_MAX` wait, with no more than `WAITING_BYTES_MAX` each, and for no longer than to the
    loop's next turn.
 """

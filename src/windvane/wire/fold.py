@@ -96,7 +96,7 @@ class _ChoiceFold:
     def __init__(self) -> None:
         self.content = _Text()
         self.parts: list[str | JsonObject] | None = None
-        """All content, once a part has come."""
+        """What has come since content came as a part; before it stands `content`."""
         self.audio: list[JsonObject] = []
         self.reasoning = _Text()
         self.has_thought = False
@@ -109,7 +109,7 @@ class _ChoiceFold:
     def add(self, piece: ChunkChoice) -> None:
         if piece.parts is not None:
             if self.parts is None:
-                self.parts = [*self.content]
+                self.parts = []
             self.parts += piece.parts
         elif piece.content:
             (self.content if self.parts is None else self.parts).append(piece.content)
@@ -180,7 +180,7 @@ class _ChoiceFold:
     def _content(self) -> tuple[str | None, list[JsonObject] | None]:
         if self.parts is None:
             return "".join(self.content) or None, None
-        parts = grown(self.parts)
+        parts = grown([*self.content, *self.parts])
         return split_thinking(parts)[0] or None, more_than_text(parts)
 
 

@@ -180,6 +180,22 @@ def test_a_long_answer_takes_little_more_than_its_text() -> None:
     assert taken_bytes < 1.6 * 2 * len("".join(said))
 
 
+def test_words_that_were_joined_before_a_part_came_are_no_piece() -> None:
+    fold = Fold()
+    for _ in range(200):
+        fold.add(chunk(ChunkChoice(content="ab")))
+    fold.add(chunk(ChunkChoice(parts=["cd", {"type": "t"}])))
+    fold.add(chunk(ChunkChoice(content="ef")))
+    assert fold.longest_piece == len('{"type":"t"}')
+    message = fold.completion().choices[0].message
+    assert message.content == "ab" * 200 + "cdef"
+    assert message.parts == [
+        {"type": "text", "text": "ab" * 200 + "cd"},
+        {"type": "t"},
+        {"type": "text", "text": "ef"},
+    ]
+
+
 @pytest.mark.parametrize("place", [0, 63, 64, 500, 999])
 def test_the_longest_piece_is_known_when_it_was_joined(place: int) -> None:
     fold = Fold()
