@@ -611,6 +611,17 @@ async def test_who_is_alone_leaves_nothing_free_and_who_has_left_is_forgotten() 
 
 
 @virtual
+async def test_who_waits_for_room_that_is_kept_goes_when_those_it_was_kept_for_have_left() -> None:
+    room = room_of(rpm(80))
+    await ask(room, "gone")
+    await asyncio.sleep(100)
+    while room.try_admit("m", "m/small", tokens=10, tenant="hog", priority=NORMAL):
+        pass
+    assert (await ask(room, "hog")).waited_s == pytest.approx(25, abs=0.01)
+    assert is_quiet(room)
+
+
+@virtual
 async def test_what_is_kept_is_there_for_one_who_asked_before_and_no_wait_of_others_is_in_its_way() -> (
     None
 ):

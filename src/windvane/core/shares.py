@@ -33,39 +33,41 @@ PARTIES_MAX = 1_000
 
 
 class _Had:
-    """What one party has had, in the last minute and in the last two, and in how many slots. `kept_us`
-    is what others leave free for it."""
+    """What one party has had, in the last minute and in the last two, and in the last slot that it had
+    anything in. `kept_us` is what others leave free for it."""
 
-    __slots__ = ("kept_us", "lately_us", "minute_us", "rank", "slots")
+    __slots__ = ("kept_us", "last", "lately_us", "minute_us", "party", "priority", "rank", "tenant")
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
+    def __init__(self, party: str, tenant: str, priority: Priority) -> None:
+        self.party = party
+        self.tenant = tenant
+        self.priority = priority
+        self.rank = priority.rank
+        self.last: _Part | None = None
         self.minute_us = 0
         self.lately_us = 0
         self.kept_us = 0
-        self.slots = 0
 
 
-class _Slot:
-    """What each party had in one slot. `until_us` is when that is a minute ago."""
+class _Part:
+    """What one party had in one slot. `until_us` is when that is a minute ago."""
 
-    __slots__ = ("costs", "until_us")
+    __slots__ = ("cost_us", "had", "until_us")
 
-    def __init__(self, until_us: int) -> None:
+    def __init__(self, had: _Had, until_us: int) -> None:
+        self.had = had
         self.until_us = until_us
-        self.costs: dict[str, int] = {}
+        self.cost_us = 0
 
 
 class Portion:
     """What one request has had, to be corrected when its usage is known."""
 
-    __slots__ = ("cost_us", "had", "party", "slot")
+    __slots__ = ("cost_us", "part")
 
-    def __init__(self, slot: _Slot, party: str, had: _Had) -> None:
-        self.slot = slot
-        self.party = party
-        self.had = had
-        self.cost_us = 0
+    def __init__(self, part: _Part, cost_us: int) -> None:
+        self.part = part
+        self.cost_us = cost_us
 
 
 class Shares:
@@ -77,26 +79,31 @@ class Shares:
         "_had",
         "_kept_us",
         "_present",
-        "_slot",
-        "_slot_end_us",
+        "_slot_until_us",
         "_this_minute",
+        "_who_last",
+        "slot_end_us",
     )
 
     def __init__(self) -> None:
+        self.slot_end_us = 0
+        """When it is worked out anew what is kept for whom."""
         self._had: dict[str, _Had] = {}
+        self._who_last: _Had | None = None
         self._kept_us = [0] * len(Priority)
         self._present = [0] * len(Priority)
-        self._slot = _Slot(0)
-        self._slot_end_us = 0
-        self._this_minute: deque[_Slot] = deque()
-        self._before: deque[_Slot] = deque()
+        self._slot_until_us = 0
+        self._this_minute: deque[_Part] = deque()
+        self._before: deque[_Part] = deque()
 
     def kept_us(self, tenant: str, priority: Priority, cost_us: int, now_us: int) -> int:
         """How much of a minute stays free for others when `cost_us` more are taken; 0 for one within
         its share, or without peers."""
-        if now_us >= self._slot_end_us:
+        if now_us >= self.slot_end_us:
             self._turn(now_us)
-        had = self._had.get(self._party(tenant, priority))
+        if len(self._had) < 2:
+            return 0
+        had = self._find(tenant, priority)
         if had is None or not had.minute_us:
             return 0
         if (had.minute_us + cost_us) * self._present[had.rank] <= MINUTE_US:
@@ -106,41 +113,49 @@ class Shares:
 
     def had_us(self, tenant: str, priority: Priority) -> int:
         """What one has had in the last two minutes."""
-        had = self._had.get(self._party(tenant, priority))
+        had = self._find(tenant, priority)
         return had.lately_us if had is not None else 0
 
     def take(self, tenant: str, priority: Priority, cost_us: int, now_us: int) -> Portion:
         """`cost_us` more are taken."""
-        if now_us >= self._slot_end_us:
+        if now_us >= self.slot_end_us:
             self._turn(now_us)
-        party = self._party(tenant, priority)
-        had = self._had.get(party)
-        if had is None:
-            had = self._had[party] = _Had(priority.rank)
-            self._count(had, 1)
-        if party not in self._slot.costs:
-            self._slot.costs[party] = 0
-            had.slots += 1
-        portion = Portion(self._slot, party, had)
-        self._add(portion, cost_us)
-        return portion
+        had = self._find(tenant, priority) or self._enter(tenant, priority)
+        part = had.last
+        if part is None or part.until_us != self._slot_until_us:
+            part = had.last = _Part(had, self._slot_until_us)
+            self._this_minute.append(part)
+        part.cost_us += cost_us
+        had.minute_us += cost_us
+        had.lately_us += cost_us
+        return Portion(part, cost_us)
 
     def correct(self, portion: Portion, cost_us: int, now_us: int) -> None:
         """A request was worth `cost_us` in the end. After a minute that is no matter any more."""
         more_us = cost_us - portion.cost_us
-        if more_us and now_us < portion.slot.until_us:
-            self._add(portion, more_us)
+        part = portion.part
+        if more_us and now_us < part.until_us:
+            portion.cost_us = cost_us
+            part.cost_us += more_us
+            part.had.minute_us += more_us
+            part.had.lately_us += more_us
+
+    def _find(self, tenant: str, priority: Priority) -> _Had | None:
+        """A request asks for its party more than once, and a busy one comes again."""
+        had = self._who_last
+        if had is None or had.tenant != tenant or had.priority is not priority:
+            had = self._who_last = self._had.get(self._party(tenant, priority))
+        return had
+
+    def _enter(self, tenant: str, priority: Priority) -> _Had:
+        party = self._party(tenant, priority)
+        had = self._had[party] = self._who_last = _Had(party, tenant, priority)
+        self._count(had, 1)
+        return had
 
     def _party(self, tenant: str, priority: Priority) -> str:
         party = priority + tenant
         return party if party in self._had or len(self._had) < PARTIES_MAX else priority
-
-    def _add(self, portion: Portion, more_us: int) -> None:
-        had = portion.had
-        portion.slot.costs[portion.party] += more_us
-        portion.cost_us += more_us
-        had.minute_us += more_us
-        had.lately_us += more_us
 
     def _count(self, had: _Had, more: int) -> None:
         for rank in range(had.rank, len(self._present)):
@@ -149,24 +164,21 @@ class Shares:
     def _turn(self, now_us: int) -> None:
         """Begin a slot; what is a minute ago is of the minute before, and that of two minutes ago gone."""
         while self._this_minute and self._this_minute[0].until_us <= now_us:
-            slot = self._this_minute.popleft()
-            self._before.append(slot)
-            for party, cost_us in slot.costs.items():
-                self._had[party].minute_us -= cost_us
+            part = self._this_minute.popleft()
+            self._before.append(part)
+            part.had.minute_us -= part.cost_us
         while self._before and self._before[0].until_us + MINUTE_US <= now_us:
-            for party, cost_us in self._before.popleft().costs.items():
-                self._drop(party, cost_us)
+            self._drop(self._before.popleft())
         self._keep()
-        self._slot_end_us = now_us - now_us % SLOT_US + SLOT_US
-        self._slot = _Slot(self._slot_end_us + MINUTE_US)
-        self._this_minute.append(self._slot)
+        self.slot_end_us = now_us - now_us % SLOT_US + SLOT_US
+        self._slot_until_us = self.slot_end_us + MINUTE_US
 
-    def _drop(self, party: str, cost_us: int) -> None:
-        had = self._had[party]
-        had.lately_us -= cost_us
-        had.slots -= 1
-        if not had.slots:
-            del self._had[party]
+    def _drop(self, part: _Part) -> None:
+        had = part.had
+        had.lately_us -= part.cost_us
+        if had.last is part:
+            del self._had[had.party]
+            self._who_last = None
             self._count(had, -1)
 
     def _keep(self) -> None:

@@ -206,10 +206,12 @@ class _Gate:
         return True
 
     def turn_us(self, place: Place[_Waiter], now_us: int) -> int:
-        """How long until one who waits may go, if it is the next."""
+        """How long until one who waits may go, if it is the next, or until less may be kept for others:
+        they may have left since."""
         tokens = place.item.tokens
         kept_us = self.kept_us(place.tenant, place.priority, tokens, now_us)
-        return self.limits.turn_us(tokens, now_us, kept_us)
+        wait_us = self.limits.turn_us(tokens, now_us, kept_us)
+        return min(wait_us, self.shares.slot_end_us - now_us) if kept_us else wait_us
 
     def take_turn(self, place: Place[_Waiter], now_us: int) -> Admission:
         """Leave to send for the next of those who wait."""

@@ -48,7 +48,7 @@ _UNKNOWN_TO_OPENAI = frozenset(
 _UNKNOWN_TO_OPENAI_WITHIN = frozenset(("cache_control", "reasoning_content"))
 """The same of messages, their parts, and tools."""
 _SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias")
-_TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "chatgpt-4")
+_TAKE_SAMPLING = ("gpt-4", "gpt-3", "ft:gpt-4", "ft:gpt-3", "chatgpt-4")
 """Beginnings of the names of models that take those, and max_tokens."""
 _TAKE_NO_STOP = frozenset(("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3", "o4-mini"))
 """Models that refuse `stop` and probabilities, by OpenAI's documents and its answers. Later ones take

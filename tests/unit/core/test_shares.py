@@ -91,7 +91,7 @@ def test_what_was_had_is_what_a_plain_sum_says(seed: int) -> None:
         lately_us = sum(
             portion.cost_us
             for at_us, portion in had
-            if portion.party == priority + tenant
+            if portion.part.had.party == priority + tenant
             and at_us - at_us % SLOT_US + SLOT_US + 2 * MINUTE_US > now_us - now_us % SLOT_US
         )
         assert shares.had_us(tenant, priority) == lately_us

@@ -254,6 +254,11 @@ def test_mistrals_own_words_in_messages_are_told_in_openais(
         ("gpt-4o", {"temperature": 0.5, "max_tokens": 7}, {"temperature": 0.5, "max_tokens": 7}),
         ("gpt-4.1-mini", {"top_p": 0.5}, {"top_p": 0.5}),
         ("ft:gpt-4o-mini:acme", {"temperature": 0.5}, {"temperature": 0.5}),
+        (
+            "ft:gpt-3.5-turbo-0125:acme::x",
+            {"frequency_penalty": 0.5, "max_tokens": 9},
+            {"frequency_penalty": 0.5, "max_tokens": 9},
+        ),
     ],
 )
 def test_models_from_gpt_5_on_are_spared_what_they_refuse(

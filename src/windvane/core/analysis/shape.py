@@ -105,10 +105,11 @@ _CODES_OWN = frozenset("=()[]{}<>_/\\*$#|&;~+-")
 
 def _has_inline_code(text: str) -> bool:
     """Whether back quotes stand around something, as quotes do and apostrophes do not, that is one word or
-    has a character of code's own."""
+    has a character of code's own. TeX begins its quotes with two and ends them with apostrophes."""
     pieces = text.split("`")
     return any(
         inside
+        and "''" not in inside
         and not (before[-1:].isalnum() or after[:1].isalnum())
         and not (inside[0].isspace() or inside[-1].isspace() or "\n" in inside)
         and (" " not in inside or not _CODES_OWN.isdisjoint(inside))

@@ -51,6 +51,8 @@ NOT_CODE = [
     "I don`t know what`s wrong with the dog",
     "Translate `the house is small` into German",
     "It is 5` high and 3` wide",
+    "Call the labels ``soft'' (``silver'') or ``hard'' (``gold'')",
+    "Is it ``soft''/``hard''?",
     "What is the capital of Java island?",
     "What is the weather in Java?",
     "List the volcanoes in Java",
