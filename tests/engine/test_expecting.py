@@ -12,8 +12,17 @@ from windvane.config.schema import AuthConfig, Config, KeyConfig, RateConfig, Up
 from windvane.core.faults import RateLimitError
 from windvane.core.principal import Principal
 from windvane.engine.expecting import EXPECTED_MAX, OUTPUT_TOKENS_FIRST, Expectations
+from windvane.engine.relay import ChunkStream
 from windvane.testing import Call, Stage, run_virtual
-from windvane.testing.answers import Ends, Piece, Script, completion, json_head
+from windvane.testing.answers import (
+    Ends,
+    Piece,
+    Script,
+    chunk,
+    completion,
+    event_head,
+    json_head,
+)
 from windvane.testing.stage import two_providers
 
 INPUT, OUTPUT, LIMIT = 9, 3_000, 6_000
@@ -33,13 +42,19 @@ class Crowd:
     def __init__(self, config: Config) -> None:
         self.sent_s: list[float] = []
         self.answer_s = 1.0
+        self.says_s: float | None = None
+        """How long an answer goes on after its first word; None for one that comes whole."""
         self.stage = Stage(config, on_connecting=self._sent)
         self.engine = self.stage.engine
         self._loop = asyncio.get_running_loop()
 
     def _sent(self, call: Call) -> None:
         self.sent_s.append(self._loop.time())
-        call.play(long_answer(call, self.answer_s))
+        if self.says_s is None:
+            call.play(long_answer(call, self.answer_s))
+        else:
+            word = Piece(data=chunk("on "), output_tokens=1)
+            call.play([(0.1, event_head()), (0.1, word), (self.says_s, Ends())])
 
     async def ask(self, key: str | None = None, **fields: Any) -> bool:
         """Whether it was let in."""
@@ -106,6 +121,33 @@ async def test_a_first_burst_may_use_more_and_is_owed_for_it(crowd: Crowd) -> No
     assert not await crowd.ask(max_tokens=1)
     await asyncio.sleep((let_in * (INPUT + OUTPUT) / LIMIT - 2) * MINUTE_S)
     assert not await crowd.ask(max_tokens=1)
+
+
+@crowd(rates={"global": RateConfig(tokens_per_minute=LIMIT)})
+async def test_who_leaves_early_holds_no_more_than_it_can_have_used(crowd: Crowd) -> None:
+    """Not all that its key's longest answer of late had."""
+    assert await crowd.come(1) == 1
+    await well_after(crowd, OUTPUT / LIMIT)
+    crowd.says_s = MINUTE_S
+    stream = await crowd.engine.handle(crowd.stage.accept("small", "Hello?", stream=True))
+    assert isinstance(stream, ChunkStream)
+    assert await anext(stream)
+    await stream.aclose()
+    crowd.says_s = None
+    assert await crowd.ask(max_tokens=LIMIT - 1_000)
+
+
+@crowd(**ceiling(LIMIT))
+async def test_nor_of_its_provider(crowd: Crowd) -> None:
+    assert await crowd.come(1) == 1
+    await asyncio.sleep(2 * MINUTE_S)
+    crowd.says_s = MINUTE_S
+    stream = await crowd.engine.handle(crowd.stage.accept("small", "Hello?", stream=True))
+    assert isinstance(stream, ChunkStream)
+    assert await anext(stream)
+    await stream.aclose()
+    (one,) = crowd.engine.room.upstreams()
+    assert (one.limits[0].remaining or 0) > LIMIT - 1_000
 
 
 @crowd(

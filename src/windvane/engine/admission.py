@@ -36,7 +36,7 @@ _KEY = re.compile(r"[!#-&(-+\--:<-~]+")
 """What keys are made of: signs of ASCII that are seen, but for quotes, commas and semicolons."""
 US_PER_S = 1e6
 """A float, as seconds are: an integer would be made into one each time."""
-_EXACT = Certainty.EXACT  # to look it up in its enumeration takes as long as a call
+_ASSUMED = Certainty.ASSUMED  # to look it up in its enumeration takes as long as a call
 SLOT_RETRY_S = 1.0
 """When a slot may be free again cannot be foretold."""
 
@@ -154,14 +154,14 @@ class Admission:
         lease = exchange.lease
         if lease is None:
             return
-        used, is_certain = 0, True
+        used, is_assumed = 0, False
         for attempt in exchange.attempts:
             entry, usage = attempt.entry, attempt.usage
             if entry is not None and usage is not None:
                 used += usage.input_tokens + usage.output_tokens
-                is_certain = is_certain and entry.certainty is _EXACT
-        if not is_certain and lease.tokens:
-            # What is not known for certain gives nothing back.
+                is_assumed = is_assumed or entry.certainty is _ASSUMED
+        if is_assumed and lease.tokens:
+            # What is assumed gives nothing back; an estimate is never less than what was used.
             used = max(used, lease.tokens[0][1])
         ended_s = exchange.ended_s
         lease.end(used, self.now_us() if ended_s is None else trunc(ended_s * US_PER_S))

@@ -340,12 +340,13 @@ class Settlement:
             observer.on(event)
 
     def _correct(self, attempt: Attempt, entry: LedgerEntry, usage: Usage, now_s: float) -> None:
-        """End what the attempt held of rates. What is not known for certain gives nothing back."""
+        """End what the attempt held of rates. What is assumed gives nothing back; an estimate is
+        never less than what was used."""
         lease, admission = attempt.lease, attempt.admission
         is_counted = isinstance(admission, Admission) and admission.taken is not None
         if lease is not None or is_counted:
             used = usage.input_tokens + usage.output_tokens
-            if entry.certainty is not _EXACT:
+            if entry.certainty is _ASSUMED:
                 used = max(used, attempt.tokens_expected)
             if lease is not None:
                 lease.end(used, int(now_s * MICROSECONDS))

@@ -5,6 +5,7 @@ served in its project's, which may be a dearer one, so one is always named.
 """
 
 from windvane.core.deployment import Billing
+from windvane.core.free_fields import FREE_FIELDS
 from windvane.providers import fault_map
 from windvane.providers.provider import Provider
 from windvane.wire import chat_reply, openai_chat
@@ -14,8 +15,8 @@ PROVIDER = Provider(
     # The flex tier and batches are half price; what the priority tier costs is not in our sources.
     billing=Billing(
         tiers_permille={"flex": 500},
-        # It refuses a field that it does not know.
-        priced_apart=frozenset(("audio", "modalities", "web_search_options")),
+        # Any other is told to whoever is at `api_base`, though OpenAI itself would refuse it.
+        free_fields=FREE_FIELDS | openai_chat.UNKNOWN_TO_OPENAI,
         batch_permille=500,
         hides_reasoning=True,
     ),

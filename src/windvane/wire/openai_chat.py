@@ -36,7 +36,7 @@ _FILE = ("file_id", "file_data", "filename")
 
 _ADDRESSES = ("https://", "http://")
 
-_UNKNOWN_TO_OPENAI = frozenset(
+UNKNOWN_TO_OPENAI = frozenset(
     (
         # of Mistral's SDK, and of vLLM
         *("min_tokens", "prompt_logprobs", "repetition_penalty", "top_k", "top_prompt_logprobs"),
@@ -44,7 +44,7 @@ _UNKNOWN_TO_OPENAI = frozenset(
         *("cache_control", "thinking"),
     )
 )
-"""Fields that some servers of the dialect take, and OpenAI itself would refuse."""
+"""Fields that some servers of the dialect take, and OpenAI itself would refuse: it is not told them."""
 _UNKNOWN_TO_OPENAI_WITHIN = frozenset(("cache_control", "reasoning_content"))
 """The same of messages, their parts, and tools."""
 _SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias")
@@ -103,8 +103,8 @@ def encode_chat_for_openai(request: ChatRequest, model: str) -> bytes:
         _keep_record(written)
     if not model.startswith(_TAKE_SAMPLING):
         _adapt_to_reasoning(written, model)
-    if not _UNKNOWN_TO_OPENAI.isdisjoint(written):
-        for name in _UNKNOWN_TO_OPENAI:
+    if not UNKNOWN_TO_OPENAI.isdisjoint(written):
+        for name in UNKNOWN_TO_OPENAI:
             written.pop(name, None)
     if written.get("tools"):
         written["tools"] = _known_within(written["tools"])

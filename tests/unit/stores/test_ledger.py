@@ -18,7 +18,7 @@ from windvane.core.principal import GLOBAL
 from windvane.core.usage import Certainty
 from windvane.core.usage_report import UsageQuery
 from windvane.stores.journal import FileJournal
-from windvane.stores.sqlite import SqliteLedger
+from windvane.stores.sqlite import SqliteLedger, questions
 from windvane.stores.sqlite import ledger as ledger_module
 from windvane.stores.sqlite.writer import QUESTIONS_MAX
 
@@ -477,3 +477,19 @@ async def test_sums_beyond_64_bits_set_one_entry_aside(tmp_path: Path) -> None:
         assert list(await ledger.verify()) == []
     finally:
         await ledger.aclose()
+
+
+@pytest.mark.parametrize("until_us", [None, DAY_US])
+async def test_what_was_spent_is_asked_of_the_days_in_question_alone(
+    tmp_path: Path, until_us: int | None
+) -> None:
+    """A gateway whose clock is far behind asks of each day that the ledger has: if each were read from it
+    to the last, a ledger of some years would hold up the start for minutes."""
+    await SqliteLedger(tmp_path).aclose()
+    asked = [questions.of_spent(scope, 0, until_us) for scope in (GLOBAL, "key:a", "team:a")]
+    asked += [questions.of_spent_by(kind, 0, until_us) for kind in ("key", "user", "tag", "model")]
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    for text, values in asked:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()
+        assert "day>? AND day<?" in plan[0][3], (text, plan)
+    connection.close()

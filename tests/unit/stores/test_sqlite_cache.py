@@ -129,6 +129,8 @@ async def test_the_file_never_has_more_entries_than_it_may(tmp_path: Path) -> No
         found = [await cache.get(b"%d" % number) for number in range(100)]
         assert found == [b"answer"] * 100, "the least valuable goes"
     async with opened(tmp_path, entries_max=50) as cache:
+        # What is written waits for the file to be open; its thread may not have begun yet.
+        await cache.put(b"one more", b"answer", tags=("t",), keep_s=600.0, worth=1e6)
         await cache.written()
         assert (await cache.stats()).entries == 50
 

@@ -60,13 +60,15 @@ def _tagged(name: str) -> str:
     return f"instr(',' || tags || ',', ',' || :{name} || ',') > 0"
 
 
-_WITHIN = "FROM usage_daily WHERE day >= :since AND (:until IS NULL OR day < :until)"
+_WITHIN = "FROM usage_daily WHERE day >= :since AND day < :until"
+_NO_DAY = 2**62
+"""After every day: a bound that there always is lets SQLite read the days between, and no others."""
 
 
 def _span(since_us: int, until_us: int | None) -> dict[str, int | str | None]:
     return {
         "since": first_day(since_us),
-        "until": None if until_us is None else first_day(until_us),
+        "until": _NO_DAY if until_us is None else first_day(until_us),
     }
 
 
