@@ -150,7 +150,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
             return f"the service tier {str(body['service_tier'])[:40]!r}"
         for name, value in body.items():
             if billing.may_cost(name) and asks_for_something(name, value):
-                return f"the field {name[:40]!r}"
+                return f"the field {name[:40]!r} (not among the provider's free_fields)"
         tools = body.get("tools")
         for tool in tools if isinstance(tools, list) else ():
             kind = tool.get("type") if isinstance(tool, dict) else None

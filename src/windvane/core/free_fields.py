@@ -70,6 +70,7 @@ _ASKS_FOR_NOTHING: dict[str, object] = {
     "best_of": 1,
     "modalities": ["text"],
     "n_cmpl": 1,
+    "reasoning": {"enabled": False},
     "search_parameters": {"mode": "off"},
     "thinking": {"type": "disabled"},
 }

@@ -18,6 +18,7 @@ from windvane.core.cache.freshness import (
     FRESH,
     NO_WISH,
     SPARE,
+    STALE,
     USELESS,
     CachePolicy,
     Standing,
@@ -198,18 +199,18 @@ class Lookup:
     ) -> Found | None:
         """The entry of the route's own first choice, or else of the one who goes first now."""
         found = await self.find(first, reading, on_wait)
-        if found is not None and found.standing is not SPARE:
-            return found
-        # By now `on_wait` has been called.
         alone = msgspec.structs.replace(ask, first=None)
-        return _either(found, await self.find(alone, reading))
+        if found is None or found.standing is SPARE:
+            # By now `on_wait` has been called.
+            return _either(found, await self.find(alone, reading))
+        assert self._cache is not None
+        data = self._cache.peek(ask.key)
+        return _either(found, None if data is None else self._found(alone, data))
 
     def find_now(self, ask: Ask, reading: Reading | None = None) -> Found | None:
         """The entry for `ask` that memory has, if it is good for anything."""
         assert self._cache is not None
         first = None if ask.first is None else self.find_now(ask.first, reading)
-        if first is not None and first.standing is not SPARE:
-            return first
         data = self._cache.get_now(ask.key)
         return _either(first, None if data is None else self._found(ask, data, reading))
 
@@ -235,6 +236,9 @@ class Lookup:
         standing = standing_of(entry, ask.policy, ask.wish, now_us, self._rng)
         if standing is USELESS:
             return None
+        if standing is STALE and ask.own is not None:
+            # It would be served for as long as another model goes first: nobody fetches a fresh one of it.
+            standing = SPARE
         return Found(entry, standing, now_us, fresh_until_us, ask)
 
     def why_forward(self, ask: Ask, spare: Found | None) -> str:
@@ -417,10 +421,15 @@ def _with_first(ask: Ask, own: Decision, tags: list[str]) -> Ask:
 
 
 def _either(first: Found | None, other: Found | None) -> Found | None:
-    """The one of two to give, or to have for the worst case; `first` is none, or for that case alone."""
-    if other is None or (first is not None and other.standing is SPARE):
+    """The one of two to give, or to have for the worst case. Of two that are fresh it is the newer."""
+    if first is None or other is None:
+        return first or other
+    if other.standing is SPARE:
         return first
-    return other
+    if first.standing is SPARE:
+        return other
+    is_newer = other.entry.created_at_us > first.entry.created_at_us
+    return other if is_newer and other.standing is not STALE else first
 
 
 def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:

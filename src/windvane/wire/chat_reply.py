@@ -199,7 +199,9 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     asked, output, total = said.prompt_tokens, said.completion_tokens, said.total_tokens
     if cached < 0 or cached + written > asked:
         return None
-    reasoning = (said.reasoning_tokens if thought is None else thought.reasoning_tokens) or 0
+    reasoning = said.reasoning_tokens or 0
+    if thought is not None and (thought.reasoning_tokens or 0) > reasoning:
+        reasoning = thought.reasoning_tokens or 0
     is_at_most = False
     if output is None or reasoning > output or (total is not None and total > asked + output):
         output, is_at_most = _output_in_all(said, reasoning)

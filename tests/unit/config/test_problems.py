@@ -881,7 +881,11 @@ async def test_what_is_noted_is_in_the_log_of_the_start(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "model",
-    ["open-mistral-nemo: {}", "nemo: {model: open-mistral-nemo}", "own: {card: open-mistral-nemo}"],
+    [
+        "open-mistral-nemo: {}",
+        "nemo: {model: open-mistral-nemo}",
+        "own: {card: open-mistral-nemo}",
+    ],
 )
 @pytest.mark.parametrize("kind", ["compatible", "openai", "mistral"])
 def test_a_model_ends_where_its_maker_serves_it_and_nowhere_else(tmp_path, kind, model):
@@ -1011,3 +1015,15 @@ def test_the_schema_parses_and_agrees_with_the_reader(tmp_path):
     for wrong in ({"prot": 1}, {"port": 99999}, {"log": {"level": "loud"}}, {"auth": {"keys": 1}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, schema)
+
+
+@pytest.mark.parametrize("model", ["open-mixtral-8x22b", "open-codestral-mamba", "codestral-2405"])
+def test_own_weights_of_a_model_whose_abilities_nobody_told_can_be_asked(tmp_path, model):
+    path = tmp_path / "own.yaml"
+    own = f"{{kind: compatible, api_base: 'http://127.0.0.1:9/v1', models: {{{model}: {{}}}}}}"
+    path.write_text(f"providers: {{own: {own}}}")
+    day = date(2026, 11, 20)
+    [deployment] = resolve(load_config({}, path), pepper=b"p" * 16, day=day).deployments[
+        f"own/{model}"
+    ]
+    assert deployment.why_not(Analysis(tools=True), day) is None

@@ -127,6 +127,18 @@ def test_usage_is_believed_or_is_none(said: dict[str, Any], usage: Usage | None)
     assert usage_of(**said) == usage
 
 
+BESIDE = {"prompt_tokens": 50, "completion_tokens": 7, "reasoning_tokens": 900}
+
+
+@pytest.mark.parametrize(
+    "thought", [{}, {"reasoning_tokens": 0}, {"reasoning_tokens": 900}, {"accepted": 1}, None]
+)
+def test_thinking_counts_wherever_it_is_told(thought: object) -> None:
+    usage = read_usage(msgspec.json.encode({**BESIDE, "completion_tokens_details": thought}))
+    assert usage is not None
+    assert (usage.output_tokens, usage.reasoning_output_tokens) == (907, 900)
+
+
 @pytest.mark.parametrize(
     "raw",
     [b"null", b"[]", b'"x"', b"{", b'{"prompt_tokens":1,"service_tier":"\xff"}', b"[" * 10_000],

@@ -128,7 +128,8 @@ class Standing(StrEnum):
     USELESS = "useless"
 
 
-FRESH, SPARE, USELESS = Standing.FRESH, Standing.SPARE, Standing.USELESS
+FRESH, STALE = Standing.FRESH, Standing.STALE
+SPARE, USELESS = Standing.SPARE, Standing.USELESS
 """For those who ask with every hit: to look for a member by its name takes as long as a call."""
 
 

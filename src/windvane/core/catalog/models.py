@@ -71,11 +71,16 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def served_by_others(self) -> "ModelCard":
         """The card of the same model at a server that is not its maker's: weights that somebody serves
-        themselves outlive their maker's service."""
+        themselves outlive their maker's service. Of a model whose abilities nobody told us it is given
+        the benefit of the doubt, as one that the catalog does not know."""
         is_ending = self.status in (Status.DEPRECATED, Status.RETIRED)
-        status = Status.GA if is_ending else self.status
         return msgspec.structs.replace(
-            self, status=status, deprecated_on=None, retires_on=None, replacement=None
+            self,
+            status=Status.GA if is_ending else self.status,
+            capabilities=self.capabilities or frozenset(Capability),
+            deprecated_on=None,
+            retires_on=None,
+            replacement=None,
         )
 
     def obstacle(self, day: date) -> str | None:
