@@ -7,7 +7,6 @@ does, and each crowd between two looks adds its own.
 import gc
 import socket
 import threading
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -51,7 +50,7 @@ def _a_little(caller: socket.socket) -> None:
 
 
 def _nothing(caller: socket.socket) -> None:
-    time.sleep(0.1)  # until it has been read, which nobody tells
+    pass
 
 
 def _alive() -> dict[str, int]:
@@ -78,7 +77,9 @@ def test_a_lost_connection_is_gone_without_the_collector(
     port = int(surface.url.rsplit(":", 1)[1])
 
     def crowd() -> None:
+        before = len(surface.sent())
         callers = [_send(port, word, is_stream=is_stream) for _ in range(CROWD)]
+        surface.until(lambda: len(surface.sent()) >= before + CROWD)
         readers = [threading.Thread(target=read, args=(caller,)) for caller in callers]
         for reader in readers:
             reader.start()
