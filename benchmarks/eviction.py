@@ -1,23 +1,27 @@
 """What the memory tier's eviction saves beside LRU and FIFO: ``python -m benchmarks.eviction``.
 
-The traces are synthetic, drawn from a seed. Recorded ones (Mooncake, Azure, ARC, web proxies) are not
-shipped; what is imitated is their character: popularity by Zipf's law between 0.7 and 1.1, keys that come
-once and never again, jobs that ask the same list every night, and popularity that moves on. An answer has
-the lengths of the Azure conversation trace, roughly (a median of 1,020 tokens in and 129 out, with long
-tails), and is made by one of two models whose prices are twenty to twenty-five times apart.
+Without more, on synthetic traces, drawn from a seed. What is imitated is a character: popularity by Zipf's
+law between 0.7 and 1.1, keys that come once and never again, jobs that ask the same list every night, and
+popularity that moves on. With ``--recorded``, on the traces that a package on the registry carries (81 MB,
+fetched once); with ``--trace PATH ...``, on files of yours (`benchmarks.traces` says which it can read).
 
-Each policy has the same room, counted in the same way: `MemoryCache`'s own.
+An answer has the lengths of the Azure conversation trace, roughly (a median of 1,020 tokens in and 129 out,
+with long tails), and is made by one of two models whose prices are twenty to twenty-five times apart.
+Recorded traces are also run with answers that all cost and weigh the same.
 """
 
 import argparse
 import itertools
 import random
+import sys
 from bisect import bisect
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
-from windvane.stores.memory.cache import MemoryCache, entry_size
+from benchmarks import traces
+from benchmarks.policies import POLICIES, RIVALS, Answer, Policy
+from windvane.stores.memory.cache import entry_size
 
 REQUESTS = 100_000
 KEYS = 20_000
@@ -26,15 +30,11 @@ SEEDS = (1, 2, 3)
 NANO_USD_PER_TOKEN = ((150, 600), (3_000, 15_000))
 """In and out, of the small model and of the large one."""
 LARGE_SHARE = 0.3
+RECORDED_REQUESTS = 400_000
+"""Of a recorded trace; the rest is left."""
+ALIKE_BYTES, ALIKE_WORTH = 2_000, 1_000_000
+"""Of an answer where all are alike: a thousandth of a dollar."""
 _LARGEST = bytes(1 << 20)
-
-
-class Answer(NamedTuple):
-    """What a key's answer is worth, and its bytes."""
-
-    key: bytes
-    data: bytes
-    worth: int
 
 
 class Score(NamedTuple):
@@ -42,68 +42,6 @@ class Score(NamedTuple):
 
     hits: float
     dollars: float
-
-
-class Policy(Protocol):
-    """A cache under test."""
-
-    def get(self, answer: Answer) -> bool: ...
-
-    def put(self, answer: Answer) -> None: ...
-
-
-class Lru:
-    """The baseline: least recently used goes."""
-
-    is_moved_by_use = True
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._held: OrderedDict[bytes, int] = OrderedDict()
-
-    def get(self, answer: Answer) -> bool:
-        if answer.key not in self._held:
-            return False
-        if self.is_moved_by_use:
-            self._held.move_to_end(answer.key)
-        return True
-
-    def put(self, answer: Answer) -> None:
-        size = entry_size(answer.key, answer.data)
-        if size > self._bytes_max:
-            return
-        self._held[answer.key] = size
-        self._bytes += size
-        while self._bytes > self._bytes_max:
-            self._bytes -= self._held.popitem(last=False)[1]
-
-
-class Fifo(Lru):
-    """The plainest: what came first goes first."""
-
-    is_moved_by_use = False
-
-
-class Ours:
-    """The real memory tier, with dice of its own."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._cache = MemoryCache(
-            bytes_max,
-            monotonic_s=lambda: 0.0,
-            rng=random.Random(7),
-            entry_bytes_max=bytes_max,
-        )
-
-    def get(self, answer: Answer) -> bool:
-        return self._cache.get_now(answer.key) is not None
-
-    def put(self, answer: Answer) -> None:
-        self._cache.put_now(answer.key, answer.data, tags=(), keep_s=1e9, worth=float(answer.worth))
-
-
-POLICIES: dict[str, Callable[[int], Policy]] = {"FIFO": Fifo, "LRU": Lru, "ours": Ours}
 
 
 # traces: numbers of keys, in the order they are asked for
@@ -159,15 +97,33 @@ def answer_of(number: int, seed: int) -> Answer:
     )
 
 
-def trace_of(name: str, seed: int, requests: int = REQUESTS) -> list[Answer]:
-    """The first requests of a trace, each with the answer it would have."""
+def alike(number: int, seed: int) -> Answer:
+    """The answer to a key where all are of one size and price."""
+    key = random.Random(number * 1_000_003 + seed).randbytes(32)
+    return Answer(key=key, data=_LARGEST[:ALIKE_BYTES], worth=ALIKE_WORTH)
+
+
+def answered(
+    numbers: Iterable[int], seed: int, make: Callable[[int, int], Answer] = answer_of
+) -> list[Answer]:
+    """A trace: for each request the answer it would have."""
     known: dict[int, Answer] = {}
     found = []
-    for number in itertools.islice(TRACES[name](random.Random(seed)), requests):
+    for number in numbers:
         if number not in known:
-            known[number] = answer_of(number, seed)
+            known[number] = make(number, seed)
         found.append(known[number])
     return found
+
+
+def trace_of(name: str, seed: int, requests: int = REQUESTS) -> list[Answer]:
+    """The first requests of a synthetic trace."""
+    return answered(itertools.islice(TRACES[name](random.Random(seed)), requests), seed)
+
+
+def ceiling(trace: list[Answer]) -> float:
+    """The share of requests that a cache without end would have hit."""
+    return 1 - len(set(trace)) / len(trace)
 
 
 def score(policy: Policy, trace: list[Answer]) -> Score:
@@ -187,48 +143,95 @@ def score(policy: Policy, trace: list[Answer]) -> Score:
     return Score(hits / hits_reachable, dollars / dollars_reachable)
 
 
-def scores_of(name: str, seed: int) -> dict[tuple[str, float], Score]:
+def scores_of(
+    trace: list[Answer], policies: Mapping[str, Callable[[int], Policy]] = POLICIES
+) -> dict[tuple[str, float], Score]:
     """All policies at all capacities, on one trace."""
-    trace = trace_of(name, seed)
     whole = sum(entry_size(key, data) for key, data, _ in set(trace))
     return {
         (policy, share): score(make(int(whole * share)), trace)
-        for policy, make in POLICIES.items()
+        for policy, make in policies.items()
         for share in CAPACITIES
     }
 
 
 def table(scores: dict[tuple[str, float], dict[str, list[Score]]]) -> Iterator[str]:
-    """The page's rows: hits and dollars at each capacity, mean of the seeds."""
+    """The rows for synthetic traces: hits and dollars at each capacity, mean of the seeds."""
     yield "| trace | policy | hits at 0.5 / 2 / 10 % | dollars at 0.5 / 2 / 10 % |"
     yield "|---|---|---|---|"
     for name in [*TRACES, "mean"]:
         for policy in POLICIES:
-            cells = []
-            for part in ("hits", "dollars"):
-                means = []
-                for share in CAPACITIES:
-                    by_trace = scores[policy, share]
-                    found = (
-                        by_trace[name]
-                        if name != "mean"
-                        else list(itertools.chain(*by_trace.values()))
-                    )
-                    means.append(sum(getattr(each, part) for each in found) / len(found))
-                cells.append(" / ".join(f"{100 * mean:.1f}" for mean in means))
-            yield f"| {name} | {policy} | {cells[0]} | {cells[1]} |"
+            found = {
+                share: by_trace[name]
+                if name != "mean"
+                else list(itertools.chain(*by_trace.values()))
+                for share in CAPACITIES
+                for by_trace in (scores[policy, share],)
+            }
+            yield f"| {name} | {policy} | {cell(found, 'hits')} | {cell(found, 'dollars')} |"
+
+
+def cell(found: Mapping[float, list[Score]], part: str, of: float = 1.0) -> str:
+    """The mean of a part of the scores at each capacity, in percent."""
+    means = (
+        sum(getattr(each, part) for each in found[share]) / len(found[share]) for share in found
+    )
+    return " / ".join(f"{100 * of * mean:.1f}" for mean in means)
+
+
+def recorded_rows(name: str, numbers: list[int], seeds: Iterable[int]) -> Iterator[str]:
+    """The rows for a recorded trace: hits of all requests where answers are alike; hits and dollars, as
+    shares of what can be had, where they are drawn, mean of the seeds."""
+    same = answered(numbers, 0, alike)
+    top = ceiling(same)
+    whole = scores_of(same, RIVALS)
+    drawn = [scores_of(answered(numbers, seed), RIVALS) for seed in seeds]
+    for policy in RIVALS:
+        hits = cell({share: [whole[policy, share]] for share in CAPACITIES}, "hits", of=top)
+        found = {share: [each[policy, share] for each in drawn] for share in CAPACITIES}
+        cells = (hits, cell(found, "hits"), cell(found, "dollars"))
+        yield f"| {name} ({100 * top:.1f}) | {policy} | {' | '.join(cells)} |"
+
+
+def run_recorded(paths: Mapping[str, Path], kind: str | None, seeds: Iterable[int]) -> None:
+    """Print the table of recorded traces, row by row."""
+    print("| trace (ceiling) | policy | alike: hits | drawn: hits | drawn: dollars |")
+    print("|---|---|---|---|---|")
+    for name, path in paths.items():
+        numbers = traces.read(path, requests=RECORDED_REQUESTS, kind=kind)
+        for row in recorded_rows(name, numbers, seeds):
+            print(row, flush=True)
+
+
+def run_synthetic(seeds: Iterable[int]) -> None:
+    """Print the table of synthetic traces."""
+    scores: dict[tuple[str, float], dict[str, list[Score]]] = {}
+    for name, seed in itertools.product(TRACES, seeds):
+        for place, found in scores_of(trace_of(name, seed)).items():
+            scores.setdefault(place, {}).setdefault(name, []).append(found)
+    print("\n".join(table(scores)))
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eviction", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--trace", type=Path, nargs="+", default=[], metavar="PATH")
+    parser.add_argument(
+        "--format", choices=traces.FORMATS, help="of those traces, if no name tells"
+    )
+    parser.add_argument("--recorded", action="store_true", help="fetch the traces of a package")
     options = parser.parse_args()
-    scores: dict[tuple[str, float], dict[str, list[Score]]] = {}
-    for name, seed in itertools.product(TRACES, options.seeds):
-        for place, found in scores_of(name, seed).items():
-            scores.setdefault(place, {}).setdefault(name, []).append(found)
-    print("\n".join(table(scores)))
+    try:
+        if options.recorded:
+            run_recorded(traces.recorded(), None, options.seeds)
+        if options.trace:
+            paths = {path.name: path for path in options.trace}
+            run_recorded(paths, options.format, options.seeds)
+    except traces.TraceError as error:
+        sys.exit(str(error))
+    if not options.recorded and not options.trace:
+        run_synthetic(options.seeds)
 
 
 if __name__ == "__main__":

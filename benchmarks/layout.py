@@ -9,10 +9,12 @@ ROOT = HERE.parent
 SOURCE = ROOT / "src"
 
 BENCH = ROOT / ".bench"
-"""Ignored by git: results, the compiled upstream, byte code, the peers' environments."""
+"""Ignored by git: results, the compiled upstream, byte code, the peers' environments,
+recorded traces."""
 
 LAST = BENCH / "last.json"
 PREVIOUS = BENCH / "previous.json"
 PEERS = BENCH / "peers"
+TRACES = BENCH / "traces"
 BYTE_CODE = BENCH / "pycache"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"

@@ -1,7 +1,8 @@
 """What the memory tier evicts is worth less than what LRU would have evicted, on seeded traces."""
 
 import pytest
-from benchmarks.eviction import CAPACITIES, TRACES, Fifo, Lru, Ours, score, scores_of, trace_of
+from benchmarks.eviction import CAPACITIES, TRACES, score, scores_of, trace_of
+from benchmarks.policies import Fifo, Lru, Ours
 
 from windvane.stores.memory.cache import entry_size
 
@@ -41,7 +42,7 @@ def test_the_baselines_are_what_they_are_called() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRACES)
 def test_it_hits_more_and_saves_more_than_lru_on_the_whole_trace(name: str) -> None:
-    scores = scores_of(name, 1)
+    scores = scores_of(trace_of(name, 1))
     for share in CAPACITIES:
         ours, lru = scores["ours", share], scores["LRU", share]
         assert ours.hits > lru.hits, share
