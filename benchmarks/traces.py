@@ -25,11 +25,13 @@ import tempfile
 import zlib
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from benchmarks import layout
 
 RECORDS_AT_ONCE = 4_096
+WRITTEN_OUT = frozenset(b"-0123456789* \t\r\n")
+"""A file that begins with nothing else has its numbers written out."""
 GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 KEY_COLUMNS = ("object", "obj", "obj_id", "key", "id", "lbn")
 """What the column of the key is called by those who write CSV."""
@@ -41,6 +43,9 @@ VSCSI_VERSION_AT = {1: 15, 2: 3}
 class TraceError(Exception):
     """A file that cannot be read as a trace; the message says which, where, and why."""
 
+
+FAULTS = (TraceError, EOFError, OSError, UnicodeDecodeError, csv.Error, lzma.LZMAError, zlib.error)
+"""What a reader of a file that is cut, or is something else, comes upon."""
 
 Reader = Callable[[BinaryIO], Iterator[Hashable]]
 
@@ -102,8 +107,8 @@ def table(file: BinaryIO) -> Iterator[Hashable]:
 
 
 def lines(file: BinaryIO) -> Iterator[Hashable]:
-    """A key a line."""
-    return (line.strip() for line in file if line.strip())
+    """A key a line; a star is no key."""
+    return (key for line in file if (key := line.strip()) not in (b"", b"*"))
 
 
 def blocks(file: BinaryIO) -> Iterator[Hashable]:
@@ -124,11 +129,12 @@ FORMATS = {
     "ints": Format(r"\.trace(\.bin)?$", ints),
     "lines": Format(r"\.(txt|trc)$", lines),
 }
-"""The first whose name fits a file's, without what packed it, reads it.
+"""The first whose name fits a file's, without what packed it, reads it; one named for ints that begins with
+digits alone is one of lines.
 
 Longs: Scarab Research's recommendations and products. Ints: cache2k's web07, web12 and others, and
 CloudPhysics's w106 as Caffeine ships it. vscsi: CloudPhysics's own. CSV and oracleGeneral: libCacheSim's.
-jsonl: Mooncake's, whose `hash_ids` are blocks of 512 tokens.
+jsonl: Mooncake's, whose `hash_ids` are blocks of 512 tokens. Lines: those of LIRS's authors.
 """
 
 
@@ -138,16 +144,18 @@ def read(path: Path, *, requests: int, kind: str | None = None) -> list[int]:
 
     Raises `TraceError` if the file is in none, or ends before a request is whole.
     """
-    kind = kind or _kind_of(path.name)
+    written = kind or _kind_of(path.name)
     try:
         with _unpacked(path) as file:
+            if kind is None and written == "ints" and WRITTEN_OUT.issuperset(file.peek(1)):
+                written = "lines"
             known: dict[Hashable, int] = {}
-            asked = itertools.islice(FORMATS[kind].keys(file), requests)
+            asked = itertools.islice(FORMATS[written].keys(file), requests)
             numbers = [known.setdefault(key, len(known)) for key in asked]
-    except (TraceError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError, OSError) as error:
-        raise TraceError(f"{path}, read as {kind}: {error}") from error
+    except FAULTS as error:
+        raise TraceError(f"{path}, read as {written}: {error}") from error
     if not numbers:
-        raise TraceError(f"{path}, read as {kind}: there is no request in it")
+        raise TraceError(f"{path}, read as {written}: there is no request in it")
     return numbers
 
 
@@ -159,12 +167,12 @@ def _kind_of(name: str) -> str:
     raise TraceError(f"{name}: no format is known by this name; say one of {', '.join(FORMATS)}")
 
 
-def _unpacked(path: Path) -> BinaryIO:
+def _unpacked(path: Path) -> io.BufferedReader:
     with path.open("rb") as file:
         head = file.read(len(XZ))
     if head.startswith(GZIP):
-        return cast(BinaryIO, gzip.open(path))
-    return cast(BinaryIO, lzma.open(path)) if head == XZ else path.open("rb")
+        return io.BufferedReader(gzip.open(path))
+    return io.BufferedReader(lzma.open(path)) if head == XZ else path.open("rb")
 
 
 # what a package carries
