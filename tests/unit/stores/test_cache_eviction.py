@@ -1,7 +1,7 @@
 """What the memory tier evicts is worth less than what LRU would have evicted, on seeded traces."""
 
 import pytest
-from benchmarks.eviction import CAPACITIES, TRACES, score, scores_of, trace_of
+from benchmarks.eviction import CAPACITIES, OPPOSED, TRACES, score, scores_of, trace_of
 from benchmarks.policies import Fifo, Lru, Ours
 
 from windvane.stores.memory.cache import entry_size
@@ -46,4 +46,14 @@ def test_it_hits_more_and_saves_more_than_lru_on_the_whole_trace(name: str) -> N
     for share in CAPACITIES:
         ours, lru = scores["ours", share], scores["LRU", share]
         assert ours.hits > lru.hits, share
+        assert ours.dollars > lru.dollars, share
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPPOSED)
+def test_where_nothing_hits_more_than_lru_ours_saves_more_all_the_same(name: str) -> None:
+    scores = scores_of(trace_of(name, 1))
+    for share in CAPACITIES:
+        ours, lru = scores["ours", share], scores["LRU", share]
+        assert lru.hits - 0.06 < ours.hits < lru.hits, share
         assert ours.dollars > lru.dollars, share
