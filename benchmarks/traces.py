@@ -215,7 +215,8 @@ def recorded() -> dict[str, Path]:
 
 
 def _downloaded(folder: Path) -> Path:
-    """The package's source, which pip compares with the hash before it looks inside."""
+    """The package's source. pip compares it with the hash before it asks the package what it is called,
+    for which it runs a part of it."""
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{PACKAGE} --hash=sha256:{PACKAGE_SHA256}\n", encoding="utf-8")
     only_this = ("--no-deps", "--no-binary", PACKAGE.partition("==")[0], "--require-hashes")
