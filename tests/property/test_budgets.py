@@ -25,7 +25,7 @@ from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import FaultKind, WindvaneError
 from windvane.core.money import NANO_PER_USD, NanoUsd
 from windvane.core.principal import GLOBAL, Principal
-from windvane.engine.bounding import OUTPUT_TOKENS_DEFAULT, Bound, Bounder
+from windvane.engine.bounding import OUTPUT_TOKENS_DEFAULT, Bound, Bounder, Tariff
 from windvane.providers import PROVIDERS
 from windvane.stores.memory import MemoryBudgets
 from windvane.wire.chat_request import chat_request_of, limited
@@ -362,6 +362,37 @@ def test_an_unknown_price_is_refused_under_a_budget_and_held_as_unknown_without(
         bound_of(exchange, deployment, 10**12)
     free = Bounder(MemoryBudgets(BudgetTable({})), lambda *_: None)
     assert free.bound(exchange, deployment, NOW_US).hold_nano_usd is None
+
+
+class _Unhurried(Bounder):
+    """Knows no request that is plain: each is bounded the long way."""
+
+    def tariff(self, deployment: Deployment, at_us: int) -> Tariff:
+        tariff = super().tariff(deployment, at_us)
+        tariff.plain = None
+        return tariff
+
+
+@given(
+    bodies(), deployments(), st.none() | st.integers(1, 9_000), st.none() | st.integers(0, 10**12)
+)
+def test_a_plain_request_is_bounded_as_any_is(
+    body: dict[str, Any],
+    deployed: tuple[str, Deployment, Price],
+    cap: int | None,
+    left: int | None,
+) -> None:
+    """Most requests have nothing in them that is looked at apart, and are bounded in one go."""
+    _, deployment, _ = deployed
+    terms = {} if left is None else {GLOBAL: BudgetTerms(total=NanoUsd(left))}
+    bounds: list[Bound | str] = []
+    for kind in (Bounder, _Unhurried):
+        bounder = kind(MemoryBudgets(BudgetTable(terms)), lambda *_: None)
+        try:
+            bounds.append(bounder.bound(exchange_of(body, cap), deployment, NOW_US))
+        except WindvaneError as error:
+            bounds.append(str(error))
+    assert bounds[0] == bounds[1]
 
 
 CATALOG = [card for card in shipped_catalog().cards if card.price_on(DAY)]

@@ -96,6 +96,52 @@ def play(bucket: Gcra, plan: list[Ask]) -> None:
         assert 0 <= bucket.left(now_us) <= bucket.burst
 
 
+class _Plain:
+    """Each share has a place of its own, at which it has leaked away; nothing is clever about it."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}
+        self._end = 0
+
+    def take(self, index: int, units: int, ticks: int) -> None:
+        self._end = self._places[index] = max(self._end, ticks) + units * MINUTE_US
+
+    def correct(self, index: int, taken: int, used: int, ticks: int) -> None:
+        unleaked = self._places.pop(index) - ticks
+        if used >= taken:
+            self._end = max(self._end, ticks) + (used - taken) * MINUTE_US
+        elif unleaked > 0:
+            back = min((taken - used) * MINUTE_US, unleaked)
+            self._end -= back
+            for later in self._places:
+                self._places[later] -= back if later > index else 0
+
+    def level(self, ticks: int) -> int:
+        return max(self._end - ticks, 0)
+
+
+@settings(deadline=None, max_examples=400)
+@given(asks(9, MINUTE_US // 30), st.integers(1, 120))
+def test_what_is_taken_and_returned_is_what_a_plain_reckoning_says(
+    plan: list[Ask], limit: int
+) -> None:
+    bucket, plain = Gcra(limit, 1_000_000), _Plain()
+    marks: dict[int, int] = {}
+    for event in timeline(plan):
+        ask, ticks = plan[event.index], event.at_us * limit
+        if event.asked:
+            share = bucket.take(ask.reserved, event.at_us)
+            assert share is not None
+            marks[event.index] = share[2]
+            bucket.open.append(share[2])
+            plain.take(event.index, ask.reserved, ticks)
+        else:
+            bucket.correct(ask.reserved, ask.used, marks.pop(event.index), event.at_us)
+            plain.correct(event.index, ask.reserved, ask.used, ticks)
+        assert bucket._level(event.at_us) == plain.level(ticks)
+        assert len(bucket.open) == len(marks)
+
+
 @settings(deadline=None, max_examples=400)
 @given(st.data(), st.integers(1, 300), st.integers(1, 60))
 def test_no_window_holds_more_than_a_burst_and_its_share(

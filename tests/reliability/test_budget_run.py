@@ -23,7 +23,7 @@ from windvane.core.retry import RetryPolicy
 from windvane.engine.snapshot import Timeouts
 from windvane.gateway.app import Gateway
 from windvane.gateway.server import ServerLimits, make_server
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.simulator import FaultRule
 from windvane.telemetry.metrics import Metrics
 
@@ -56,7 +56,7 @@ RULES = (
 )
 
 
-class Breaches:
+class Breaches(Observer):
     """Counts bills above their holds. Implements `Observer`."""
 
     hears = EVERYTHING

@@ -30,7 +30,7 @@ from windvane.core.retry import RetryPolicy
 from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway
 from windvane.gateway.server import ServerLimits, make_server, serve_until_stopped
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.simulator import Simulator, SimulatorConfig
 from windvane.telemetry.metrics import Metrics
 
@@ -50,7 +50,7 @@ TLS = ssl.create_default_context()
 """Shared, for speed: each SDK would read the certificates anew for every client."""
 
 
-class Ended:
+class Ended(Observer):
     """An observer: the exchanges that are over, in order."""
 
     hears = EVERYTHING

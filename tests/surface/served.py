@@ -30,7 +30,7 @@ from windvane.engine.engine import Engine
 from windvane.gateway.app import Gateway
 from windvane.gateway.reloading import Reload
 from windvane.gateway.server import ServerLimits, make_server
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.simulator import Simulator, SimulatorConfig
 from windvane.system import SystemClock
 from windvane.telemetry.logs import RequestLog
@@ -44,7 +44,7 @@ MODEL = "mistral-small-latest"
 ONE_TRY = RetryPolicy(attempts_max=1, attempts_per_deployment_max=1)
 
 
-class Seen:
+class Seen(Observer):
     """An observer that keeps everything it is told."""
 
     hears = EVERYTHING

@@ -28,7 +28,7 @@ from windvane.core.money import NANO_PER_USD
 from windvane.core.usage import Usage
 from windvane.core.usage_report import seconds
 from windvane.engine.engine import CHAT, Engine
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.wire.chat_answer import with_ids
 from windvane.wire.chat_request import chat_request_of
 
@@ -69,7 +69,7 @@ class ChatResult(Mapping[str, object]):
         return f"ChatResult({self._parts!r})"
 
 
-class _Counts:
+class _Counts(Observer):
     """Observes the engine for `get_stats`."""
 
     hears = EVERYTHING

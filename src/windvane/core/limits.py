@@ -121,6 +121,17 @@ class Gcra:
         """`taken` units were `used` in truth; `mark` is that of their share. One that was never opened
         may get back less than it could."""
         ticks, marks = now_us * self.limit, self.open
+        if self._tat <= ticks:
+            # All has leaked away: no share that is open can get anything back any more.
+            if self._behind:
+                self._behind.clear()
+            if marks:
+                place = bisect_left(marks, mark)
+                if place < len(marks) and marks[place] == mark:
+                    del marks[place]
+            if used > taken:
+                self._tat = ticks + (used - taken) * TICKS_PER_UNIT
+            return
         unleaked, back, before = mark - self._returned - ticks, 0, None
         if len(marks) > 1 or self._behind:
             later, before = self._close(mark)

@@ -51,7 +51,9 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Where its requests count that name no user and no further tags; made of the rest."""
 
     def __post_init__(self) -> None:
-        scopes = scopes_of(self.key_id, self.team, None, self.tags)
+        tags = tuple(dict.fromkeys(self.tags))
+        msgspec.structs.force_setattr(self, "tags", tags)
+        scopes = scopes_of(self.key_id, self.team, None, tags)
         msgspec.structs.force_setattr(self, "scopes", scopes)
 
 

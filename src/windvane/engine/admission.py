@@ -128,6 +128,13 @@ class Admission:
             lease.give_back(now_us)
             raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
 
+    def tokens_of(self, exchange: Exchange) -> int:
+        """About how many tokens the exchange will use: as many as were taken for it, if any were."""
+        lease = exchange.lease
+        if lease is not None and lease.tokens:
+            return lease.tokens[0][1]
+        return self.expected.tokens(exchange)
+
     def take_tokens_unasked(self, exchange: Exchange) -> None:
         """The same for an exchange that no caller has begun: it is no request, and takes no slot."""
         if not self._limits.table.is_empty:
@@ -154,15 +161,15 @@ class Admission:
         lease = exchange.lease
         if lease is None:
             return
-        used, is_assumed = 0, False
-        for attempt in exchange.attempts:
-            entry, usage = attempt.entry, attempt.usage
-            if entry is not None and usage is not None:
-                used += usage.input_tokens + usage.output_tokens
-                is_assumed = is_assumed or entry.certainty is _ASSUMED
-        if is_assumed and lease.tokens:
-            # What is assumed gives nothing back; an estimate is never less than what was used.
-            used = max(used, lease.tokens[0][1])
+        used, at_least, tokens = 0, 0, lease.tokens
+        if tokens:
+            for attempt in exchange.attempts:
+                if (entry := attempt.entry) is not None:
+                    used += entry.input_tokens + entry.output_tokens
+                    if entry.certainty is _ASSUMED:
+                        # It gives nothing back; an estimate is never less than what was used.
+                        at_least = tokens[0][1]
+            used = max(used, at_least)
         ended_s = exchange.ended_s
         lease.end(used, self.now_us() if ended_s is None else trunc(ended_s * US_PER_S))
 

@@ -24,7 +24,7 @@ class BudgetAlerts:
         at_permille: tuple[int, ...],
         told: ToldBook | None = None,
     ) -> None:
-        self._observers = hearing(observers, BudgetReached)
+        self._tell_reached = hearing(observers, BudgetReached)
         self._at_permille = at_permille
         self._told = told
 
@@ -60,5 +60,5 @@ class BudgetAlerts:
             if self._told is not None:
                 self._told.note(account, reached)
             event = BudgetReached(standing=standing_of(account), permille=reached, at_us=at_us)
-            for observer in self._observers:
-                observer.on(event)
+            for tell in self._tell_reached:
+                tell(event)

@@ -24,6 +24,25 @@ _NAME = re.compile(r"[^\x00-\x20\x7f,][^\x00-\x1f\x7f,]{0,127}")
 def attribute(exchange: Exchange, principal: Principal) -> None:
     """Fill in the exchange's user, tags, priority and scopes. Raises BadRequestError."""
     headers, body = exchange.headers, exchange.request.body
+    if (
+        USER_HEADER in headers
+        or TAGS_HEADER in headers
+        or PRIORITY_HEADER in headers
+        or "user" in body
+        or "safety_identifier" in body
+        or "metadata" in body
+    ):
+        _attribute_as_said(exchange, principal)
+        return
+    exchange.scopes = principal.scopes
+    if principal.tags:
+        exchange.tags = principal.tags
+    if principal.priority is not exchange.priority:
+        exchange.priority = principal.priority
+
+
+def _attribute_as_said(exchange: Exchange, principal: Principal) -> None:
+    headers, body = exchange.headers, exchange.request.body
     user, tags, priority = None, principal.tags, principal.priority
     if USER_HEADER in headers and (shown := text_of(headers[USER_HEADER]).strip()):
         user = _checked(shown, "user", USER_HEADER.decode())
@@ -37,16 +56,8 @@ def attribute(exchange: Exchange, principal: Principal) -> None:
         tags = tuple(dict.fromkeys(tags))
     if PRIORITY_HEADER in headers:
         priority = _priority(headers[PRIORITY_HEADER], priority)
-    if user is not None:
-        exchange.user = user
-    if tags:
-        exchange.tags = tags
-    if priority is not exchange.priority:
-        exchange.priority = priority
-    if user is None and tags == principal.tags:
-        exchange.scopes = principal.scopes
-    else:
-        exchange.scopes = scopes_of(principal.key_id, principal.team, user, tags)
+    exchange.user, exchange.tags, exchange.priority = user, tags, priority
+    exchange.scopes = scopes_of(principal.key_id, principal.team, user, tags)
 
 
 def text_of(value: bytes) -> str:

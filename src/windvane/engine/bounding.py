@@ -81,9 +81,11 @@ class Tariff:
         "dearest",
         "dearest_kept",
         "deployment",
+        "image_tokens_max",
         "is_sure",
         "model_cap",
         "output_max",
+        "plain",
         "price",
         "resolved_model",
         "scopes",
@@ -97,6 +99,7 @@ class Tariff:
         """Whether a request with nothing unusual in it costs no more than its bound."""
         self.resolved_model = deployment.resolved_model
         self.scopes = (scope(MODEL, self.resolved_model),)
+        self.image_tokens_max = deployment.billing.image_tokens_max
         self.output_max = usual or _window(deployment) or TOKENS_UNBOUNDED
         """How long an answer may be to a request that goes out without a limit."""
         longest = card.output_tokens_max if card else None
@@ -113,6 +116,9 @@ class Tariff:
             kept = dearest(price, factor)
             if kept != self.dearest:
                 self.dearest_kept = kept
+        is_even = self.is_sure and self.dearest_kept is None
+        self.plain = self.dearest if is_even else None
+        """Of requests with nothing unusual in them, where those are all alike and sure."""
 
 
 class Bounder:
@@ -173,15 +179,22 @@ class Bounder:
         sent = capped or asked
         budgets = self._budgets
         room = None if budgets.table.is_empty else budgets.room(scopes, now_us)
-        if room is None:
-            amount = None
-            if analysis.audio or request.body.get("audio") is not None:
-                price = None  # billed apart, heard or spoken, and no usage tells of it
-            if price is not None:
-                longest = tariff.output_max if sent is None else sent
-                amount = _worst_case(exchange, analysis, tariff).of(longest)
-            return Bound(amount, scopes, now_us, price, model, capped)
         is_plain = _PLAIN.issuperset(request.body) and not (analysis.audio or analysis.documents)
+        rates = tariff.plain
+        if is_plain and rates is not None and sent is not None and request.n == 1:
+            # Nearly all are so, and there is room for nearly all.
+            input_max = tokens_upper_bound(
+                exchange.body_bytes,
+                analysis.messages,
+                analysis.images,
+                analysis.tools,
+                tariff.image_tokens_max,
+            )
+            amount = rates.amount(input_max, sent)
+            if room is None or amount <= room:
+                return Bound(amount, scopes, now_us, price, model, capped)
+        if room is None:
+            return _bound_of_no_budget(exchange, tariff, scopes, now_us, capped)
         if not (is_plain and tariff.is_sure):
             self._check_price(exchange, analysis, tariff)
         worst = _worst_case(exchange, analysis, tariff, is_plain=is_plain)
@@ -242,6 +255,21 @@ def _capped(asked: int | None, cap: int | None, tariff: Tariff) -> int | None:
     if asked is None and tariff.model_cap is not None and not (cap and cap <= tariff.model_cap):
         return tariff.model_cap
     return cap if cap is not None and (asked is None or asked > cap) else None
+
+
+def _bound_of_no_budget(
+    exchange: Exchange, tariff: Tariff, scopes: tuple[Scope, ...], now_us: int, capped: int | None
+) -> Bound:
+    """What an attempt may cost at most, as far as that can be told: nothing is refused for it."""
+    analysis, request = exchange.analysis, exchange.request
+    assert analysis is not None
+    price, amount = tariff.price, None
+    if analysis.audio or request.body.get("audio") is not None:
+        price = None  # billed apart, heard or spoken, and no usage tells of it
+    if price is not None:
+        longest = capped or request.output_tokens_max or tariff.output_max
+        amount = _worst_case(exchange, analysis, tariff).of(longest)
+    return Bound(amount, scopes, now_us, price, tariff.resolved_model, capped)
 
 
 def _fair(worst: WorstCase, whole: int, left: int) -> int:

@@ -142,9 +142,8 @@ class Dispatch:
         """
         decision, request = exchange.decision, exchange.request
         assert decision is not None
-        plan = _Plan(
-            decision.candidates, snapshot.upstreams, self._admission.expected.tokens(exchange)
-        )
+        tokens = self._admission.tokens_of(exchange)
+        plan = _Plan(decision.candidates, snapshot.upstreams, tokens)
         answer: Completion | OpenStream
         watchdog = self.watch.start(
             plan.upstream.timeouts.total_s if within_s is None else within_s,

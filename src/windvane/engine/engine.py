@@ -185,8 +185,8 @@ class Engine:
         self._transport = transport
         self._clock = clock
         self._ids = ids
-        self._observers = hearing(observers, ExchangeEnded)
-        self._told_of_others = hearing(observers, RequestEnded)
+        self._tell_ended = hearing(observers, ExchangeEnded)
+        self._tell_others = hearing(observers, RequestEnded)
         self.room = WaitingRoom(clock, snapshot.upstream_terms, waiting_max=snapshot.waiting_max)
         self._admission = Admission(limits, clock)
         alerts = BudgetAlerts(observers, snapshot.alert_at_permille, told)
@@ -311,8 +311,8 @@ class Engine:
             code=None if fault is None else fault.code,
             at_us=self._clock.wall_us(),
         )
-        for observer in self._told_of_others:
-            observer.on(event)
+        for tell in self._tell_others:
+            tell(event)
 
     async def handle(self, exchange: Exchange) -> Answer:
         """Steps 2 to 10. A `ChunkStream` is the caller's to close, and is settled by its end.
@@ -477,8 +477,8 @@ class Engine:
         if exchange.attempts:
             self._admission.expected.learn(exchange)
         event = _end_of(exchange, status, now_s)
-        for observer in self._observers:
-            observer.on(event)
+        for tell in self._tell_ended:
+            tell(event)
 
     def _record_unasked(self, exchange: Exchange, fault: Fault | None) -> None:
         """Put a request for which nobody was asked on the ledger, if it was let in: in one that was refused

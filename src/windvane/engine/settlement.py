@@ -74,8 +74,8 @@ class Settlement:
         self._alerts = alerts
         self._bounder = Bounder(budgets, alerts.refused)
         self._clock = clock
-        self._observers = hearing(observers, AttemptSettled)
-        self._alarmed = hearing(observers, HoldExceeded)
+        self._tell_settled = hearing(observers, AttemptSettled)
+        self._tell_exceeded = hearing(observers, HoldExceeded)
         self.day = self._bounder.day
 
     def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
@@ -291,8 +291,8 @@ class Settlement:
             self._breach(exchange, attempt.deployment, entry)
         exchange.upstream_s += took_s
         event = AttemptSettled(entry)
-        for observer in self._observers:
-            observer.on(event)
+        for tell in self._tell_settled:
+            tell(event)
 
     def _breach(self, exchange: Exchange, deployment: Deployment, entry: LedgerEntry) -> None:
         """A provider billed more than the worst case: it is told, and unless the request asked for what
@@ -302,8 +302,8 @@ class Settlement:
         if part is None:
             self._bounder.distrust(deployment)
         event = HoldExceeded(entry=entry, is_distrusted=part is None)
-        for observer in self._alarmed:
-            observer.on(event)
+        for tell in self._tell_exceeded:
+            tell(event)
 
     def record_free(
         self,
@@ -336,8 +336,8 @@ class Settlement:
         """Write an entry that is no attempt."""
         self._journal.settle(entry)
         event = AttemptSettled(entry)
-        for observer in self._observers:
-            observer.on(event)
+        for tell in self._tell_settled:
+            tell(event)
 
     def _correct(self, attempt: Attempt, entry: LedgerEntry, usage: Usage, now_s: float) -> None:
         """End what the attempt held of rates. What is assumed gives nothing back; an estimate is

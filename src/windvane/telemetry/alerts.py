@@ -14,7 +14,7 @@ import msgspec
 from windvane.core.events import BudgetReached, Event, HoldExceeded
 from windvane.core.faults import WindvaneError
 from windvane.core.money import usd_text
-from windvane.ports.observer import Kinds
+from windvane.ports.observer import Kinds, Observer
 from windvane.ports.transport import Transport, UpstreamRequest
 
 WAITING_MAX = 100
@@ -94,7 +94,7 @@ def _time(at_us: int) -> str:
     return datetime.fromtimestamp(at_us // US_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class AlertLog:
+class AlertLog(Observer):
     """Observes the engine: alerts as warnings."""
 
     hears = ALERTS
@@ -105,7 +105,7 @@ class AlertLog:
             _log.warning("%s", alert.text)
 
 
-class Webhook:
+class Webhook(Observer):
     """Observes the engine: alerts as posts to one address, which the configuration names."""
 
     hears = ALERTS

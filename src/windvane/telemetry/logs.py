@@ -12,7 +12,7 @@ import msgspec
 
 from windvane.core.events import Event, ExchangeEnded, RequestEnded
 from windvane.core.faults import FaultKind
-from windvane.ports.observer import Kinds
+from windvane.ports.observer import Kinds, Observer
 
 _log = logging.getLogger("windvane.requests")
 
@@ -26,7 +26,7 @@ _CALLERS = frozenset((FaultKind.NOT_FOUND.value, FaultKind.INVALID_REQUEST.value
 """Faults that are a caller's doing, whatever their status: nothing stored, a request that came twice."""
 
 
-class RequestLog:
+class RequestLog(Observer):
     """Observes the engine: failures as warnings, what callers did wrong (or wished for: 504 when no
     answer is stored) as information, and the rest at level debug, refusals by a limit among it.
 

@@ -26,13 +26,14 @@ from windvane.core.events import (
     BudgetReached,
     Event,
     ExchangeEnded,
+    HoldExceeded,
     RequestEnded,
 )
 from windvane.core.faults import FaultKind
 from windvane.core.ledger import BYPASS, FREE, OK, LedgerEntry
 from windvane.core.money import NANO_PER_USD
 from windvane.core.usage_report import seconds
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Listener, Observer
 from windvane.telemetry.gauges import NO_GAUGES, Gauges, text_of
 
 DURATION_BUCKETS_S = (
@@ -165,7 +166,7 @@ class _Savings:
         self.us += entry.saved_us or 0
 
 
-class Metrics(Collector):
+class Metrics(Collector, Observer):
     """Observes the engine, and answers `/metrics`."""
 
     hears = EVERYTHING
@@ -185,19 +186,29 @@ class Metrics(Collector):
         self._saved: defaultdict[str, _Savings] = defaultdict(_Savings)
         self._holds_exceeded = 0
         self._queued = _Histogram(DURATION_BUCKETS_S)
+        self._listeners: dict[type, Listener] = {
+            AttemptSettled: self._on_settled,
+            ExchangeEnded: self._on_end,
+            RequestEnded: self._on_other,
+            BudgetReached: self._on_reached,
+            HoldExceeded: self._on_exceeded,
+        }
 
     def on(self, event: Event) -> None:
-        # By type alone: to ask a Struct's type about what is not its instance takes as long as two calls.
-        if type(event) is ExchangeEnded:
-            self._on_end(event)
-        elif type(event) is AttemptSettled:
-            self._on_settled(event.entry)
-        elif type(event) is RequestEnded:
-            self._others[event.status] += 1
-        elif type(event) is BudgetReached:
-            self._alerts[str(event.permille // 10)] += 1
-        else:
-            self._holds_exceeded += 1
+        self._listeners[type(event)](event)
+
+    def listener(self, kind: type[Event]) -> Listener:
+        return self._listeners[kind]
+
+    def _on_other(self, event: RequestEnded) -> None:
+        self._others[event.status] += 1
+
+    def _on_reached(self, event: BudgetReached) -> None:
+        self._alerts[str(event.permille // 10)] += 1
+
+    def _on_exceeded(self, event: HoldExceeded) -> None:
+        del event
+        self._holds_exceeded += 1
 
     def _on_end(self, event: ExchangeEnded) -> None:
         if event.is_refresh:
@@ -233,16 +244,19 @@ class Metrics(Collector):
             if exchanges.first_chunks is not None:
                 exchanges.first_chunks.look()
 
-    def _on_settled(self, entry: LedgerEntry) -> None:
+    def _on_settled(self, event: AttemptSettled) -> None:
+        entry = event.entry
         outcome = entry.outcome
-        if outcome != OK and not entry.is_attempt:
+        if outcome == OK:
+            attempts = self._attempts[entry.provider, entry.model]
+        elif entry.is_attempt:
+            attempts = self._attempts[entry.provider, entry.model]
+            attempts.others[outcome] += 1
+        else:
             if outcome in FREE:
                 self._saved[outcome].add(entry)
             return
-        attempts = self._attempts[entry.provider, entry.model]
         attempts.count += 1
-        if outcome != OK:
-            attempts.others[outcome] += 1
         attempts.input_tokens += entry.input_tokens
         attempts.output_tokens += entry.output_tokens
         attempts.cache_read_tokens += entry.cache_read_input_tokens

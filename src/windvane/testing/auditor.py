@@ -34,7 +34,7 @@ from windvane.core.ledger import LedgerEntry
 from windvane.core.limits import RateTable, RateTerms
 from windvane.core.principal import GLOBAL, Scope, scope
 from windvane.core.usage import Certainty
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.ports.stores import Journal
 from windvane.testing.upstream import Call
 
@@ -72,7 +72,7 @@ def _zero() -> float:
     return 0.0
 
 
-class Auditor:
+class Auditor(Observer):
     """Implements `Journal`, over the one it is given, and `Observer`. `now_s` is monotonic."""
 
     hears = EVERYTHING

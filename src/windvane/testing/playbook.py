@@ -30,7 +30,7 @@ from windvane.core.chat import Completion
 from windvane.core.events import AttemptSettled, BudgetReached, Event, HoldExceeded
 from windvane.core.exchange import Exchange
 from windvane.core.faults import WindvaneError
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.testing import answers
 from windvane.testing.answers import Part
 from windvane.testing.loop import Deadlock, run_virtual
@@ -125,7 +125,7 @@ class Happening(msgspec.Struct, frozen=True):
     act: "Callable[[Play], Awaitable[None]]"
 
 
-class Play:
+class Play(Observer):
     """One run of a playbook: the stage, the callers, and the facts as they come."""
 
     hears = EVERYTHING

@@ -31,7 +31,7 @@ from windvane.core.limits import RateTable
 from windvane.core.routing.table import Route
 from windvane.engine.sharing import AnswerStream
 from windvane.engine.snapshot import Timeouts
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.ports.stores import Journal
 from windvane.stores.memory import MemoryBudgets, MemoryLimits
 from windvane.testing.loop import run_virtual
@@ -153,7 +153,7 @@ class FaultyJournal:
         self._journal.settle(entry)
 
 
-class World:
+class World(Observer):
     """One seeded world. `stage` and `trace` are there to look at once it has run."""
 
     hears = EVERYTHING

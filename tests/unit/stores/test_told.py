@@ -8,14 +8,14 @@ from windvane.core.budgets import US_PER_DAY, Account, Period
 from windvane.core.events import BudgetReached, Event
 from windvane.core.principal import Scope
 from windvane.engine.alerts import BudgetAlerts
-from windvane.ports.observer import EVERYTHING
+from windvane.ports.observer import EVERYTHING, Observer
 from windvane.stores.told import ToldFile
 
 KEY = Scope("key:a")
 NOW_US = 20_777 * US_PER_DAY + 5
 
 
-class Ear:
+class Ear(Observer):
     """Hears alerts."""
 
     hears = EVERYTHING

@@ -50,13 +50,11 @@ def cost(price: Price, usage: Usage, multiplier_permille: int = PERMILLE) -> Nan
     rates = _rates(price, usage.input_tokens) if price.tiers else price
     read = usage.cache_read_input_tokens
     written = usage.cache_creation_input_tokens
-    fresh = usage.input_tokens
-    amount = usage.output_tokens * rates.output
+    amount = usage.input_tokens * rates.input + usage.output_tokens * rates.output
     if read or written:
-        fresh = max(fresh - read - written, 0)
+        amount -= min(read + written, usage.input_tokens) * rates.input
         amount += read * _or_input(rates.cache_read, rates)
         amount += _writes(rates, written, usage.cache_creation_1h_input_tokens)
-    amount += fresh * rates.input
     if multiplier_permille == PERMILLE:
         return round_up(amount)
     return round_up(amount * multiplier_permille, UNITS_PER_PRICE * PERMILLE)
@@ -89,6 +87,12 @@ class Dearest(msgspec.Struct, frozen=True):
     input: int
     output: int
     divisor: int
+
+    def amount(self, input_tokens_max: int, output_tokens_max: int) -> NanoUsd:
+        """An upper bound for a request of at most this size with one answer of at most so many tokens."""
+        return round_up(
+            input_tokens_max * self.input + output_tokens_max * self.output, self.divisor
+        )
 
     def worst_case(
         self, input_tokens_max: int, choices: int = 1, foretold_tokens_max: int = 0

@@ -75,13 +75,14 @@ def _lines_of_one_each(requests: Share, tokens: Share) -> bytes:
     rates mostly has these two, and each of its answers tells of them."""
     bucket, _, _, level = requests
     tokens_bucket, _, _, tokens_level = tokens
-    if bucket.limit <= 0 or tokens_bucket.limit <= 0:  # it was changed meanwhile
+    try:
+        reset_ms = (level - 1) // bucket.ticks_per_ms + 1
+        tokens_reset_ms = (tokens_level - 1) // tokens_bucket.ticks_per_ms + 1
+    except ZeroDivisionError:  # it was changed to none meanwhile
         return _rate_lines(least((requests,)), least((tokens,)))
     room, tokens_room = bucket.full - level, tokens_bucket.full - tokens_level
     shown = _encode(room // TICKS_PER_UNIT if room > 0 else 0)
     tokens_shown = _encode(tokens_room // TICKS_PER_UNIT if tokens_room > 0 else 0)
-    reset_ms = (level - 1) // bucket.ticks_per_ms + 1
-    tokens_reset_ms = (tokens_level - 1) // tokens_bucket.ticks_per_ms + 1
     return _form(bucket.limit, tokens_bucket.limit) % (
         shown,
         _SHORT[reset_ms] if reset_ms < MS_PER_S else _in_seconds(reset_ms),
@@ -95,9 +96,9 @@ def _lines_of_one_each(requests: Share, tokens: Share) -> bytes:
 def limit_lines(exchange: Exchange) -> bytes:
     """What this exchange tells of limits, as it goes over the wire; nothing for most."""
     lease, lines = exchange.lease, b""
-    if lease is not None and lease.tokens is not None:
-        requests, tokens = lease.requests, lease.tokens
-        if len(requests) == 1 and len(tokens) == 1:
+    if lease is not None and (tokens := lease.tokens) is not None:
+        requests = lease.requests
+        if len(requests) == len(tokens) == 1:
             lines = _lines_of_one_each(requests[0], tokens[0])
         else:
             lines = _rate_lines(least(requests), least(tokens))

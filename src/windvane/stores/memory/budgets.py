@@ -114,13 +114,12 @@ class MemoryBudgets:
     def _purse(self, scopes: tuple[Scope, ...], at_us: int) -> _Purse:
         if not self._found_from_us <= at_us < self._found_until_us:
             self._turn_to_day_of(at_us)
-        try:
-            return self._found[scopes]
-        except KeyError:
+        purse = self._found.get(scopes)
+        if purse is None:
             if len(self._found) >= FOUND_MAX:
                 self._forget_found()
             purse = self._found[scopes] = _Purse(scopes, self._find(scopes, at_us))
-            return purse
+        return purse
 
     def _write_up(self) -> None:
         for purse in self._unwritten:
@@ -128,7 +127,9 @@ class MemoryBudgets:
         self._unwritten.clear()
 
     def room(self, scopes: tuple[Scope, ...], at_us: int, wanted: int = 0) -> int | None:
-        purse = self._purse(scopes, at_us)
+        purse = self._found.get(scopes)
+        if purse is None or not self._found_from_us <= at_us < self._found_until_us:
+            purse = self._purse(scopes, at_us)
         until = purse.free_until
         if until is not None and until - self._taken < wanted:
             until = self._measure(purse)
@@ -234,7 +235,10 @@ class MemoryBudgets:
     def hold(
         self, attempt_id: str, scopes: tuple[Scope, ...], amount: int, at_us: int
     ) -> Account | None:
-        purse = self._purse(scopes, at_us)
+        # Nearly always it was found before, this day: then no call is made for it.
+        purse = self._found.get(scopes)
+        if purse is None or not self._found_from_us <= at_us < self._found_until_us:
+            purse = self._purse(scopes, at_us)
         assert attempt_id not in self._holds, f"{attempt_id} is held twice"
         if purse.accounts:
             until = purse.free_until

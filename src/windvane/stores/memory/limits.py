@@ -37,12 +37,12 @@ class MemoryLimits:
     def take_request(self, scopes: tuple[Scope, ...], now_us: int) -> RateLease | RateRefusal:
         """One request: a slot, and a place in each rate."""
         found = self._found.get(scopes) or self._find(scopes, now_us)
+        taken: list[Share] = []
         every = found.slots
         for slots in every:
             if slots.running >= slots.limit:
                 scope = found.slots_of[every.index(slots)]
                 return RateRefusal(scope=scope, what="concurrency", limit=slots.limit, wait_us=None)
-        taken: list[Share] = []
         for bucket in found.requests:
             share = bucket.take(1, now_us)
             if share is None:
