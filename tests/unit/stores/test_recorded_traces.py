@@ -11,19 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from benchmarks import layout, traces
+from benchmarks import traces
 from benchmarks.eviction import (
-    CAPACITIES,
-    alike,
-    answer_of,
     answered,
     ceiling,
     recorded_rows,
     score,
-    scores_of,
     trace_of,
 )
-from benchmarks.policies import RIVALS, Answer, Lru, S3Fifo, Sieve
+from benchmarks.policies import RIVALS, Lru, S3Fifo, Sieve
 
 from windvane.stores.memory.cache import entry_size
 
@@ -179,22 +175,6 @@ def test_the_rows_of_a_trace_have_all_policies_and_its_ceiling() -> None:
     assert [row.split(" | ")[1] for row in rows] == list(RIVALS)
     assert all(row.startswith("| fifty, twice (50.0) | ") for row in rows)
     assert ceiling(answered(numbers, 1)) == 0.5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("each", traces.RECORDED, ids=lambda each: each.name)
-@pytest.mark.parametrize("make", [alike, answer_of])
-def test_on_a_recorded_trace_it_hits_more_and_saves_more_than_lru(
-    each: traces.Recorded, make: Callable[[int, int], Answer]
-) -> None:
-    path = layout.TRACES / each.member
-    if not path.exists():
-        pytest.skip("python -m benchmarks.eviction --recorded fetches it")
-    scores = scores_of(answered(traces.read(path, requests=100_000), 1, make))
-    for share in CAPACITIES:
-        ours, lru = scores["ours", share], scores["LRU", share]
-        assert ours.hits > lru.hits, share
-        assert ours.dollars > lru.dollars, share
 
 
 @pytest.mark.parametrize("make", [Sieve, S3Fifo])
