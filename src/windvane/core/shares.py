@@ -7,8 +7,9 @@ Laws:
    as far as they asked in the last two minutes. They and it have equal shares of the limit.
 2. Within its share of the last minute a party may take all the room there is. Its first request in a
    minute is within its share, however small that is.
-3. Beyond it, a party leaves free what its modest peers need in a minute, by their last two, and a little
-   more, but never more than an eighth. Modest is who had half of its share at most.
+3. Beyond it, a party leaves free what its modest peers need in a minute, by their last two, or by the time
+   since they came, and a little more, but never more than an eighth. Modest is who had half of its share at
+   most.
 4. So nothing is left free where one is alone, or all take as much as they get; one who has left is
    forgotten after two minutes, and of one who has not been there nothing is known.
 
@@ -28,20 +29,37 @@ KEPT_MAX_US = MINUTE_US // 8
 SPARE = 3
 """Requests. Who comes by chance comes unevenly, and of a few that shows most."""
 
+KNOWN_FROM = 2
+"""Requests. Of one nothing can be foretold: most who come once do not come again within the minute."""
+
 PARTIES_MAX = 1_000
 """Of whom it is known what each has had; those beyond count as one in each class."""
 
 
 class _Had:
     """What one party has had, in the last minute and in the last two, and in the last slot that it had
-    anything in. `kept_us` is what others leave free for it."""
+    anything in. `kept_us` is what others leave free for it; `since_us`, when it came, and `asked`, how often
+    it has asked since."""
 
-    __slots__ = ("kept_us", "last", "lately_us", "minute_us", "party", "priority", "rank", "tenant")
+    __slots__ = (
+        "asked",
+        "kept_us",
+        "last",
+        "lately_us",
+        "minute_us",
+        "party",
+        "priority",
+        "rank",
+        "since_us",
+        "tenant",
+    )
 
-    def __init__(self, party: str, tenant: str, priority: Priority) -> None:
+    def __init__(self, party: str, tenant: str, priority: Priority, since_us: int) -> None:
         self.party = party
         self.tenant = tenant
         self.priority = priority
+        self.since_us = since_us
+        self.asked = 0
         self.rank = priority.rank
         self.last: _Part | None = None
         self.minute_us = 0
@@ -120,7 +138,7 @@ class Shares:
         """`cost_us` more are taken."""
         if now_us >= self.slot_end_us:
             self._turn(now_us)
-        had = self._find(tenant, priority) or self._enter(tenant, priority)
+        had = self._find(tenant, priority) or self._enter(tenant, priority, now_us)
         part = had.last
         if part is None or part.until_us != self._slot_until_us:
             part = had.last = _Part(had, self._slot_until_us)
@@ -128,6 +146,11 @@ class Shares:
         part.cost_us += cost_us
         had.minute_us += cost_us
         had.lately_us += cost_us
+        had.asked += 1
+        if had.asked <= KNOWN_FROM:
+            self.slot_end_us = (
+                0  # what is kept for one who is new is not worked out at the slot's end only
+            )
         return Portion(part, cost_us)
 
     def correct(self, portion: Portion, cost_us: int, now_us: int) -> None:
@@ -147,9 +170,9 @@ class Shares:
             had = self._who_last = self._had.get(self._party(tenant, priority))
         return had
 
-    def _enter(self, tenant: str, priority: Priority) -> _Had:
+    def _enter(self, tenant: str, priority: Priority, now_us: int) -> _Had:
         party = self._party(tenant, priority)
-        had = self._had[party] = self._who_last = _Had(party, tenant, priority)
+        had = self._had[party] = self._who_last = _Had(party, tenant, priority, now_us)
         self._count(had, 1)
         return had
 
@@ -169,7 +192,7 @@ class Shares:
             part.had.minute_us -= part.cost_us
         while self._before and self._before[0].until_us + MINUTE_US <= now_us:
             self._drop(self._before.popleft())
-        self._keep()
+        self._keep(now_us)
         self.slot_end_us = now_us - now_us % SLOT_US + SLOT_US
         self._slot_until_us = self.slot_end_us + MINUTE_US
 
@@ -181,11 +204,21 @@ class Shares:
             self._who_last = None
             self._count(had, -1)
 
-    def _keep(self) -> None:
+    def _need_us(self, had: _Had, now_us: int) -> int:
+        """What it needs in a minute: by its last two, or by the time since it came, and at most half of its
+        share then."""
+        need_us = had.lately_us // 2
+        here_us = max(now_us - had.since_us, SLOT_US)
+        if had.asked < KNOWN_FROM or here_us >= 2 * MINUTE_US:
+            return need_us
+        half_us = MINUTE_US // (2 * self._present[had.rank])
+        return max(need_us, min(had.lately_us * MINUTE_US // here_us, half_us))
+
+    def _keep(self, now_us: int) -> None:
         """Work out what is kept for whom."""
         self._kept_us = [0] * len(self._present)
         for had in self._had.values():
             is_modest = had.lately_us * self._present[had.rank] <= MINUTE_US
-            had.kept_us = had.lately_us // 2 if is_modest else 0
+            had.kept_us = self._need_us(had, now_us) if is_modest else 0
             for rank in range(had.rank, len(self._present)):
                 self._kept_us[rank] += had.kept_us
