@@ -517,8 +517,8 @@ RAISED_MAX = 1.2
 
 
 class Hog(msgspec.Struct, frozen=True):
-    """One who asks a hundred times as often, all the time, or so many seconds of each 240. `comes_s` is when
-    it begins, after the modest one."""
+    """One who asks a hundred times as often, all the time, or so many seconds of each 240. It begins so
+    long after the modest one."""
 
     tenant: str = "hog"
     priority: Priority = NORMAL

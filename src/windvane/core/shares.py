@@ -38,8 +38,8 @@ PARTIES_MAX = 1_000
 
 class _Had:
     """What one party has had, in the last minute and in the last two, and in the last slot that it had
-    anything in. `kept_us` is what others leave free for it; `since_us`, when it came, and `asked`, how often
-    it has asked since."""
+    anything in. `kept_us` is what others leave free for it; `since_us`, when it came; `asked`, how often it
+    has asked since."""
 
     __slots__ = (
         "asked",

@@ -15,7 +15,7 @@ How an amount is known:
 
 from collections.abc import Sequence
 
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from windvane.core.budgets import tightest
 from windvane.core.catalog.prices import PERMILLE, cost
@@ -30,7 +30,7 @@ from windvane.core.money import ZERO, NanoUsd
 from windvane.core.routing.decision import Candidate
 from windvane.core.usage import NOTHING_USED, Certainty, Usage
 from windvane.engine.alerts import BudgetAlerts
-from windvane.engine.bounding import Bound, Bounder, amount_expected
+from windvane.engine.bounding import Bound, Bounder, amount_expected, input_bound
 from windvane.engine.estimating import (
     came_streamed,
     came_whole,
@@ -248,8 +248,11 @@ class Settlement:
             if attempt.deployment.billing.of_tier(tier) != PERMILLE:
                 self._settle_untold_tier(exchange, attempt, usage, outcome, tier)
                 return
+        certainty = _EXACT
+        if usage.is_at_most:
+            certainty = _ESTIMATED
+            usage = _with_input_of(usage, input_bound(exchange, attempt.deployment))
         amount = amount_of(attempt, usage)
-        certainty = _ESTIMATED if usage.is_at_most else _EXACT
         self._settle(exchange, attempt, usage, certainty, amount, outcome)
 
     def _settle_untold_tier(
@@ -366,6 +369,13 @@ def amount_of(attempt: Attempt, usage: Usage) -> NanoUsd | None:
         # Served in a tier whose price nobody told us: the hold was made for that.
         return attempt.hold.hold_nano_usd
     return cost(price, usage, factor)
+
+
+def _with_input_of(usage: Usage, tokens_max: int) -> Usage:
+    """`usage`, of which no more than so many tokens were asked: no vocabulary makes more of the request."""
+    if usage.input_tokens <= tokens_max:
+        return usage
+    return replace(usage, input_tokens=tokens_max)
 
 
 def saved_by_joining(leaders: LedgerEntry | None, waited_s: float) -> Saved:

@@ -46,6 +46,7 @@ _NO_INPUT = b"{}"
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False):
+    ephemeral_5m_input_tokens: int | None = None
     ephemeral_1h_input_tokens: int | None = None
 
 
@@ -108,8 +109,17 @@ _Said = TypeVar("_Said")
 
 _message_decoder = msgspec.json.Decoder(_Message)
 _event_decoder = msgspec.json.Decoder(_Event)
-_usage_decoder = msgspec.json.Decoder(_Usage | None)
+_as_said: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None)
+_as_text: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None, strict=False)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _decode_usage(raw: bytes | msgspec.Raw) -> _Usage | None:
+    """A usage object; some who imitate Anthropic write its numbers as text. Raises what msgspec raises."""
+    try:
+        return _as_said.decode(raw)
+    except msgspec.DecodeError:
+        return _as_text.decode(raw)
 
 
 def read_usage(
@@ -118,8 +128,8 @@ def read_usage(
     """A usage object, with what an earlier one said that it does not, but for the output, which has grown
     since; None when there is none that can be believed."""
     try:
-        said = _usage_decoder.decode(raw)
-        before = None if said_before is _ABSENT else _usage_decoder.decode(said_before)
+        said = _decode_usage(raw)
+        before = None if said_before is _ABSENT else _decode_usage(said_before)
     except _UNREADABLE:
         return None
     if said is None:
@@ -134,21 +144,24 @@ def read_usage(
         return None
     read = said.cache_read_input_tokens or 0
     written = said.cache_creation_input_tokens or 0
-    for_an_hour = (said.cache_creation.ephemeral_1h_input_tokens if said.cache_creation else 0) or 0
+    by_time = said.cache_creation
+    for_an_hour = (by_time.ephemeral_1h_input_tokens if by_time else 0) or 0
+    for_minutes = (by_time.ephemeral_5m_input_tokens if by_time else 0) or 0
     thought = said.output_tokens_details
     reasoning = (thought.thinking_tokens if thought else 0) or 0
+    if min(fresh, output, read, written, for_an_hour, for_minutes, reasoning) < 0:
+        return None
+    # Parts that are more than the whole may have been counted beside it: no more can be meant.
+    is_at_most = False
+    if for_an_hour + for_minutes > written:
+        written, is_at_most = written + for_an_hour + for_minutes, True
+    if reasoning > output:
+        output, is_at_most = output + reasoning, True
     total = fresh + read + written
-    if not (
-        fresh >= 0
-        and read >= 0
-        and 0 <= for_an_hour <= written
-        and 0 < total <= TOKENS_MAX
-        and 0 <= output <= TOKENS_MAX
-        and 0 <= reasoning <= output
-    ):
+    if not 0 < total <= TOKENS_MAX or output > TOKENS_MAX:
         return None
     tier = said.service_tier
-    return Usage(total, output, read, written, reasoning, tier, for_an_hour, is_so_far)
+    return Usage(total, output, read, written, reasoning, tier, for_an_hour, is_so_far, is_at_most)
 
 
 def _filled(said: _Usage, before: _Usage) -> _Usage:

@@ -151,7 +151,8 @@ class _OddReply(msgspec.Struct, kw_only=True, gc=False):
 _decode_reply = msgspec.json.Decoder(_Reply).decode
 _decode_odd = msgspec.json.Decoder(_OddReply).decode
 _decode_any = msgspec.json.Decoder().decode
-_decode_usage = msgspec.json.Decoder(_Usage | None).decode
+_as_said: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None)
+_as_text: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | None, strict=False)
 
 _NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=1)
 """Half a count."""
@@ -172,6 +173,15 @@ _NO_WORDS = ("", "null")
 _EVERYBODYS_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
 """Those that every client of the family knows."""
 _ERROR = "error"
+
+
+def _decode_usage(raw: bytes | msgspec.Raw) -> _Usage | None:
+    """A usage object; some servers write its numbers as text, or as fractions of one. Raises what msgspec
+    raises."""
+    try:
+        return _as_said.decode(raw)
+    except msgspec.DecodeError:
+        return _as_text.decode(raw)
 
 
 def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usage | None:
@@ -197,8 +207,12 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     if details is not None and details.cache_write_tokens is not None:
         written = details.cache_write_tokens
     asked, output, total = said.prompt_tokens, said.completion_tokens, said.total_tokens
-    if cached < 0 or cached + written > asked:
-        return None
+    is_most_asked = cached < 0 or cached + written > asked
+    if is_most_asked:
+        # It may have been counted beside what was asked: then this is all of it, at no less than its price.
+        asked, cached = asked + max(cached, 0) + written, 0
+        if asked > TOKENS_MAX:
+            return None
     reasoning = said.reasoning_tokens or 0
     if thought is not None and (thought.reasoning_tokens or 0) > reasoning:
         reasoning = thought.reasoning_tokens or 0
@@ -207,7 +221,7 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
         output, is_at_most = _output_in_all(said, reasoning)
         if not 0 <= output <= TOKENS_MAX:
             return None
-    tier = said.service_tier or service_tier
+    tier, is_at_most = said.service_tier or service_tier, is_at_most or is_most_asked
     return Usage(asked, output, cached, written, reasoning, tier, 0, False, is_at_most)
 
 

@@ -259,6 +259,21 @@ COUNTS: list[tuple[Any, Usage | None]] = [
         {**USAGE, "input_tokens": 0, "cache_read_input_tokens": 5, "cache_creation": None},
         Usage(input_tokens=5, output_tokens=4, cache_read_input_tokens=5),
     ),
+    ({**USAGE, "output_tokens": "4"}, Usage(10, 4)),
+    (
+        {**USAGE, "output_tokens_details": {"thinking_tokens": 5}},
+        Usage(10, 9, reasoning_output_tokens=5, is_at_most=True),
+    ),
+    (
+        {**USAGE, "cache_creation": WRITTEN},
+        Usage(
+            110,
+            4,
+            cache_creation_input_tokens=100,
+            cache_creation_1h_input_tokens=70,
+            is_at_most=True,
+        ),
+    ),
     (None, None),
     ({}, None),
     ({"input_tokens": 10}, None),
@@ -266,12 +281,10 @@ COUNTS: list[tuple[Any, Usage | None]] = [
     ({**USAGE, "input_tokens": 0}, None),
     ({**USAGE, "input_tokens": -1}, None),
     ({**USAGE, "output_tokens": 1.5}, None),
-    ({**USAGE, "output_tokens": "4"}, None),
+    ({**USAGE, "output_tokens": "four"}, None),
     ({**USAGE, "output_tokens": True}, None),
     ({**USAGE, "cache_read_input_tokens": -1}, None),
-    ({**USAGE, "output_tokens_details": {"thinking_tokens": 5}}, None),
     ({**USAGE, "cache_creation_input_tokens": 10**10}, None),
-    ({**USAGE, "cache_creation": WRITTEN}, None),
     ([], None),
 ]
 

@@ -101,25 +101,32 @@ def usage_of(**fields: Any) -> Usage | None:
             {**USAGE, "total_tokens": 3264, "prompt_audio_seconds": 203},
             Usage(input_tokens=10, output_tokens=4),  # what was heard is in the total alone
         ),
+        # Numbers as text, or as fractions of nothing, are numbers.
+        ({**USAGE, "prompt_tokens": "10", "completion_tokens": 4.0}, Usage(10, 4)),
+        # A part that is more than the whole was counted beside it: more cannot be meant.
+        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 11}}, Usage(21, 4, is_at_most=True)),
+        (
+            {**USAGE, "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 5}},
+            Usage(21, 4, cache_creation_input_tokens=5, is_at_most=True),
+        ),
+        ({**USAGE, "prompt_cache_hit_tokens": 11}, Usage(21, 4, is_at_most=True)),
+        ({**USAGE, "prompt_token_details": {"cached_tokens": 11}}, Usage(21, 4, is_at_most=True)),
+        ({**USAGE, "num_cached_tokens": TOKENS_MAX}, None),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         # What cannot be believed is no usage.
         ({}, None),
         ({"prompt_tokens": None, "completion_tokens": 4}, None),
         ({**USAGE, "prompt_tokens": -1}, None),
         ({**USAGE, "prompt_tokens": 1.5}, None),
-        ({**USAGE, "prompt_tokens": "10"}, None),
+        ({**USAGE, "prompt_tokens": "ten"}, None),
         ({**USAGE, "completion_tokens": -4}, None),
         ({**USAGE, "completion_tokens": True}, None),
         ({**USAGE, "prompt_tokens": TOKENS_MAX + 1}, None),
         ({**USAGE, "completion_tokens": 10**30}, None),
-        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 11}}, None),
         ({**USAGE, "prompt_tokens_details": {"cached_tokens": -1}}, None),
-        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 5}}, None),
         ({**USAGE, "completion_tokens_details": {"reasoning_tokens": -2}}, None),
         ({**USAGE, "completion_tokens_details": {"reasoning_tokens": TOKENS_MAX}}, None),
         ({**USAGE, "total_tokens": TOKENS_MAX + 11}, None),
-        ({**USAGE, "prompt_cache_hit_tokens": 11}, None),
-        ({**USAGE, "prompt_token_details": {"cached_tokens": 11}}, None),
         ({**USAGE, "prompt_token_details": 5}, None),
     ],
 )
