@@ -614,6 +614,81 @@ def test_a_stream_that_is_left_early_is_paid_by_what_came() -> None:
     assert after.held_nano_usd == 0
 
 
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "wind", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("offered", "silent_s", "tokens_least"),
+    [
+        ({"tools": [TOOL]}, 1.0, 900),
+        ({"functions": [TOOL["function"]]}, 1.0, 900),
+        ({"tools": [TOOL]}, 0.1, 600),
+        ({"tools": [TOOL], "n": 2}, 0.1, 1_200),
+    ],
+)
+def test_a_call_that_was_being_written_when_the_caller_left_is_paid(
+    offered: dict[str, Any], silent_s: float, tokens_least: int
+) -> None:
+    """It would have come whole: of what was written of it, not a byte had come."""
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=900, stream=True, **offered)
+        << Sent("one/small")
+        >> opens()
+        >> says("one", "two")
+        << Said("onetwo")
+        >> passes(silent_s)
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled")
+        << Left()
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert tokens_least <= entry.output_tokens <= 900 * offered.get("n", 1)
+    assert entry.output_tokens < 1.2 * tokens_least
+
+
+def test_where_no_tool_may_be_called_a_silence_says_nothing() -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=900, stream=True, tools=[TOOL], tool_choice="none")
+        << Sent("one/small")
+        >> opens()
+        >> says("one", "two")
+        << Said("onetwo")
+        >> passes(10)
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled")
+        << Left()
+    ).run()
+    assert standing(play).spent_nano_usd < held(900) // 4
+
+
+HIDING = ({"include_reasoning": False}, {"reasoning_format": "hidden"}, {"stream_reasoning": False})
+SHOWING = ({"include_reasoning": True}, {"reasoning_format": "parsed"}, {"stream_reasoning": None})
+
+
+@pytest.mark.parametrize("fields", [*HIDING, *SHOWING])
+def test_who_will_not_see_what_is_thought_pays_the_hold_when_it_leaves(
+    fields: dict[str, Any],
+) -> None:
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=900, stream=True, **fields)
+        << Sent("one/small")
+        >> opens()
+        >> says("one", "two")
+        << Said("onetwo")
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("assumed" if fields in HIDING else "estimated", "cancelled")
+        << Left()
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert (entry.cost_nano_usd == entry.hold_nano_usd) is (fields in HIDING)
+
+
 def mistral_alone() -> Config:
     """A provider with service tiers of several prices, under a budget."""
     return msgspec.structs.replace(

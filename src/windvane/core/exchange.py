@@ -54,6 +54,8 @@ class Attempt:
     """That of its day, by which it was held and will be settled."""
     state: AttemptState = _HELD
     first_chunk_s: float | None = None
+    last_chunk_s: float | None = None
+    """When something last came of a stream."""
     usage: Usage | None = None
     fault: Fault | None = None
     status: int | None = None

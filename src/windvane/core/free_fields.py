@@ -13,6 +13,8 @@ which choose who answers; `echo` and `response_fields`, which hide how long an a
 From the schemas of the servers, by the names they have there.
 """
 
+from collections.abc import Mapping
+
 OF_OPENAI = frozenset(
     (
         *("frequency_penalty", "function_call", "functions", "logit_bias", "logprobs"),
@@ -86,3 +88,17 @@ def asks_for_something(name: str, value: object) -> bool:
         # Switches of the model's template; some servers let another template be among them.
         return "chat_template" in value
     return name not in _ASKS_FOR_NOTHING or value != _ASKS_FOR_NOTHING[name]
+
+
+_SHOWS_THINKING: dict[str, tuple[object, ...]] = {
+    "include_reasoning": (None, True),
+    "reasoning_format": (None, "auto", "deepseek", "deepseek-legacy", "none", "parsed", "raw"),
+    "stream_reasoning": (None, True),
+}
+"""The values with which these fields leave thinking where it is seen as it comes."""
+
+
+def hides_thinking(body: Mapping[str, object]) -> bool:
+    """Whether a request asks not to be shown what it makes the model think: that is billed all the same,
+    and cannot be counted here when the answer is cut off."""
+    return any(name in body and body[name] not in shown for name, shown in _SHOWS_THINKING.items())

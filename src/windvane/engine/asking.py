@@ -38,6 +38,7 @@ class OpenStream:
         "_answer_id",
         "_attempt",
         "_bytes",
+        "_clock",
         "_is_ended",
         "_reader",
         "_request",
@@ -57,7 +58,9 @@ class OpenStream:
         exchange: Exchange,
         attempt: Attempt,
         fold: Fold,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._request = request
         self._answer_id = exchange.answer_id
         self._attempt = attempt
@@ -88,6 +91,7 @@ class OpenStream:
                 if self._bytes > REPLY_BYTES_MAX:
                     raise error_of(_unreadable(f"it is larger than {REPLY_BYTES_MAX} bytes"))
                 if chunks := self._reader.feed(piece):
+                    self._attempt.last_chunk_s = self._clock.monotonic_s()
                     for chunk in chunks:
                         if not (chunk.is_plain or (chunk.id and chunk.model)):
                             _name(chunk, self.fold.id or self._answer_id, self._attempt)
@@ -208,7 +212,9 @@ class Asking:
         within_s = upstream.timeouts.first_token_s
         started_s = self._clock.monotonic_s()
         response = await self._open(request, watchdog, within_s)
-        opened = OpenStream(response, request, upstream, watchdog, exchange, attempt, fold)
+        opened = OpenStream(
+            response, request, upstream, watchdog, exchange, attempt, fold, self._clock
+        )
         try:
             if not _is_readable(response, attempt, upstream):
                 await self._refuse(response, upstream, watchdog)

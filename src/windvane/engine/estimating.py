@@ -7,7 +7,9 @@ usual ratio would be nearer to the truth, and below it at times: then a budget w
   the dearest rates that such a request could meet.
 - Output: every byte that came may have been a token, a form around it besides. What was cut off may be
   longer than what came: a provider goes on until it learns of the end. It is taken to go on as fast as
-  it did, with pieces as long as the longest. Bytes that came and were not read are each a token too.
+  it did, with pieces as long as the longest. Where tools are offered it may have written a call since the
+  last piece came, as fast as any: most show it when it is whole. Bytes that came and were not read are
+  each a token too.
 - Neither is above what was asked for, nor the amount above the hold; unless so much came that it cannot
   be the tokens that were asked for: then the limit was not heeded, and what came is what counts.
 
@@ -22,9 +24,9 @@ import msgspec
 from windvane.core.analysis.tokens import bytes_of
 from windvane.core.catalog.models import Capability
 from windvane.core.catalog.prices import cost, dearest
-from windvane.core.chat import Completion, ToolCall
-from windvane.core.deployment import Deployment
+from windvane.core.chat import ChatRequest, Completion, ToolCall
 from windvane.core.exchange import Attempt, Exchange
+from windvane.core.free_fields import hides_thinking
 from windvane.core.money import NanoUsd
 from windvane.core.usage import Usage
 from windvane.engine.bounding import input_bound
@@ -36,6 +38,8 @@ PIECES_UNSEEN_MIN = 4
 """As many pieces it may have made at least that never came."""
 PIECE_TOKENS_MIN = 32
 """As many tokens a piece may be at least that nobody saw."""
+TOKENS_PER_S_MAX = 4_000
+"""No provider writes an answer faster: the fastest say of themselves that it is some 3,000."""
 CHOICE_TOKENS = 16
 CALL_TOKENS = 64
 """What the form around an answer and around each call may take, which is never shown."""
@@ -104,28 +108,41 @@ def _tokens_of_call(call: ToolCall) -> int:
     return CALL_TOKENS + CALL_BYTES_TIMES * (bytes_of(call.name) + bytes_of(call.arguments))
 
 
-def tokens_unseen(fold: Fold, streamed_s: float) -> int:
-    """The most tokens that were made of a stream and never came into `fold`, which was cut off so many
-    seconds after its first words."""
+def tokens_unseen(exchange: Exchange, attempt: Attempt, fold: Fold, now_s: float) -> int:
+    """The most tokens that were made of a stream and never came into `fold`, which is cut off now."""
+    streamed_s = 0.0 if attempt.first_chunk_s is None else now_s - attempt.first_chunk_s
     pieces = max(
         math.ceil(fold.pieces * IN_FLIGHT_S / max(streamed_s, IN_FLIGHT_S)), PIECES_UNSEEN_MIN
     )
-    return pieces * max(fold.longest_piece, PIECE_TOKENS_MIN) + (fold.unread_bytes or 0)
+    tokens = pieces * max(fold.longest_piece, PIECE_TOKENS_MIN)
+    if _may_call(exchange.request):
+        silent_s = 0.0 if attempt.last_chunk_s is None else now_s - attempt.last_chunk_s
+        written = math.ceil((silent_s + IN_FLIGHT_S) * TOKENS_PER_S_MAX) * exchange.request.n
+        tokens = max(tokens, written)
+    return tokens + (fold.unread_bytes or 0)
 
 
-def may_think(deployment: Deployment) -> bool:
+def _may_call(request: ChatRequest) -> bool:
+    """Whether the answer may be a call of a tool: what is written of it comes whole, at the end of it."""
+    body = request.body
+    return bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none"
+
+
+def may_think(exchange: Exchange, attempt: Attempt) -> bool:
     """Whether thinking that is not shown may be on the bill."""
+    deployment = attempt.deployment
     card = deployment.card
     is_able = card is None or Capability.REASONING in card.capabilities
-    return deployment.billing.hides_reasoning and is_able
+    is_hidden = deployment.billing.hides_reasoning or hides_thinking(exchange.request.body)
+    return is_hidden and is_able
 
 
-def may_have_thought(deployment: Deployment, fold: Fold) -> bool:
+def may_have_thought(exchange: Exchange, attempt: Attempt, fold: Fold) -> bool:
     """The same, of an answer that came as far as `fold`, but for its usage."""
-    if fold.usage is not None and fold.chunks:
+    if fold.usage is not None and fold.chunks and attempt.deployment.billing.hides_reasoning:
         # A provider that counts from the start tells when it thinks.
-        return deployment.billing.hides_reasoning and fold.has_thought
-    return may_think(deployment)
+        return fold.has_thought
+    return may_think(exchange, attempt)
 
 
 def used_at_most(

@@ -145,7 +145,7 @@ class Settlement:
             self._settle_exact(exchange, attempt, answer.usage, outcome)
         else:
             used = used_at_most(exchange, attempt, came_whole(answer))
-            self._settle_uncounted(exchange, attempt, used, outcome, may_think(attempt.deployment))
+            self._settle_uncounted(exchange, attempt, used, outcome, may_think(exchange, attempt))
 
     def settle_delivered(
         self, exchange: Exchange, attempt: Attempt, fold: Fold, outcome: str = OK
@@ -156,7 +156,7 @@ class Settlement:
             self._settle_exact(exchange, attempt, usage, outcome)
         else:
             used = used_at_most(exchange, attempt, came_streamed(fold), said=fold.usage)
-            may_have_more = may_have_thought(attempt.deployment, fold)
+            may_have_more = may_have_thought(exchange, attempt, fold)
             self._settle_uncounted(exchange, attempt, used, outcome, may_have_more)
 
     def settle_failed(
@@ -194,14 +194,12 @@ class Settlement:
         elif not fold.chunks:
             self._assume(exchange, attempt, outcome)
         else:
-            now_s = self._clock.monotonic_s()
-            began_s = now_s if attempt.first_chunk_s is None else attempt.first_chunk_s
-            unseen = tokens_unseen(fold, now_s - began_s)
+            unseen = tokens_unseen(exchange, attempt, fold, self._clock.monotonic_s())
             used = used_at_most(exchange, attempt, came_streamed(fold), unseen, fold.usage)
             may_have_more = (
                 attempt.deployment.billing.runs_to_end
                 or fold.unread_bytes is None
-                or may_have_thought(attempt.deployment, fold)
+                or may_have_thought(exchange, attempt, fold)
             )
             if may_have_more and not is_more_than_held(attempt, used):
                 self._assume(exchange, attempt, outcome)

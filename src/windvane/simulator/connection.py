@@ -267,8 +267,12 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         generated = self._generated
-        if ending == "aborted" and not reply.streamed:
-            generated = self._generated_unseen(reply)
+        if ending == "aborted":
+            generated = (
+                generated + self._of_frame_under_way(reply)
+                if reply.streamed
+                else self._generated_unseen(reply)
+            )
         self._service.settle(reply, generated=generated, delivered=self._generated, ending=ending)
         self._forget_reply()
 
@@ -279,6 +283,13 @@ class Connection(asyncio.Protocol):
             return reply.tokens if self._place or is_begun else 0
         generating_s = self._loop.time() - self._began - reply.first_delay_s
         return max(0, min(reply.tokens, int(generating_s / reply.token_delay_s)))
+
+    def _of_frame_under_way(self, reply: Reply) -> int:
+        """Return how much was made by now of the frame that comes next: a call comes in one."""
+        if not (self._place and reply.token_delay_s and self._place < len(self._frames)):
+            return 0
+        made = int((self._loop.time() - self._due) / reply.token_delay_s)
+        return max(0, min(made, self._frames[self._place][1]))
 
     def _refuse(self, status: int, kind: str) -> None:
         """Answer outside any plan and close: the request cannot be understood."""
