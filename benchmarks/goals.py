@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.results import Cell
+from benchmarks.store_size import TURNED_OVER_NAME
 
 NGINX_CALL_US = 11.4
 NGINX_CHUNK_US = 11.5
@@ -109,6 +110,7 @@ GOALS = (
     _memory("stream_mib"),
     Goal("store", "memory store, 1 M entries of 200 B", "windvane", "entry_bytes", 300.0),
     Goal("store", "memory store, 20 k of 16 KB", "windvane", "entry_bytes", 300.0),
+    Goal("store", TURNED_OVER_NAME, "windvane", "room_x", 1.0),
     Goal("trouble", "a caller leaves", "windvane", "noticed_p99_ms", 50.0),
     Goal("trouble", "the disk is full", "windvane", "refused_ms", 1_000.0),
     Goal("trouble", "Redis hangs", "windvane", "first_ms", 25.0),

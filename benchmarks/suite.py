@@ -289,7 +289,7 @@ def _joined(plan: Plan, stage: Stage) -> Iterator[Cell]:
 
 
 def _store(plan: Plan, stage: Stage) -> Iterator[Cell]:
-    """What an entry of the cache's memory costs beyond its own bytes."""
+    """What an entry of the cache's memory costs beyond its own bytes, and all of it beside its room."""
     for shape in store_size.SHAPES:
         plan.say(f"memory store: {shape.name}")
         with on_core(stage.cores.proxy):
@@ -299,6 +299,14 @@ def _store(plan: Plan, stage: Stage) -> Iterator[Cell]:
             "counted_bytes": Figure.of([run.counted_bytes for run in runs]),
         }
         yield Cell("store", f"memory store, {shape.name}", "windvane", figures=figures)
+    plan.say("memory store: turned over")
+    with on_core(stage.cores.proxy):
+        turned = [store_size.measure_turned_over() for _ in range(max(plan.pace.repeats // 2, 1))]
+    figures = {
+        "room_x": Figure.of([run.room_x for run in turned]),
+        "own_x": Figure.of([run.own_x for run in turned]),
+    }
+    yield Cell("store", store_size.TURNED_OVER_NAME, "windvane", figures=figures)
 
 
 def _accounting(plan: Plan, stage: Stage) -> Iterator[Cell]:

@@ -173,6 +173,8 @@ FIGURES = {
     "ledger_us": "beside it, in groups, its row in the ledger, µs",
     "entry_bytes": "bytes of an entry beyond its own",
     "counted_bytes": "bytes counted for that",
+    "room_x": "times its room that the process had grown by, at most",
+    "own_x": "of its room that were keys and data",
     "key_us": "CPU µs of the cache's key",
     "noticed_p50_ms": "its provider knows, p50 ms",
     "noticed_p99_ms": "its provider knows, p99 ms",

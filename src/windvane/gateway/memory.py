@@ -17,10 +17,6 @@ REST = 500
 """Where there are many holes it takes a while to give them back: for so many times as long, none are."""
 GROWTH_BYTES = 4 * 1024 * 1024
 """By so much the process must have grown since: of a large heap, a look alone takes milliseconds."""
-BUSY_GROWTH_BYTES = 2 * GROWTH_BYTES
-"""By so much where there is no quiet moment: answers that replace others leave holes all the time."""
-BUSY_S_MAX = 0.005
-"""Who waited longer than this the last time waits for a quiet moment: nobody is answered meanwhile."""
 _STATM = Path("/proc/self/statm")
 
 Trim = Callable[[int], object]
@@ -35,8 +31,7 @@ def settle_memory() -> None:
 
 
 class GiveBack:
-    """Gives back what was freed, at the first quiet moment after a busy one in which the process grew; or
-    in the midst of it, where it has grown by more and that takes no time."""
+    """Gives back what was freed, at the first quiet moment after a busy one in which the process grew."""
 
     def __init__(
         self,
@@ -49,32 +44,27 @@ class GiveBack:
         self._resident = resident or resident_bytes
         self._was_busy = True
         self._rests_until_s = 0.0
-        self._took_s = 0.0
         self._kept_bytes: int | None = None
         """How large the process was when it had last been given back what could be."""
 
     def look(self, *, is_busy: bool) -> None:
         """To be called several times a second."""
         self._was_busy = self._was_busy or is_busy
-        if not self._was_busy or (began_s := self._monotonic_s()) < self._rests_until_s:
+        if is_busy or not self._was_busy or (began_s := self._monotonic_s()) < self._rests_until_s:
             return
-        if not is_busy:
-            self._was_busy = False
-        elif self._kept_bytes is None or self._took_s > BUSY_S_MAX:
-            return
-        if not self._has_grown(BUSY_GROWTH_BYTES if is_busy else GROWTH_BYTES):
+        self._was_busy = False
+        if not self._has_grown():
             return
         self._trim(0)
         ended_s = self._monotonic_s()
-        self._took_s = ended_s - began_s
-        self._rests_until_s = ended_s + REST * self._took_s
+        self._rests_until_s = ended_s + REST * (ended_s - began_s)
         self._kept_bytes = self._resident()
 
-    def _has_grown(self, growth_bytes: int) -> bool:
+    def _has_grown(self) -> bool:
         """Also where nobody tells."""
         if self._kept_bytes is None or (size := self._resident()) is None:
             return True
-        return size >= self._kept_bytes + growth_bytes
+        return size >= self._kept_bytes + GROWTH_BYTES
 
 
 def resident_bytes() -> int | None:

@@ -89,7 +89,7 @@ class TieredCache:
             kept = await queue.tier.find(key)
             if kept is None or not is_wanted(kept.data):
                 continue
-            if removals == self._removals and self._memory.peek(key) is held:
+            if removals == self._removals and self._memory.peek(key) == held:
                 self._memory.put_now(
                     key, kept.data, tags=kept.tags, keep_s=kept.left_s, worth=kept.worth
                 )
