@@ -19,7 +19,13 @@ from windvane.core.ledger import LedgerEntry, Totals
 from windvane.core.money import NanoUsd
 from windvane.core.usage import Certainty
 from windvane.core.usage_report import UsageQuery
-from windvane.stores.journal import SEGMENT_BYTES, DamagedSegmentError, FileJournal, read_segment
+from windvane.stores.journal import (
+    AHEAD_BYTES_MAX,
+    SEGMENT_BYTES,
+    DamagedSegmentError,
+    FileJournal,
+    read_segment,
+)
 from windvane.stores.sqlite import SqliteLedger
 
 HOLD = LedgerEntry(
@@ -383,6 +389,24 @@ def test_sync_makes_full_segments_safe_as_well(
     assert len(synced) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_as_much_is_made_ready_as_was_written_since_the_last_time(
+    open_journal: Open, tmp_path: Path
+) -> None:
+    journal = open_journal()
+    path = tmp_path / "000001.journal"
+    for number in range(1, 101):
+        journal.hold(hold(number))
+    written = _resident_bytes(path)
+    assert written > 2 * mmap.PAGESIZE
+    journal.sync()
+    ready = _resident_bytes(path)
+    assert ready > 0
+    for number in range(101, 201):
+        journal.hold(hold(number))
+    assert _resident_bytes(path) == ready, "no page had to be made for them"
+
+
 def _resident_bytes(path: Path) -> int:
     """How much of a mapped file counts in this process's memory."""
     mapped = Path("/proc/self/smaps").read_text().split(str(path), 1)[1]
@@ -397,7 +421,9 @@ def test_what_is_synced_takes_no_memory_of_the_process(open_journal: Open, tmp_p
         journal.hold(hold(number, reason=LARGE))
     assert _resident_bytes(path) > 3 * len(LARGE)
     journal.sync()
-    assert _resident_bytes(path) == 0
+    assert _resident_bytes(path) <= AHEAD_BYTES_MAX + 2 * mmap.PAGESIZE
+    journal.sync()
+    assert _resident_bytes(path) == 0, "nothing was written meanwhile"
     journal.settle(settlement(1))
     assert _resident_bytes(path) <= 64 * 1024
     assert [entry.attempt_id for entry in read_segment(path)] == [
