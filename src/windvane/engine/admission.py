@@ -169,7 +169,8 @@ class Admission:
                     if entry.certainty is _ASSUMED:
                         # It gives nothing back; an estimate is never less than what was used.
                         at_least = tokens[0][1]
-            used = max(used, at_least)
+            if at_least:
+                used = max(used, at_least)
         ended_s = exchange.ended_s
         lease.end(used, self.now_us() if ended_s is None else trunc(ended_s * US_PER_S))
 
