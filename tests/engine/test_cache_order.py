@@ -285,3 +285,89 @@ async def keys_of(scene: Scene) -> set[bytes]:
     keys = set(scene.stage.cache.kept)
     scene.stage.cache.kept = {}
     return keys
+
+
+BOTH_WAYS = {
+    "auto": Route(otherwise="small", fallbacks=("large",)),
+    "back": Route(otherwise="large", fallbacks=("small",)),
+}
+
+
+def test_who_looks_for_one_alone_does_not_look_for_those_who_look_for_both() -> None:
+    """By the order of now they would share a flight."""
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        cache = scene.stage.cache
+        await scene.ask("why", "small")
+        cache.behind, cache.kept = dict(cache.kept), {}
+        rests(scene, "one/small")
+        cache.look_s = 0.01
+        one, both = await all_of(scene.start("why", "back"), scene.start("why", "auto"))
+        assert shown(one) == ("miss", "why #2", "two/large")
+        assert shown(both) == ("hit", "why #1", "one/small")
+
+    with_others(script, claim_s=0.01, settings={"routes": BOTH_WAYS})
+
+
+def test_an_old_answer_elsewhere_is_found_by_all_who_may_need_it() -> None:
+    """Also by those who come while another looks for a fresh one."""
+
+    async def script(scene: Scene, others: OtherProcess) -> None:
+        cache = scene.stage.cache
+        old = await scene.ask("why", "small")
+        await scene.rest(20)
+        cache.behind, cache.kept = dict(cache.kept), {}
+        cache.look_s = 0.01
+        scene.scripts = [fails(503)] * 99
+        got = await all_of(*(scene.start("why", "small") for _ in range(3)))
+        assert {(each.how, each.text) for each in got} == {("hit", old.text)}
+
+    with_others(script, claim_s=0.01, **OLD)
+
+
+# what is said, and fetched anew
+
+
+@plays(ttl_s=100, early_refresh=10)
+async def test_a_fresh_answer_of_who_rests_is_not_fetched_anew_of_another(scene: Scene) -> None:
+    await scene.ask("why")
+    await scene.rest(95)
+    for resting, calls in ((["one/small"], 1), ([], 2)):
+        rests(scene, *resting)
+        for _ in range(10):  # the dice would fall so for most of them
+            assert shown(await scene.ask("why")) == ("hit", "why #1", "one/small")
+        await scene.rest(HEAD_S + 0.1)
+        assert len(scene.calls) == calls
+
+
+@plays()
+async def test_why_another_was_asked_is_told_of_the_first_choices_answer_too(scene: Scene) -> None:
+    await scene.ask("why")
+    rests(scene, "one/small")
+    await scene.rest(5)
+    got = [await scene.ask(text, says="max-age=1") for text in ("why", "how")]
+    assert [each.exchange.cache_forward for each in got] == ["request", "miss"]
+
+
+ALIAS = "mistral-small-latest"
+TWO_NAMES = {
+    **two_providers().providers,
+    "one": msgspec.structs.replace(
+        two_providers().providers["one"], models={SMALL_CARD: SAME, ALIAS: SAME}
+    ),
+}
+
+
+@plays(
+    settings={
+        "providers": TWO_NAMES,
+        "routes": {"auto": Route(otherwise=ALIAS, fallbacks=("large",))},
+    }
+)
+async def test_what_is_taken_back_by_a_name_is_not_given_to_who_asks_by_it(scene: Scene) -> None:
+    """It was made for one that asked by another name of the same model."""
+    await scene.ask("why", SMALL_CARD)
+    rests(scene, f"one/{ALIAS}", f"one/{SMALL_CARD}")
+    assert shown(await scene.ask("why")) == ("hit", "why #1", f"one/{ALIAS}")
+    await scene.engine.invalidate(model_tag(ALIAS))
+    assert shown(await scene.ask("why")) == ("miss", "why #2", "two/large")

@@ -104,6 +104,28 @@ def test_every_route_is_in_one_class_of_access(served):
     assert {path for _, path in admin_routes(served)} == ADMINS_PATHS
 
 
+def test_a_body_that_no_question_reads_is_refused(served):
+    asked = [each for each in control_routes(served) if each[0] in ("GET", "DELETE")]
+    assert ("DELETE", "/admin/cache") in asked
+    for method, path in asked:
+        reply = served.ask({"tag": "doc-1"}, path=path, method=method, **bearer(ADMIN_KEY))
+        if path not in PUBLIC:
+            assert (reply.status, reply.json["error"]["param"]) == (400, "body"), (method, path)
+
+
+def test_a_wrong_method_is_told_all_the_right_ones(served):
+    allowed: dict[str, set[str]] = {}
+    for method, path in control_routes(served):
+        allowed.setdefault(path, set()).add(method)
+    for path, methods in allowed.items():
+        reply = served.ask(path=path, method="PUT", **bearer(ADMIN_KEY))
+        assert reply.status == 405, path
+        told = set(reply.headers["allow"].split(", "))
+        assert told == methods or (told > methods and "{key_id}" in path), (
+            path
+        )  # ids may have a slash
+
+
 def check_reply(reply: Reply, path: str, caller: str) -> None:
     """What this kind of caller may be told at this path."""
     if path in ADMINS_PATHS and caller in ("A", "B"):

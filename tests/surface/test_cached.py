@@ -258,6 +258,17 @@ def test_an_empty_question_takes_back_nothing(served, way, nothing):
     assert ask(served, "stays").headers["cache-status"].startswith("Windvane; hit")
 
 
+@pytest.mark.parametrize("body", [{"tag": "doc-1"}, {}, b"tag=doc-1"])
+def test_a_question_in_a_body_takes_back_nothing(served, body):
+    """Who does not know that it is asked in the query does not mean everybody's answers."""
+    ask(served, "stays")
+    admin = {"authorization": "Bearer sk-admin-key-1"}
+    refused = served.ask(body, path="/admin/cache", method="DELETE", **admin)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "body")
+    assert "query" in refused.json["error"]["message"]
+    assert ask(served, "stays").headers["cache-status"].startswith("Windvane; hit")
+
+
 def taken_back(served: Served, query: str) -> Reply:
     return served.ask(
         path=f"/admin/cache?{query}", method="DELETE", authorization="Bearer sk-admin-key-1"

@@ -182,8 +182,8 @@ class Exchange(msgspec.Struct):
 
     @property
     def counted_as(self) -> str:
-        """What the cache did for it, as requests are counted: an old answer that is given because a
-        provider was asked in vain is no hit."""
+        """What the cache did for it, as requests are counted: an answer that is given because a provider
+        was asked in vain is no hit."""
         return MISS if self.attempts and self.cache_status == HIT else self.cache_status
 
     @property

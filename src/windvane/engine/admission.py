@@ -116,9 +116,10 @@ class Admission:
         exchange.lease = lease
 
     def take_tokens(self, exchange: Exchange, now_us: int | None = None) -> None:
-        """Take the tokens the exchange may use, by estimate, or raise. `now_us` is for who knows it."""
+        """Take the tokens the exchange may use, by estimate, or raise; once. `now_us` is for who knows
+        it."""
         lease = exchange.lease
-        if lease is None:
+        if lease is None or lease.tokens is not None:
             return
         if now_us is None:
             now_us = self.now_us()

@@ -5,7 +5,7 @@ it is sent and settled when it is over: here, or in `relay` for a stream under w
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from http import HTTPStatus
 from random import Random
@@ -35,6 +35,8 @@ from windvane.wire.chat_request import limited
 from windvane.wire.fold import Fold
 
 Answer = Completion | ChunkStream
+Look = Callable[[Candidate], Coroutine[object, object, None]]
+"""Called before a further candidate is asked; raises what the caller is waiting for then."""
 
 MICROSECONDS = 1e6
 VISITING = UpstreamAdmission(None, None)
@@ -53,6 +55,7 @@ class _Plan:
         "candidates",
         "current",
         "limits_key",
+        "look",
         "place",
         "tokens",
         "told",
@@ -61,9 +64,14 @@ class _Plan:
     )
 
     def __init__(
-        self, candidates: tuple[Candidate, ...], upstreams: dict[str, Upstream], tokens: int
+        self,
+        candidates: tuple[Candidate, ...],
+        upstreams: dict[str, Upstream],
+        tokens: int,
+        look: Look | None,
     ) -> None:
         self.candidates = candidates
+        self.look = look
         self.upstreams = upstreams
         self.tokens = tokens
         self.told: WindvaneError | None = None
@@ -81,6 +89,11 @@ class _Plan:
         here = current.deployment
         self.upstream = upstream = self.upstreams[here.provider]
         self.limits_key = upstream.limits_key(here.id)
+
+    async def look_here(self) -> None:
+        """Whether the candidate that we have moved to need not be asked at all."""
+        if self.look is not None:
+            await self.look(self.current)
 
     def fail(self, error: WindvaneError) -> None:
         """The current candidate has failed, and another will be asked."""
@@ -133,17 +146,21 @@ class Dispatch:
         """The deadlines of all exchanges, and whether the process is about to end."""
 
     async def run(
-        self, exchange: Exchange, snapshot: Snapshot, within_s: float | None = None
+        self,
+        exchange: Exchange,
+        snapshot: Snapshot,
+        within_s: float | None = None,
+        look: Look | None = None,
     ) -> Answer:
         """The answer, within so many seconds, or all that are configured. Raises the WindvaneError of
-        the last attempt when none gave one.
+        the last attempt when none gave one, and whatever `look` raises.
 
         A poor answer is kept while a stronger model is asked, once; should that fail, it stands.
         """
         decision, request = exchange.decision, exchange.request
         assert decision is not None
         tokens = self._admission.tokens_of(exchange)
-        plan = _Plan(decision.candidates, snapshot.upstreams, tokens)
+        plan = _Plan(decision.candidates, snapshot.upstreams, tokens, look)
         answer: Completion | OpenStream
         watchdog = self.watch.start(
             plan.upstream.timeouts.total_s if within_s is None else within_s,
@@ -184,7 +201,7 @@ class Dispatch:
                     self._room.learn(plan.limits_key, attempt.headers or {}, admission)
                 is_poor = kept is None and _is_poor(answer) and not may_be_empty(request)
                 if is_poor and plan.move_to_stronger():
-                    kept = self._keep(exchange, attempt, answer, watchdog)
+                    kept = await self._keep(exchange, plan, attempt, answer, watchdog)
                     continue
                 kept = self._accept(exchange, attempt, answer, watchdog)
                 break
@@ -234,6 +251,11 @@ class Dispatch:
                 )
                 if admission is not None:
                     plan.move_to(place, attempts_here=1)
+                    try:
+                        await plan.look_here()
+                    except BaseException:
+                        self._room.give_back(admission)
+                        raise
                     return admission
         wait_max_s = min(snapshot.wait_max_s, watchdog.remaining_s) if exchange.may_wait else 0.0
         deadline_s = self._clock.monotonic_s() + wait_max_s
@@ -389,13 +411,15 @@ class Dispatch:
             case TryNext():
                 plan.fail(error)
                 plan.move_to(plan.place + 1)
+                await plan.look_here()
             case TrySame(wait_s):
                 await watchdog.beside(asyncio.sleep(wait_s))
                 self.on_waited(exchange, plan.current)
 
-    def _keep(
+    async def _keep(
         self,
         exchange: Exchange,
+        plan: _Plan,
         attempt: Attempt,
         answer: Completion | OpenStream,
         watchdog: Watchdog,
@@ -418,6 +442,7 @@ class Dispatch:
             self._settlement.settle_answered(exchange, attempt, answer, outcome)
         self._health.succeeded(attempt.deployment)
         exchange.answered_by = attempt
+        await plan.look_here()
         if isinstance(answer, OpenStream):
             return self._stream_of(exchange, attempt, answer, watchdog)
         return answer

@@ -16,9 +16,11 @@ import logging
 import math
 from collections.abc import Callable, Coroutine
 
+from windvane.core.cache.entry import CacheEntry
 from windvane.core.chat import Chunk, Completion
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.core.routing.decision import Candidate
 from windvane.engine.keepable import is_good
 from windvane.engine.relay import ChunkStream
 from windvane.wire.fold import Fold
@@ -65,6 +67,10 @@ class Flight:
         """The number of the lease that it has, where processes share the cache."""
         self.is_in_vain = False
         """Whether what it has come to is of no use to other processes, and will not be for another."""
+        self.elsewhere: dict[bytes, tuple[Candidate, CacheEntry]] = {}
+        """What was found of others than who was asked first, by its key."""
+        self.is_needless = False
+        """Whether it has ended since such an answer will do. Who may not be given that asks for itself."""
         self.is_overtaken = False
         """Whether an answer that was asked for after its own is kept already."""
         self.task: asyncio.Task[None] | None = None
@@ -108,6 +114,11 @@ class Flight:
         if self.leader.clamped_to is not None:
             answer = self.fold.completion() if completion is None and self.fold else completion
             self.is_cut = answer is None or not is_good(answer, self.leader.request)
+        self._end()
+
+    def spare(self) -> None:
+        """It has ended since an answer was found."""
+        self.is_needless = True
         self._end()
 
     def crash(self, error: WindvaneError) -> None:

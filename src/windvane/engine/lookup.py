@@ -7,7 +7,8 @@ brings home is kept, if it is whole and good.
 Whatever ails a store, it is a miss.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     `flight` names the flights it may join: those that would ask the same models in the same order. `tags`
     are its own and those of its scope, route and model; `version` counts the invalidations known when it
     came. `is_plain`, when whatever is fresh will do. `first` asks the same of the route's own first choice,
-    where another goes first now; `own` is the decision by which that one does.
+    where another goes first now. Of what is asked of another than who would be asked first, `own` is the
+    decision by which its answer is given: nobody fetches it in the background.
     """
 
     key: bytes
@@ -159,7 +161,7 @@ class Lookup:
             version=version,
         )
         if decision.own is not None:
-            ask = _with_first(ask, decision.own, tags)
+            ask = _with_first(ask, decision.own)
         if is_bare and exchange.reading is not None:
             exchange.reading.asked = _Asked(principal, decision, rules, ask)
         return ask
@@ -178,17 +180,16 @@ class Lookup:
         if ask.first is not None:
             return await self._find_either(ask, ask.first, reading, on_wait)
         data = self._cache.get_now(ask.key)
-        if data is None:
-            if on_wait is not None:
-                on_wait()
-            data = await self._cache.get(ask.key)
-            return None if data is None else self._found(ask, data)
-        found = self._found(ask, data, reading)
-        if found is None or found.standing is SPARE:
-            if on_wait is not None:
-                on_wait()
-            found = await self.find_newer(ask, found) or found
-        return found
+        found = None if data is None else self._found(ask, data, reading)
+        if found is not None and found.standing is not SPARE:
+            return found
+        if on_wait is not None:
+            on_wait()
+        return await self._find_behind(ask, data, found)
+
+    async def find_all(self, asks: Sequence[Ask]) -> Sequence[Found | None]:
+        """The same for each of these, in the time that it takes for one."""
+        return await _side_by_side([self.find(each) for each in asks])
 
     async def _find_either(
         self,
@@ -197,22 +198,34 @@ class Lookup:
         reading: Reading | None,
         on_wait: Callable[[], None] | None,
     ) -> Found | None:
-        """The entry of the route's own first choice, or else of the one who goes first now."""
-        found = await self.find(first, reading, on_wait)
-        alone = msgspec.structs.replace(ask, first=None)
-        if found is None or found.standing is SPARE:
-            # By now `on_wait` has been called.
-            return _either(found, await self.find(alone, reading))
+        """The entry of the route's own first choice, or else of the one who goes first now. What lies
+        behind the memory is looked for of both at once."""
         assert self._cache is not None
-        data = self._cache.peek(ask.key)
-        return _either(found, None if data is None else self._found(alone, data))
+        alone = msgspec.structs.replace(ask, first=None)
+        data = self._cache.get_now(first.key)
+        found = None if data is None else self._found(first, data, reading)
+        if found is not None and found.standing is not SPARE:
+            data = self._cache.peek(ask.key)
+            return better(found, None if data is None else self._found(alone, data))
+        if on_wait is not None:
+            on_wait()
+        looks = [self._find_behind(first, data, found), self.find(alone, reading)]
+        return better(*await _side_by_side(looks))
+
+    async def _find_behind(self, ask: Ask, data: bytes | None, found: Found | None) -> Found | None:
+        """The entry that is not in memory; or one that is newer than what memory has."""
+        assert self._cache is not None
+        if data is not None:
+            return await self.find_newer(ask, found) or found
+        data = await self._cache.get(ask.key)
+        return None if data is None else self._found(ask, data)
 
     def find_now(self, ask: Ask, reading: Reading | None = None) -> Found | None:
         """The entry for `ask` that memory has, if it is good for anything."""
         assert self._cache is not None
         first = None if ask.first is None else self.find_now(ask.first, reading)
         data = self._cache.get_now(ask.key)
-        return _either(first, None if data is None else self._found(ask, data, reading))
+        return better(first, None if data is None else self._found(ask, data, reading))
 
     def _found(self, ask: Ask, data: bytes, reading: Reading | None = None) -> Found | None:
         """What these bytes are good for."""
@@ -408,28 +421,46 @@ def _scope_tags(principal: Principal, shared: str) -> tuple[str, ...]:
     return scope_tag(shared), scope_tag(f"key:{principal.listed_as}")
 
 
-def _with_first(ask: Ask, own: Decision, tags: list[str]) -> Ask:
+def _with_first(ask: Ask, own: Decision) -> Ask:
     """What is asked, when the first choice of `own` is looked for as well."""
-    candidate = own.candidates[0]
-    deployment = candidate.deployment
-    key = _key_of(ask.scope, deployment, ask.canonical)
-    if key == ask.key:
-        return ask
-    tags_then = (*tags, *_model_tags(deployment))
-    first = msgspec.structs.replace(ask, key=key, candidate=candidate, tags=tags_then, own=own)
-    return msgspec.structs.replace(ask, first=first)
+    first = of_another(ask, own, own.candidates[0])
+    return ask if first.key == ask.key else msgspec.structs.replace(ask, first=first)
 
 
-def _either(first: Found | None, other: Found | None) -> Found | None:
-    """The one of two to give, or to have for the worst case. Of two that are fresh it is the newer."""
+def of_another(ask: Ask, decision: Decision, candidate: Candidate, key: bytes | None = None) -> Ask:
+    """The same, asked of another candidate, by whose answer the exchange is decided as `decision` says.
+    `key` is for who knows it."""
+    deployment, known = candidate.deployment, _model_tags(ask.candidate.deployment)
+    return msgspec.structs.replace(
+        ask,
+        key=key or _key_of(ask.scope, deployment, ask.canonical),
+        candidate=candidate,
+        tags=(*(tag for tag in ask.tags if tag not in known), *_model_tags(deployment)),
+        first=None,
+        own=decision,
+    )
+
+
+def better(first: Found | None, other: Found | None) -> Found | None:
+    """The one of two to give, or to have for the worst case: of two that are fresh, or spare, the newer;
+    and a stale one that is fetched anew where there is no fresh one."""
     if first is None or other is None:
         return first or other
-    if other.standing is SPARE:
-        return first
-    if first.standing is SPARE:
-        return other
+    if (first.standing is SPARE) is not (other.standing is SPARE):
+        return other if first.standing is SPARE else first
     is_newer = other.entry.created_at_us > first.entry.created_at_us
     return other if is_newer and other.standing is not STALE else first
+
+
+async def _side_by_side(
+    looks: Sequence[Coroutine[object, object, Found | None]],
+) -> Sequence[Found | None]:
+    """What they find, in their order. Who leaves takes all of them along."""
+    if len(looks) == 1:
+        return [await looks[0]]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in looks]
+    return [task.result() for task in tasks]
 
 
 def _key_of(scope: str, deployment: Deployment, said: JsonObject) -> bytes:

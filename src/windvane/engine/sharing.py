@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Coroutine
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import msgspec
@@ -18,7 +19,15 @@ from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of, refuse
 from windvane.core.ledger import HIT, JOINED
 from windvane.engine.admission import Admission
+from windvane.engine.dispatch import Answer as Dispatched
 from windvane.engine.dispatch import Dispatch
+from windvane.engine.elsewhere import (
+    AlreadyThere,
+    find_any,
+    found_for,
+    look_before,
+    look_for_all,
+)
 from windvane.engine.flights import Flight, Flights
 from windvane.engine.following import THE_ANSWER, FollowStream, ReplayStream
 from windvane.engine.lookouts import Lookouts
@@ -111,15 +120,21 @@ class Sharing:
                     self._refresh(exchange, snapshot, ask, found)
                 return self._hit(exchange, found, found.at_us)
             if ask.wish.only_if_cached:
-                raise _not_cached()
+                found = await find_any(self._lookup, exchange, ask)
+                if found is None or found.standing is SPARE:
+                    raise _not_cached()
+                return self._hit(exchange, found, found.at_us)
             exchange.cache_forward = self._lookup.why_forward(ask, found)
+            spares = [] if found is None else [found]
             try:
-                return await self._fly(exchange, snapshot, ask, turn, has_spare=found is not None)
+                return await self._fly(exchange, snapshot, ask, turn, spares)
             except WindvaneError as error:
                 # Who leads yet is not done with it: the process ends, and its flight will tell.
                 is_spared = may_be_spared(error.fault) and not exchange.leads
-                if found is not None and is_spared and not self._lookup.is_taken_back(found):
-                    return self._hit(exchange, found, self._clock.wall_us())
+                good = [each for each in spares if not self._lookup.is_taken_back(each)]
+                if is_spared and good:
+                    newest = max(good, key=lambda each: each.entry.created_at_us)
+                    return self._hit(exchange, newest, self._clock.wall_us())
                 raise
         finally:
             if turn is not None:
@@ -147,12 +162,11 @@ class Sharing:
         snapshot: Snapshot,
         ask: Ask,
         turn: Turn | None,
-        *,
-        has_spare: bool,
+        spares: list[Found],
     ) -> Answer:
         """Join the flight of an equal request, or lead one; again, when what another led turns out to
         be of use to nobody else. What was cut twice will be cut again: from then on each key asks apart,
-        and then each of its users.
+        and then each of its users. Old answers that are met on the way are put into `spares`.
 
         Nothing is awaited between the last look for a flight to join and taking off: no two for one
         answer are under way in a process, whatever is heard of the lease.
@@ -175,10 +189,10 @@ class Sharing:
                     ahead.release()
                 before.raise_error()
             else:
-                flight = self._lead(exchange, snapshot, ask, ahead, ends_s, has_spare=has_spare)
+                flight = self._lead(exchange, snapshot, ask, ahead, ends_s, has_spare=bool(spares))
             if turn is not None:
                 turn.close()
-            answer = await self._aboard(exchange, flight, ends_s)
+            answer = await self._aboard(exchange, flight, ask, ends_s, spares)
             if answer is not None:
                 return answer
             if before is not None and before.is_cut and flight.is_cut:
@@ -237,8 +251,11 @@ class Sharing:
         self._take_off(flight, snapshot, ask, lease, has_spare=has_spare)
         return flight
 
-    async def _aboard(self, exchange: Exchange, flight: Flight, ends_s: float) -> Answer | None:
-        """What the flight brings; None when that is its leader's alone."""
+    async def _aboard(
+        self, exchange: Exchange, flight: Flight, ask: Ask, ends_s: float, spares: list[Found]
+    ) -> Answer | None:
+        """What the flight brings; None when that is its leader's alone, or nothing, since an answer was
+        found that is not for this one."""
         flight.join(exchange)
         watchdog = self._watch.start(ends_s - asyncio.get_running_loop().time(), exchange)
         answer: Answer | None = None
@@ -248,7 +265,13 @@ class Sharing:
         try:
             await self._await(exchange, flight, watchdog)
             exchange.queued_s += max(leader.queued_s - waited_s, 0.0)
-            if not _is_leaders_alone(flight, exchange, watchdog.remaining_s):
+            if flight.elsewhere and (flight.is_needless or flight.error is not None):
+                found = found_for(self._lookup, flight, exchange, ask)
+                if found is not None and found.standing is not SPARE:
+                    return self._hit(exchange, found, found.at_us)
+                spares += [] if found is None else [found]
+            is_anothers = _is_leaders_alone(flight, exchange, watchdog.remaining_s)
+            if not (is_anothers or flight.is_needless):
                 answer = self._share(exchange, flight, watchdog)
         finally:
             if not isinstance(answer, FollowStream):
@@ -376,17 +399,17 @@ class Sharing:
 
         async def run(flight: Flight) -> None:
             async with holding(flight, lease):
-                await self._fly_home(flight, snapshot, ask, has_spare)
+                await self._fly_home(flight, snapshot, ask, has_spare=has_spare)
 
         self.flights.start(flight, run, self._gone)
 
     async def _fly_home(
-        self, flight: Flight, snapshot: Snapshot, ask: Ask, has_spare: bool
+        self, flight: Flight, snapshot: Snapshot, ask: Ask, *, has_spare: bool
     ) -> None:
         """Bring home what is asked for, and keep it."""
         leader = flight.leader
         try:
-            await self._bring_home(flight, snapshot, has_spare)
+            await self._bring_home(flight, snapshot, ask, has_spare=has_spare)
         except WindvaneError as error:
             now_s = asyncio.get_running_loop().time()
             flight.is_late = now_s >= flight.ends_s - LATE_S
@@ -406,17 +429,26 @@ class Sharing:
 
     def _gone(self, flight: Flight) -> None:
         """A flight is over, whatever became of it; one that was called off may never have begun."""
-        if flight.leader.leads:
+        if flight.leader.leads and not flight.is_needless:
             self._on_end(flight.leader, CLIENT_CLOSED, None)
 
-    async def _bring_home(self, flight: Flight, snapshot: Snapshot, has_spare: bool) -> None:
+    async def _bring_home(
+        self, flight: Flight, snapshot: Snapshot, ask: Ask, *, has_spare: bool
+    ) -> None:
         """Ask the provider on behalf of all who are aboard."""
         exchange = flight.leader
         try:
-            within_s = flight.ends_s - asyncio.get_running_loop().time()
-            answer = await self._dispatch.run(exchange, snapshot, within_s)
+            answer = await self._dispatched(flight, snapshot, ask)
+        except AlreadyThere:
+            if flight.has_leader:
+                exchange.leads = False  # it is answered from the entry, or asks once more
+            else:
+                self._end_led(flight, CLIENT_CLOSED, None)
+            flight.spare()
+            return
         except WindvaneError as error:
-            if has_spare and flight.has_leader and may_be_spared(error.fault):
+            is_spared = (has_spare or flight.elsewhere) and may_be_spared(error.fault)
+            if is_spared and flight.has_leader:
                 exchange.leads = False  # it is answered from the spare entry, and ended there
             else:
                 self._end_led(flight, error.fault.status, error.fault)
@@ -440,6 +472,18 @@ class Sharing:
             flight.land(None)
         finally:
             await answer.aclose()
+
+    async def _dispatched(self, flight: Flight, snapshot: Snapshot, ask: Ask) -> Dispatched:
+        """What dispatching brings. Raises AlreadyThere where an answer is kept of who would be asked next;
+        what is kept of anyone is looked for before a failure is told."""
+        within_s = flight.ends_s - asyncio.get_running_loop().time()
+        look = partial(look_before, self._lookup, flight, ask)
+        try:
+            return await self._dispatch.run(flight.leader, snapshot, within_s, look)
+        except WindvaneError as error:
+            if may_be_spared(error.fault):
+                await look_for_all(self._lookup, flight, ask)
+            raise
 
     def _end_led(self, flight: Flight, status: int, fault: Fault | None) -> None:
         """End the exchange that leads a flight which has failed. A refresh for which nothing was sent

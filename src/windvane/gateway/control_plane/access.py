@@ -229,7 +229,7 @@ class _ReadRequest(Request):
     @classmethod
     async def of(cls, request: Request, incoming: Incoming) -> "_ReadRequest":
         incoming.check_is_json()
-        body = await _body_of(request, incoming) or b"{}"
+        body = await body_of(request, incoming) or b"{}"
         read_object(body)
 
         async def replay() -> Message:
@@ -243,7 +243,8 @@ class _ReadRequest(Request):
         return self._value
 
 
-async def _body_of(request: Request, incoming: Incoming) -> bytes:
+async def body_of(request: Request, incoming: Incoming) -> bytes:
+    """The body of an operator's request, within bounds."""
     try:
         return await read_body(request.receive, incoming, BODY_BYTES_MAX, BODY_TIMEOUT_S)
     except WindvaneError as error:

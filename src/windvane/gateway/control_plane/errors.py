@@ -9,10 +9,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of
+from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of, refuse
 from windvane.engine.engine import Engine
-from windvane.gateway.control_plane.access import CHANGING, Permission
+from windvane.gateway.control_plane.access import CHANGING, Permission, body_of
 from windvane.gateway.data_plane.incoming import Incoming
 from windvane.gateway.data_plane.outgoing import INTERNAL, error_headers
 from windvane.wire.errors import error_object
@@ -59,6 +60,8 @@ def add_errors(app: FastAPI, engine: Engine) -> None:
         )
         answered = answer(request, fault)
         answered.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answered.headers["allow"] = _allowed(app, request)
         return answered
 
     @app.exception_handler(Exception)
@@ -67,9 +70,9 @@ def add_errors(app: FastAPI, engine: Engine) -> None:
 
 
 async def check_said(request: Request) -> None:
-    """Refuse what nobody would read: a question's or a body's field that the route does not have, and one
-    that is said twice. Of `tag=a&tag=b` FastAPI would take the last alone, and of `/rotate?overlap_s=0`
-    nothing; the caller would think it had been heard."""
+    """Refuse what nobody would read: a question's or a body's field that the route does not have, one that
+    is said twice, and the body of a question. Of `tag=a&tag=b` FastAPI would take the last alone, and of
+    `/rotate?overlap_s=0` nothing; the caller would think it had been heard."""
     route = request.scope["route"]
     if route.permission is Permission.PUBLIC:
         return
@@ -82,11 +85,21 @@ async def check_said(request: Request) -> None:
         elif names.count(name) > 1:
             said = f"it is said {names.count(name)} times, and may be said once"
             problems.append({"type": "twice", "loc": ("query", name), "msg": said})
-    if request.method in CHANGING and request.method != "DELETE" and not dependant.body_params:
+    if request.method not in CHANGING or request.method == "DELETE":
+        if await body_of(request, Incoming(request.scope["headers"])):
+            said = f"{request.method} {route.path} reads no body: say in the query what is asked"
+            raise refuse(FaultKind.INVALID_REQUEST, said, param="body")
+    elif not dependant.body_params:
         body = await request.json()
         problems += [{"type": EXTRA, "loc": ("body", name)} for name in body]
     if problems:
         raise error_of(wrong_fields(problems, _fields_of(request)))
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """The methods of all routes with this path; the router names those of the first alone."""
+    there = [each for each in app.routes if each.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({name for each in there for name in getattr(each, "methods", ())}))
 
 
 def _hint(path: str) -> str:

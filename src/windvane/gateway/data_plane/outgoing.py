@@ -228,7 +228,7 @@ def _cache_status(exchange: Exchange) -> bytes:
 
 
 def _asked_in_vain(exchange: Exchange) -> bytes:
-    """Of an old answer, given since a provider failed."""
+    """Of a stored answer, given since a provider failed."""
     said, status = _FORWARDED[exchange.cache_forward], exchange.attempts[-1].status
     return said if status is None else b"%b; fwd-status=%d" % (said, status)
 
