@@ -3,6 +3,7 @@
 The only place that knows both the ports and their adapters.
 """
 
+import logging
 import os
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from windvane.stores.memory import MemoryBudgets, MemoryKeys, MemoryLedger, Memo
 from windvane.stores.memory.cache import MemoryCache
 from windvane.stores.memory.invalidations import MemoryInvalidations
 from windvane.stores.redis import RedisStores, check_address, open_redis
+from windvane.stores.revoked import RevokedFile
 from windvane.stores.sqlite import SqliteLedger
 from windvane.stores.sqlite.cache import SqliteCache
 from windvane.stores.tiers import TieredCache
@@ -44,9 +46,13 @@ PEPPER_FILE = "pepper"
 CACHE_FILE = "cache.db"
 OWED_FILE = "redis.owed"
 """Invalidations that Redis could not be told of yet."""
+REVOKED_FILE = "keys.owed"
+"""Keys whose revocation the ledger could not be told of yet."""
 TOLD_FILE = "alerts.jsonl"
 ADMIN_FILE = "admin.key"
 """The key of whoever may read the data folder: the command line administers a running gateway by it."""
+
+_log = logging.getLogger("windvane.keys")
 
 
 def snapshot_of(config: Config, clock: Clock | None = None) -> Snapshot:
@@ -138,6 +144,7 @@ async def _assemble(
         limits=limits,
         configured=configured,
         clock=clock,
+        note=_revoked_file(config),
     )
     transport = Http1Transport()
     kept = await _open_cache(config, clock)
@@ -148,14 +155,14 @@ async def _assemble(
         observers = (*observers, webhook)
     if config.ledger.retention_days is not None:
         beside.append(Retention(ledger, clock, config.ledger.retention_days))
+    await desk.resume()
+    _tell_named_twice(config, keyring)
     return Engine(
         snapshot=snapshot,
         cache=kept.cache,
         invalidations=kept.invalidations,
         leases=kept.leases,
-        told=None
-        if config.data_dir == IN_MEMORY
-        else ToldFile(Path(config.data_dir) / TOLD_FILE, clock.wall_us()),
+        told=_told_file(config, clock),
         transport=transport,
         journal=journal,
         ledger=ledger,
@@ -169,6 +176,41 @@ async def _assemble(
         observers=(*observers, AlertLog()),
         beside=tuple(beside),
     )
+
+
+def _revoked_file(config: Config) -> RevokedFile | None:
+    if config.data_dir == IN_MEMORY:
+        return None
+    return RevokedFile(Path(config.data_dir) / REVOKED_FILE)
+
+
+def _told_file(config: Config, clock: Clock) -> ToldFile | None:
+    if config.data_dir == IN_MEMORY:
+        return None
+    return ToldFile(Path(config.data_dir) / TOLD_FILE, clock.wall_us())
+
+
+def _tell_named_twice(config: Config, keyring: Keyring) -> None:
+    """Say which secrets of the configuration are those of keys that were made."""
+    secrets = [(f"auth.keys[{n}]", spec.key) for n, spec in enumerate(config.auth.keys)]
+    if config.auth.admin_key is not None:
+        secrets.append(("auth.admin_key", config.auth.admin_key))
+    for place, secret in secrets:
+        digest = keyring.digest_of(secret)
+        made = keyring.made_of(digest)
+        if made is None:
+            continue
+        then = "and known as that one, with its terms, until it is revoked or replaced"
+        if keyring.find(secret, digest) is None:
+            then = "and refused: it is revoked, replaced or expired"
+        _log.warning(
+            "%s (those of ALLOWED_API_KEYS come last) is a secret of the key %s (%s), %s. Take it out of"
+            " the configuration",
+            place,
+            made.terms.name,
+            made.id,
+            then,
+        )
 
 
 class _Kept(NamedTuple):

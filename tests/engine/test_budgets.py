@@ -1131,6 +1131,40 @@ def test_two_changes_at_once_and_one_that_fails_count_what_was_spent() -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize("days", [1, 2, 40])
+def test_a_budget_set_while_the_clock_is_behind_counts_what_the_right_day_has_spent(
+    days: int,
+) -> None:
+    async def main() -> None:
+        def sent(call: Call) -> None:
+            call.input_tokens = 9
+            body = Piece(data=completion("hello", (9, 1)), output_tokens=1)
+            call.play([(0.0, json_head()), (0.0, body), (0.0, Ends())])
+
+        async def spend() -> None:
+            exchange = stage.accept("small", "Hello?", key=secret, max_tokens=20)
+            await stage.engine.handle(exchange)
+
+        stage = Stage(two_providers(), on_sent=sent)
+        _, secret = await stage.desk.create(KeyTerms(name="late"))
+        right_us, behind_s = stage.clock.wall_us(), days * 24 * HOUR_S
+        await spend()
+        stage.clock.jump(-behind_s)
+        await _key_with(stage, daily=10**9, monthly=10**9, total=10**9)
+        await spend()
+        stage.clock.jump(behind_s)
+        for spent in (1, 2):
+            found = {each.period: each for each in stage.budgets.standings(right_us)}
+            assert found[Period.DAILY].spent_nano_usd == spent * SPENT
+            assert found[Period.TOTAL].spent_nano_usd == (spent + 1) * SPENT
+            in_month = spent + (days < 10)
+            assert found[Period.MONTHLY].spent_nano_usd == in_month * SPENT
+            await spend()
+        await stage.close()
+
+    run_virtual(main())
+
+
 def test_a_key_revoked_while_it_is_changed_stays_revoked() -> None:
     async def main() -> None:
         stage = Stage(two_providers())

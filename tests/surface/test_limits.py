@@ -57,6 +57,7 @@ def test_a_caller_under_a_rate_is_told_of_it_in_both_spellings(served, stream):
     refused = served.ask(chat(stream=stream), **bearer(RATED))
     assert refused.status == 429
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-should-retry"] == "true"
     assert 15 <= int(refused.headers["retry-after"]) <= 30
     assert refused.json["error"]["code"] == "rate_limited"
     limit = refused.json["error"]["limit"]
@@ -129,6 +130,41 @@ def test_a_budget_is_worth_another_try_if_it_renews_soon(retry_after_s, says):
     headers = dict(error_headers(fault, None, "req_1"))
     assert headers[b"x-should-retry"] == says
     assert (b"retry-after" in headers) is (retry_after_s is not None)
+
+
+@pytest.mark.parametrize("code", ["rate_limited", "upstream_rate_limited"])
+def test_who_has_to_wait_for_room_is_told_that_a_wait_helps(code):
+    """Also for longer than a minute: an SDK that waits so long does, and one that does not would come early
+    without the header too."""
+    for retry_after_s in (1.0, 99.0):
+        fault = Fault(
+            kind=FaultKind.RATE_LIMITED,
+            source=Source.GATEWAY,
+            message="",
+            status=429,
+            code=code,
+            retry_after_s=retry_after_s,
+        )
+        said = [
+            value for name, value in error_headers(fault, None, "x") if name == b"x-should-retry"
+        ]
+        assert said == [b"true"]
+
+
+@pytest.mark.parametrize("dialect", ["openai/1", "mistral-client/1", "curl/8"])
+def test_every_dialect_is_told_that_a_wait_helps(dialect):
+    keys = (KeyConfig(key=RATED, name="one", rates=RateConfig(concurrency=1)),)
+    with serving(auth=AuthConfig(keys=keys)) as place, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(place.ask, chat("!late 1500"), **bearer(RATED))
+        place.until(lambda: place.sim.tape, "the first to be sent")
+        refused = place.ask(chat(), **{"user-agent": dialect}, **bearer(RATED))
+        assert (refused.status, refused.headers["x-should-retry"]) == (429, "true")
+        with openai.OpenAI(base_url=f"{place.url}/v1", api_key=RATED, max_retries=9) as client:
+            answer = client.chat.completions.create(
+                model="mistral-small-latest", messages=[{"role": "user", "content": "third"}]
+            )
+        assert answer.choices[0].message.content
+        assert first.result().status == 200
 
 
 def test_a_callers_own_key_goes_to_the_provider_and_is_kept_nowhere(tmp_path):

@@ -93,6 +93,8 @@ class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
     secrets: tuple[KeySecret, ...]
     created_at_us: int
     revoked_at_us: int | None = None
+    ended: tuple[bytes, ...] = ()
+    """Digests of secrets that were its, the latest last: they must not be anybody's again."""
 
     def is_live(self, at_us: int) -> bool:
         """Whether it may be used at all at this moment."""

@@ -504,4 +504,5 @@ class Engine:
         await self._transport.aclose()
         if self.cache is not None:
             await self.cache.aclose()
+        await self.desk.aclose()
         await self.ledger.aclose()

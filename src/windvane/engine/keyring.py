@@ -12,7 +12,7 @@ from hmac import compare_digest
 
 import msgspec
 
-from windvane.core.budgets import Account, BudgetTable, BudgetTerms
+from windvane.core.budgets import Account, BudgetTable, BudgetTerms, bounds
 from windvane.core.exchange import Credentials
 from windvane.core.faults import FaultKind, WindvaneError, refuse
 from windvane.core.keys import (
@@ -28,13 +28,16 @@ from windvane.core.keys import (
 from windvane.core.limits import RateTable, RateTerms
 from windvane.core.principal import Principal, Scope, scope
 from windvane.core.terms import filled
+from windvane.engine.revoking import Revocations
 from windvane.ports.clock import Clock
-from windvane.ports.stores import BudgetStore, KeyStore, LedgerStore, LimitStore
+from windvane.ports.stores import BudgetStore, KeyStore, LedgerStore, LimitStore, RevocationNote
 
 DICE_BITS = 256
 ID_BITS = 64
 OVERLAP_MAX_S = 30 * 86_400
 """A rotated secret that lives on longer than this was not rotated."""
+ENDED_MAX = 1_000
+"""So many secrets that a key has had are remembered: one a day for some years."""
 US_PER_S = 1_000_000
 RESERVED_NAMES = frozenset(("anonymous", "in-process", "local-admin", "admin"))
 """What reports call those who are no made key."""
@@ -100,19 +103,23 @@ class Keyring:
         self._clock = clock
         self._found: dict[bytes, _Known] = {}
         self._revoked: set[bytes] = set()
+        self._ended: set[bytes] = set()
         self.on_put: Callable[[], None] | None = None
         """Called when a key was put: secrets of it may have ceased to be any."""
         self._index()
 
     def _index(self) -> None:
-        """Make the look-up anew, and put it in place of the old one at once."""
+        """Make the look-up anew, and put it in place of the old one at once. What is said of a key that
+        was made goes before what the configuration says of its secret, also when it is none any more."""
         found = {
             digest: _Known(digest, principal, None) for digest, principal in self._fixed.items()
         }
         if self._local_admin is not None:
             found[self._local_admin] = _Known(self._local_admin, LOCAL_ADMIN, None)
         revoked: set[bytes] = set()
+        ended: set[bytes] = set()
         for key in self._keys.values():
+            ended.update(key.ended)
             if key.revoked_at_us is not None:
                 revoked.update([secret.digest for secret in key.secrets])
                 continue
@@ -120,8 +127,11 @@ class Keyring:
             for secret in key.secrets:
                 ends = [at for at in (secret.expires_at_us, key.terms.expires_at_us) if at]
                 found[secret.digest] = _Known(secret.digest, principal, min(ends, default=None))
+        for digest in revoked | ended:
+            found.pop(digest, None)
         self._found = found
         self._revoked = revoked
+        self._ended = ended
         self.is_empty = not self._fixed and not self._keys
         """Whether there has never been a key. A gateway whose keys are all revoked is not open."""
 
@@ -134,6 +144,18 @@ class Keyring:
     def fixed(self) -> Sequence[Principal]:
         """Those of the configuration."""
         return tuple(self._fixed.values())
+
+    def refused_fixed(self) -> Sequence[Principal]:
+        """Those of the configuration whose secret was that of a key that was made, and is none now."""
+        gone = self._revoked | self._ended
+        return [principal for digest, principal in self._fixed.items() if digest in gone]
+
+    def made_of(self, digest: bytes) -> VirtualKey | None:
+        """The key that was made whose secret this is, or was."""
+        for key in self._keys.values():
+            if digest in key.ended or any(secret.digest == digest for secret in key.secrets):
+                return key
+        return None
 
     def digest_of(self, secret: str) -> bytes:
         """What a secret is found by here."""
@@ -169,7 +191,7 @@ class Keyring:
         why = "the key is not one of this gateway's"
         if digest in self._revoked:
             why = "the key was revoked"
-        elif digest in self._found:
+        elif digest in self._found or digest in self._ended:
             why = "the key has expired, or a rotation has replaced it"
         return refuse(FaultKind.UNAUTHENTICATED, why, status=401, code="invalid_api_key")
 
@@ -216,13 +238,16 @@ class Keyring:
         """The key with a new secret; the old ones live on for `overlap_s` at most."""
         now_us = self._clock.wall_us()
         until_us = now_us + overlap_s * US_PER_S
-        kept = []
+        kept, ended = [], list(key.ended)
         for old in key.secrets:
             ends_us = until_us if old.expires_at_us is None else min(old.expires_at_us, until_us)
             if ends_us > now_us:
                 kept.append(msgspec.structs.replace(old, expires_at_us=ends_us))
+            else:
+                ended.append(old.digest)
         secret, text = self._secret(now_us)
-        return msgspec.structs.replace(key, secrets=(*kept, secret)), text
+        said = {"secrets": (*kept, secret), "ended": tuple(ended[-ENDED_MAX:])}
+        return msgspec.structs.replace(key, **said), text
 
     def put(self, key: VirtualKey) -> None:
         """From this moment the key is as given."""
@@ -236,7 +261,8 @@ class KeyDesk:
     """What operators do with keys. Every change is kept before it is answered; one goes on at a time,
     for each writes the whole key. `configured` is what the configuration says of budgets and rates.
 
-    A revoked key is refused from the moment the call returns: there is nothing to wait for.
+    A revoked key is refused from the moment the call returns: there is nothing to wait for. `note` has
+    what the store cannot take.
     """
 
     def __init__(
@@ -249,8 +275,10 @@ class KeyDesk:
         limits: LimitStore,
         configured: tuple[BudgetTable, RateTable],
         clock: Clock,
+        note: RevocationNote | None = None,
     ) -> None:
         self._keyring = keyring
+        self._revocations = Revocations(store, note)
         self._store = store
         self._ledger = ledger
         self._budgets = budgets
@@ -316,8 +344,22 @@ class KeyDesk:
         async with self._changing:
             # Also when it was revoked before: the disk may have failed then.
             key = self._keyring.get(key_id)
-            await self._store.put_key(key)
+            await self._revocations.keep(key)
         return key
+
+    async def resume(self) -> None:
+        """Go on with the revocations that an earlier process could not write."""
+        for key_id, at_us in self._revocations.left.items():
+            key = self._keyring.find_id(key_id)
+            if key is not None and key.revoked_at_us is None:
+                revoked = msgspec.structs.replace(key, revoked_at_us=at_us)
+                self._keyring.put(revoked)
+                self._revocations.owe(revoked)
+        await self._revocations.resume()
+
+    async def aclose(self) -> None:
+        """Before the store is closed: what is not written yet is tried once more."""
+        await self._revocations.aclose()
 
     def rates_of(self, key_id: str) -> RateTerms:
         """The rates that hold for a key: its own, and for the rest those that are configured."""
@@ -354,8 +396,12 @@ class KeyDesk:
             )
 
     async def _put(self, key: VirtualKey) -> None:
+        # What may fail goes first: who is told that it did finds nothing half done.
+        name, terms = scope("key", key.id), key.terms.budget
+        await self._count(name, terms)
         await self._store.put_key(key)
-        await self.apply_terms(key)
+        await self._count_now(name, terms)  # again, should midnight have come
+        self._apply(key)
         known = self._keyring.find_id(key.id)
         if known is not None and known.revoked_at_us is not None:
             # Revoked while this was being written: it stays so.
@@ -364,8 +410,11 @@ class KeyDesk:
 
     async def apply_terms(self, key: VirtualKey) -> None:
         """Let the key's budget and rates hold, with what it has spent already."""
+        await self._count(scope("key", key.id), key.terms.budget)
+        self._apply(key)
+
+    def _apply(self, key: VirtualKey) -> None:
         name = scope("key", key.id)
-        await self._count(name, key.terms.budget)
         budget, rates = _terms_of(key, *self._configured)
         self._budgets.change(self._budgets.table.replaced({name: budget}))
         self._limits.change(self._limits.table.replaced({name: rates}))
@@ -390,6 +439,11 @@ class KeyDesk:
 
     async def _count(self, name: Scope, terms: BudgetTerms) -> None:
         """Have all that the scope spends counted in each period that gets a limit, and all it has."""
+        await self._count_now(name, terms)
+        await self._recall(name, terms)
+        await self._count_now(name, terms)  # again, should midnight have come
+
+    async def _count_now(self, name: Scope, terms: BudgetTerms) -> None:
         while (account := self._begin_count(name, terms)) is not None:
             try:
                 # Asked in the same step as the watch began: nothing is missed, or counted twice.
@@ -398,6 +452,22 @@ class KeyDesk:
                 self._budgets.unwatch(account)
                 raise
             account.spent += before
+
+    async def _recall(self, name: Scope, terms: BudgetTerms) -> None:
+        """Have known what the scope has spent in periods that are not now's, and get a limit: the clock
+        may be wrong, and be put right later. So it is at a start (`assembly.open_budgets`)."""
+        limited = self._budgets.table.of(name) or BudgetTerms()
+        had = {period for period, _ in limited.limits()}
+        fresh = [period for period, _ in terms.limits() if period not in had]
+        if not fresh:
+            return
+        now_us = self._clock.wall_us()
+        days_us = {*await self._ledger.days_since(now_us), *self._budgets.days_shown_us}
+        for period in fresh:
+            for since_us, until_us in sorted({bounds(period, day_us) for day_us in days_us}):
+                if until_us is not None and not since_us <= now_us < until_us:
+                    spent = await self._ledger.spent(name, since_us, until_us)
+                    self._budgets.recall(name, period, since_us, spent)
 
     def _begin_count(self, name: Scope, terms: BudgetTerms) -> Account | None:
         """Watch the first of the limited periods that is not counted yet, as of now: midnight may

@@ -90,6 +90,23 @@ class KeyStore(Protocol):
         ...
 
 
+class RevocationNote(Protocol):
+    """Where it is noted that keys are revoked while their store cannot be told: it outlives the process."""
+
+    @property
+    def left(self) -> Mapping[str, int]:
+        """What is noted: when each key was revoked, by its id."""
+        ...
+
+    async def add(self, key_id: str, at_us: int) -> None:
+        """Note one more; it would survive power loss when this returns. Raises OSError."""
+        ...
+
+    async def clear(self) -> None:
+        """The store has all that was noted. Raises OSError."""
+        ...
+
+
 class BudgetStore(Protocol):
     """Money. Holds for all scopes are granted together or not at all; every hold ends exactly once.
 
@@ -130,6 +147,15 @@ class BudgetStore(Protocol):
 
     def unwatch(self, account: Account) -> None:
         """Count no more: what was spent before could not be learned."""
+        ...
+
+    @property
+    def days_shown_us(self) -> Sequence[int]:
+        """When the last days began that the clock has shown."""
+        ...
+
+    def recall(self, scope: Scope, period: Period, since_us: int, spent: int) -> None:
+        """What was spent in a period that is not now's, from its beginning: the clock may come to it."""
         ...
 
     def change(self, table: BudgetTable) -> None:

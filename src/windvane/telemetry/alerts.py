@@ -21,6 +21,8 @@ WAITING_MAX = 100
 TRIES = 3
 WAIT_S = 2.0
 ANSWER_S = 10.0
+CLOSING_S = 2.0
+"""How long the end waits for a webhook: what stops a process does not wait for long."""
 ALERTS: Kinds = frozenset((BudgetReached, HoldExceeded))
 US_PER_S = 1_000_000
 
@@ -114,6 +116,8 @@ class Webhook(Observer):
         self._url = url
         self._transport = transport
         self._waiting: deque[Alert] = deque(maxlen=WAITING_MAX)
+        self._telling: list[Alert] = []
+        """The one that is being told."""
         self._task: asyncio.Task[None] | None = None
         self._posted = 0
 
@@ -128,6 +132,7 @@ class Webhook(Observer):
     async def _deliver(self) -> None:
         while self._waiting:
             alert = self._waiting.popleft()
+            self._telling = [alert]
             for attempt in range(1, TRIES + 1):
                 if await self._post(alert):
                     break
@@ -135,6 +140,7 @@ class Webhook(Observer):
                     await asyncio.sleep(WAIT_S * attempt)
             else:
                 _log.error("the webhook did not take an alert: %s", alert.text)
+            self._telling = []
 
     async def _post(self, alert: Alert) -> bool:
         self._posted += 1
@@ -155,7 +161,11 @@ class Webhook(Observer):
         return 200 <= response.status < 300
 
     async def aclose(self) -> None:
-        """Give what waits a moment to be told, then end."""
-        if self._task is not None and not self._task.done():
-            await asyncio.wait([self._task], timeout=ANSWER_S)
-            self._task.cancel()
+        """Give what waits a moment to be told, then end, and say what was not."""
+        if self._task is None or self._task.done():
+            return
+        await asyncio.wait([self._task], timeout=CLOSING_S)
+        if self._task.cancel():
+            await asyncio.wait([self._task])
+        for alert in (*self._telling, *self._waiting):
+            _log.error("the webhook did not take an alert before the end: %s", alert.text)

@@ -347,14 +347,16 @@ def shown_key(key: VirtualKey, now_us: int) -> KeyShown:
     )
 
 
-def shown_fixed(principal: Principal, budget: BudgetTerms, rates: RateTerms) -> KeyShown:
-    """A key of the configuration."""
+def shown_fixed(
+    principal: Principal, budget: BudgetTerms, rates: RateTerms, *, is_refused: bool
+) -> KeyShown:
+    """A key of the configuration; refused when its secret was that of a made key, and is none now."""
     return KeyShown(
         id=principal.key_id,
         name=principal.key_id,
         configured=True,
         admin=principal.is_admin,
-        status="live",
+        status="revoked" if is_refused else "live",
         created_at=None,
         expires_at=None,
         revoked_at=None,

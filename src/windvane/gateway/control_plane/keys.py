@@ -130,6 +130,7 @@ class KeyBook:
             principal,
             snapshot.budgets.get(name, BudgetTerms()),
             snapshot.rates.get(name, RateTerms()),
+            is_refused=principal in self._engine.keyring.refused_fixed(),
         )
 
     def with_secret(self, request: Request, key: VirtualKey, secret: str) -> KeyMade:

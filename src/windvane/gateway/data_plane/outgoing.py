@@ -266,6 +266,9 @@ def error_headers(fault: Fault, exchange: Exchange | None, request_id: str) -> H
         fault.status >= 500 and fault.kind is not FaultKind.INTERNAL and not is_stopping
     ):
         headers.append((b"x-should-retry", b"false"))
+    elif fault.kind is FaultKind.RATE_LIMITED:
+        # Nobody was asked: there was no room, and there will be. A wait is all that it takes.
+        headers.append((b"x-should-retry", b"true"))
     if fault.status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="windvane"'))
     return headers

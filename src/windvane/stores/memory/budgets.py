@@ -90,7 +90,7 @@ class MemoryBudgets:
         self, table: BudgetTable, opening: Opening | None = None, known_since_us: int = 0
     ) -> None:
         self.table = table
-        self._opening = opening or {}
+        self._opening = {place: dict(spent) for place, spent in (opening or {}).items()}
         self._forgotten_us = known_since_us
         self._days_us: list[int] = []
         """When the last days began that the clock has shown, in the order in which it did."""
@@ -308,6 +308,18 @@ class MemoryBudgets:
                 account.held += amount
         self._forget_found()
         return account
+
+    @property
+    def days_shown_us(self) -> Sequence[int]:
+        return tuple(self._days_us)
+
+    def recall(self, scope: Scope, period: Period, since_us: int, spent: int) -> None:
+        place = scope, period
+        if any(each.starts_at_us == since_us for each in self._accounts.get(place, ())):
+            return
+        self._opening.setdefault((period, since_us), {})[scope] = spent
+        if place in self._known_since_us:
+            self._known_since_us[place] = min(self._known_since_us[place], since_us)
 
     def unwatch(self, account: Account) -> None:
         """Count no more: what was spent before could not be learned."""

@@ -39,6 +39,8 @@ ASKED_MAX = 256
 """Questions that may wait for the thread; more are misses at once."""
 REOPEN_S = 5.0
 """A file that could not be used is tried again so often, when it is wanted."""
+LOOK_S = 1.0
+"""A thread with nothing to do looks this often whether others need its room."""
 BYTES_MIN = 4 * 1024 * 1024
 KEEP_S_MAX = 10 * 365 * 86_400.0
 
@@ -330,7 +332,12 @@ class _Thread:
 
     def _run(self) -> None:
         while True:
-            job = self._jobs.get()
+            try:
+                job = self._jobs.get(timeout=LOOK_S)
+            except queue.Empty:
+                if self._file is None:
+                    continue
+                job = _give_way
             if job is None:
                 break
             try:
@@ -383,11 +390,19 @@ class _Thread:
     def _failed(self, error: Exception) -> None:
         self.faults += 1
         _log.warning("the cache %s: %s", self._name, error)
-        if isinstance(error, sqlite3.Error) and is_damage(error) and self._file is not None:
+        if self._file is None or not isinstance(error, sqlite3.Error | OSError):
+            return
+        is_damaged = isinstance(error, sqlite3.Error) and is_damage(error)
+        if is_damaged or self._file.is_in_the_way:
             self._gone = (self.evicted, self.expired)
             self._file.discard()
             self._file = None
             self._tried_at_s = float("-inf")
+
+
+def _give_way(file: CacheFile | None) -> None:
+    if file is not None:
+        file.give_way()
 
 
 def _tell(loop: asyncio.AbstractEventLoop, outcome: Callable[[], None]) -> None:

@@ -1,9 +1,11 @@
 """The cache's file, as the one thread that owns it sees it: rows, room, and what to do when it is damaged.
 
 Laws: the file and what SQLite keeps beside it stay within the bytes given, at all times: more than the log
-may have is written in pieces, a transaction each, so that the log has twice as much at most; nothing in it
-is worth an error, so what cannot be read is begun anew: an entry alone, or the whole file where it is more
-than that; a file that is not ours is moved aside, not deleted.
+may have is written in pieces, a transaction each, so that the log has twice as much at most; of the disk
+so much is left free as the ledger needs (`spare.py`), and what is taken of that is given back: by eviction,
+or where that fails with the whole file; nothing in it is worth an error, so what cannot be read is begun
+anew: an entry alone, or the whole file where it is more than that; a file that is not ours is moved aside,
+not deleted.
 
 SQLite lets anybody put a text where a number was: what is read is looked at before it is used.
 
@@ -27,6 +29,7 @@ import msgspec
 from windvane.core.cache.invalidation import ALL, Invalidations
 from windvane.core.cache.value import USES_MAX, WORTH_MAX, gain_of
 from windvane.ports.stores import Kept
+from windvane.stores.sqlite.spare import spare_bytes
 
 PAGE_BYTES = 4_096
 RESERVE_BYTES_MAX = 16 * 1024 * 1024
@@ -128,12 +131,14 @@ class CacheFile:
         """How often an entry was used since that was last written, and the bytes of its data."""
         self.evicted = 0
         self.expired = 0
+        self._is_told = False
         self._lock = _lock(path.with_name(f"{path.name}.lock"))
         try:
             try:
                 self._begin()
             except sqlite3.DatabaseError as error:
-                if not is_damage(error) and not isinstance(error, _Foreign | _OfAnotherVersion):
+                is_void = is_damage(error) or isinstance(error, _Foreign | _OfAnotherVersion)
+                if not is_void and not self.is_in_the_way:
                     raise
                 _put_away(path, error)
                 self._begin()
@@ -206,6 +211,8 @@ class CacheFile:
 
     def write(self, puts: Iterable[tuple[bytes, Put]]) -> None:
         """Write a group, and what was noted; then make room."""
+        if self.is_in_the_way:
+            self.make_room()
         uses, self._uses = self._uses, {}
         for used in self._pieces(uses.items(), lambda item: item[1][1]):
             with self._transaction() as cursor:
@@ -214,7 +221,10 @@ class CacheFile:
                     ({"id": number, "more": more, "age": self._age} for number, (more, _) in used),
                 )
         for piece in self._pieces(puts, lambda item: len(item[1].data)):
-            self._write(piece)
+            if self.is_in_the_way:
+                self._leave_out(piece)
+            else:
+                self._write(piece)
         self.make_room()
 
     def _pieces(self, items: Iterable[T], data_bytes: Callable[[T], int]) -> Iterator[list[T]]:
@@ -248,6 +258,12 @@ class CacheFile:
                 }
                 cursor.execute(_PUT, values)
         self.entries += more
+
+    def _leave_out(self, puts: Iterable[tuple[bytes, Put]]) -> None:
+        """There is no room for these; what is there under their keys is older."""
+        for key, _ in puts:
+            self.remove(key)
+            self.evicted += 1
 
     def all_keys(self) -> Iterator[bytes]:
         """All keys, over or not."""
@@ -317,17 +333,53 @@ class CacheFile:
 
     def make_room(self) -> None:
         """Evict until there is room, and give back to the disk what is not used."""
-        if self._used_pages() > self._pages_max or self.entries > self._entries_max:
+        if self.is_in_the_way:
+            self._tell()
+            self._end_log()
+        pages_max = self._pages_allowed()
+        if self._used_pages() > pages_max or self.entries > self._entries_max:
             for _ in range(ROWS_EVICTED_MAX // self._rows_at_once):
-                self._evict()
-                has_bytes = self._used_pages() <= self._pages_max * ROOM_LEFT
+                self._evict(pages_max)
+                has_bytes = self._used_pages() <= pages_max * ROOM_LEFT or not self.entries
                 if has_bytes and self.entries <= self._entries_max:
                     break
-        excess = self._pragma("page_count") - self._pages_max
+        excess = self._pragma("page_count") - pages_max
+        excess = min(excess, self._pragma("freelist_count"))
         for _ in range(0, excess, self._pages_at_once):
             self._vacuum(min(excess, self._pages_at_once))
-        if excess * PAGE_BYTES > self._wal_bytes:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if excess * PAGE_BYTES > self._wal_bytes or self.is_in_the_way:
+            self._end_log()
+
+    def give_way(self) -> None:
+        """Give back what others need of the disk, if there is anything to give."""
+        if self.is_in_the_way and (self.entries or self._pragma("freelist_count")):
+            self.make_room()
+
+    @property
+    def is_in_the_way(self) -> bool:
+        """Whether less is left of the disk than must be."""
+        return spare_bytes(self._path.parent) < 0
+
+    def _pages_allowed(self) -> int:
+        """Pages that the file may have: within its bytes, and within what the disk has to spare. Pages that
+        are in the log alone will want room in the file too."""
+        pages = self._pragma("page_count")
+        unwritten = max(pages * PAGE_BYTES - self._path.stat().st_size, 0)
+        spare = spare_bytes(self._path.parent) - unwritten
+        return max(min(self._pages_max, pages + spare // PAGE_BYTES), 0)
+
+    def _end_log(self) -> None:
+        """Bring all that the log has into the file, and give its room back."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            _log.warning(
+                "the disk of the cache %s has so little left that the ledger may need it: the cache gives"
+                " way, and keeps no more than leaves it free",
+                self._path,
+            )
 
     def give_back_some(self) -> bool:
         """Give back to the disk some of what is not used; whether that was all."""
@@ -335,7 +387,7 @@ class CacheFile:
         self._vacuum(self._pages_at_once)
         if 0 < self._pragma("freelist_count") < unused:
             return False
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._end_log()
         return True
 
     @property
@@ -347,9 +399,9 @@ class CacheFile:
         # By `executescript`, which goes on to the end; `execute` would free one page and stop.
         self._connection.executescript(f"PRAGMA incremental_vacuum({pages})")
 
-    def _evict(self) -> None:
+    def _evict(self, pages_max: int) -> None:
         """Delete a few: what is over, or else what is worth least."""
-        used, most = self._used_pages(), self._pages_max * ROOM_LEFT
+        used, most = self._used_pages(), pages_max * ROOM_LEFT
         share = max(used - most, 0) / max(used, 1)
         wanted = max(int(self.entries * share) + 1, self.entries - self._entries_max)
         wanted = min(wanted, self._rows_at_once)
@@ -500,6 +552,8 @@ def _put_away(path: Path, error: sqlite3.DatabaseError) -> None:
         aside = path.with_name(f"{path.name}.aside")
         _log.warning("%s is not a cache (%s); it is now %s", path, error, aside)
         path.replace(aside)
+    elif not is_damage(error):
+        _log.warning("the disk has no room for the cache %s (%s); beginning a new one", path, error)
     else:
         _log.warning("the cache %s is damaged (%s); beginning a new one", path, error)
     _delete(path)
