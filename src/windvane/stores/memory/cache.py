@@ -43,7 +43,7 @@ AGE_OVER = 8
 everything that comes after more valuable than those."""
 SWEPT_PER_PUT = 2
 """Places looked at for expired entries with each put: they are found within one turnover."""
-REMOVED_AT_ONCE = 4_096
+REMOVED_AT_ONCE = 1_024
 """Places looked at between two turns of the loop when entries are removed by tag."""
 REMEMBERED_MIN, REMEMBERED_MAX = 1 << 12, 1 << 20
 """Bytes that remember how often evicted keys were asked for."""
