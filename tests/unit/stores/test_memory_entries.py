@@ -224,6 +224,16 @@ def test_columns_are_copied_a_piece_at_a_time_and_what_is_copied_goes_back() -> 
     assert all(entries.data(entries.find(key)) == key for key in keys)
 
 
+def test_all_is_forgotten_also_where_there_is_no_memory_for_an_empty_one() -> None:
+    cache = MemoryCache(1 << 20, monotonic_s=lambda: 0.0, rng=Random(1))
+    for number in range(1_000):
+        cache.put_now(b"%d" % number, b"x", tags=("tag",), keep_s=1.0, worth=1.0)
+    with patch("windvane.stores.memory.entries.mapped", side_effect=OSError):
+        assert cache.clear_now() == 1_000
+    assert (cache.get_now(b"1"), cache._tags.held_bytes) == (None, 0)
+    check(cache._entries)
+
+
 def test_keys_of_one_hash_are_not_taken_for_each_other() -> None:
     entries = Entries(1 << 20)
     with patch("windvane.stores.memory.entries.HASH_MASK", 0):

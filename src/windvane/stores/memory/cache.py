@@ -205,8 +205,12 @@ class MemoryCache:
     def clear_now(self) -> int:
         """Forget all, without waiting; how many there were."""
         count = self._entries.count
-        self._entries = Entries(self._bytes_max)
-        self._tags = _TagSets()
+        try:
+            self._entries = Entries(self._bytes_max)
+            self._tags = _TagSets()
+        except OSError:  # no memory, not for an empty one either
+            for place in range(count - 1, -1, -1):
+                self._drop(place)
         return count
 
     async def stats(self) -> CacheStats:
