@@ -289,6 +289,25 @@ def test_a_reading_takes_no_more_than_it_is_counted_as(case: str) -> None:
     run_virtual(story())
 
 
+def test_an_entry_that_is_found_again_is_not_unpacked_again_nor_weighed() -> None:
+    """Though each look-up is given a copy of its bytes: memory has them in no object."""
+
+    async def story() -> None:
+        scene = Scene(scope="shared", settings={"auth": AUTH, "routes": ROUTES})
+        said: dict[str, object] = {"model": "small", "messages": HEAVY["short"]}
+        for _ in range(2):
+            await ask(scene, said, True, key=KEYS[0], headers={})
+        known = scene.engine.recall.find(msgspec.json.encode(said))
+        assert known is not None and not known.is_used
+        kept = known.kept
+        await ask(scene, said, True, key=KEYS[0], headers={})
+        assert known.kept is kept is known.sized
+        assert known.is_used, "it is spared when room is short"
+        await scene.close()
+
+    run_virtual(story())
+
+
 def test_one_body_read_twice_is_counted_once() -> None:
     """Two who come at once each read it."""
     recall = Recall()

@@ -230,7 +230,7 @@ class Lookup:
     def _found(self, ask: Ask, data: bytes, reading: Reading | None = None) -> Found | None:
         """What these bytes are good for."""
         kept = None if reading is None else reading.kept
-        if kept is not None and kept[0] is data:
+        if kept is not None and kept[0] == data:
             entry: CacheEntry | None = kept[1]
         else:
             entry = _read(data, ask.key)

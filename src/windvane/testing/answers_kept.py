@@ -13,8 +13,8 @@ DISMISSED_S = 0.5
 
 
 class KeptAnswers:
-    """Implements `ResponseCache`, without bounds. `look_s` is how long a look behind the memory takes;
-    `looks` counts them."""
+    """Implements `ResponseCache`, without bounds; gives out copies, as memory does. `look_s` is how long a
+    look behind the memory takes; `looks` counts them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -33,11 +33,11 @@ class KeptAnswers:
         if found is not None and self._clock.monotonic_s() >= found[2]:
             del self.kept[key]
             return None
-        return None if found is None else found[0]
+        return None if found is None else bytes(memoryview(found[0]))
 
     def peek(self, key: bytes) -> bytes | None:
         found = self.kept.get(key)
-        return None if found is None else found[0]
+        return None if found is None else bytes(memoryview(found[0]))
 
     async def get(self, key: bytes) -> bytes | None:
         await self._look()

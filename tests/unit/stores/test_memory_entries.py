@@ -1,5 +1,7 @@
 """Entries outside of the heap: what was put is found, slots and places have no gaps, and all is counted."""
 
+import errno
+import mmap
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,13 @@ from hypothesis import strategies as st
 
 from windvane.stores.memory import slabs
 from windvane.stores.memory.cache import MemoryCache
-from windvane.stores.memory.entries import BACK_BYTES, NOWHERE, PLACE_BYTES, Entries
+from windvane.stores.memory.entries import (
+    BACK_BYTES,
+    COPIED_AT_ONCE,
+    NOWHERE,
+    PLACE_BYTES,
+    Entries,
+)
 from windvane.stores.memory.slabs import COUNTED_BYTES, PAGE_BYTES, Slabs, whole_pages
 
 ROOMS = [1 << 18, 1 << 24, 1 << 26, 1 << 34]
@@ -164,6 +172,66 @@ def test_thousands_come_and_go_and_nothing_is_left(room: int) -> None:
         entries.drop(entries.find(key))
     assert (entries.held_bytes, entries._slabs.held_bytes) == (0, 0)
     assert all(mapping.closed for mapping in entries.mappings)
+
+
+class Locked(mmap.mmap):
+    """Memory that cannot be given back, as after `mlockall`."""
+
+    def madvise(self, option: int, *where: int) -> None:
+        if option == mmap.MADV_DONTNEED:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+
+@pytest.mark.skipif(not slabs.GIVES_BACK, reason="nothing is given back there")
+@pytest.mark.parametrize("room", ROOMS)
+def test_where_nothing_can_be_given_back_nothing_is_lost_and_it_stays_counted(room: int) -> None:
+    now_s, rng, put = 0.0, Random(room), {}
+    with patch.object(slabs.mmap, "mmap", Locked):
+        cache = MemoryCache(room, monotonic_s=lambda: now_s, rng=Random(1), entry_bytes_max=room)
+        for step in range(6_000):
+            now_s += 0.01
+            key, data = b"%d" % rng.randrange(2_000), rng.randbytes(8) * rng.randrange(600)
+            if step > 4_000:
+                key, data = b"%d" % step, b""  # columns grow and shrink
+            if cache.put_now(key, data, tags=(), keep_s=rng.choice([1.0, 99.0]), worth=1.0):
+                put[key] = data
+            else:
+                put.pop(key, None)
+            assert cache._entries.held_bytes + cache._tags.held_bytes <= room
+            asked = rng.choice(list(put))
+            assert cache.get_now(asked) in (None, put[asked])
+        check_chains(cache._entries)
+        for place in range(cache._entries.count):
+            key = cache._entries.key(place)
+            assert cache._entries.find(key) == place and cache._entries.data(place) == put[key]
+
+
+def test_columns_are_copied_a_piece_at_a_time_and_what_is_copied_goes_back() -> None:
+    """Or a column of a million items would be in memory twice, beside a room that is full."""
+    pieces: list[tuple[int, int]] = []
+
+    def noted(mapping: mmap.mmap, begin: int, end: int) -> bool:
+        pieces.append((begin, end))
+        return slabs.give_back(mapping, begin, end)
+
+    entries, keys = Entries(1 << 34), [b"%d" % number for number in range(30_000)]
+    with patch("windvane.stores.memory.entries.give_back", noted):
+        for key in keys:
+            entries.add(key, key)
+        assert len(pieces) > 200
+        assert all(end - begin <= 8 * COPIED_AT_ONCE for begin, end in pieces)
+        assert sum(end - begin for begin, end in pieces) > 2 * len(keys) * PLACE_BYTES
+    assert all(entries.data(entries.find(key)) == key for key in keys)
+
+
+def test_all_is_forgotten_also_where_there_is_no_memory_for_an_empty_one() -> None:
+    cache = MemoryCache(1 << 20, monotonic_s=lambda: 0.0, rng=Random(1))
+    for number in range(1_000):
+        cache.put_now(b"%d" % number, b"x", tags=("tag",), keep_s=1.0, worth=1.0)
+    with patch("windvane.stores.memory.entries.mapped", side_effect=OSError):
+        assert cache.clear_now() == 1_000
+    assert (cache.get_now(b"1"), cache._tags.held_bytes) == (None, 0)
+    check(cache._entries)
 
 
 def test_keys_of_one_hash_are_not_taken_for_each_other() -> None:

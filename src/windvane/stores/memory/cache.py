@@ -43,7 +43,7 @@ AGE_OVER = 8
 everything that comes after more valuable than those."""
 SWEPT_PER_PUT = 2
 """Places looked at for expired entries with each put: they are found within one turnover."""
-REMOVED_AT_ONCE = 4_096
+REMOVED_AT_ONCE = 1_024
 """Places looked at between two turns of the loop when entries are removed by tag."""
 REMEMBERED_MIN, REMEMBERED_MAX = 1 << 12, 1 << 20
 """Bytes that remember how often evicted keys were asked for."""
@@ -205,8 +205,12 @@ class MemoryCache:
     def clear_now(self) -> int:
         """Forget all, without waiting; how many there were."""
         count = self._entries.count
-        self._entries = Entries(self._bytes_max)
-        self._tags = _TagSets()
+        try:
+            self._entries = Entries(self._bytes_max)
+            self._tags = _TagSets()
+        except OSError:  # no memory, not for an empty one either
+            for place in range(count - 1, -1, -1):
+                self._drop(place)
         return count
 
     async def stats(self) -> CacheStats:

@@ -43,6 +43,8 @@ KEY_BYTES_MAX = 255
 DATA_BYTES_MAX = 1 << 31
 PLACES_MAX = (1 << 31) - 1
 CAPACITY_MIN = 64
+COPIED_AT_ONCE = 1 << 13
+"""So many items of a column are in memory twice while it is copied."""
 HASH_MASK = 0xFFFF_FFFF
 NOWHERE = -1
 
@@ -243,14 +245,19 @@ class Entries:
         capacity = -(-capacity // 8) * 8
         columns = mapped(whole_pages(capacity * PLACE_BYTES))
         kept = max(self.count, self.buckets_count)
-        at = copied = 0
+        at = old_at = 0
         for name, code in COLUMNS.items():
             end = at + capacity * WIDTHS[code]
             column = memoryview(columns)[at:end].cast(code)
             if self._capacity:
-                column[:kept] = getattr(self, name)[:kept]
-                copied += self._capacity * WIDTHS[code]
-                give_back(self._columns, copied)
+                old = getattr(self, name)
+                for first in range(0, kept, COPIED_AT_ONCE):
+                    last = min(first + COPIED_AT_ONCE, kept)
+                    column[first:last] = old[first:last]
+                    give_back(
+                        self._columns, old_at + first * WIDTHS[code], old_at + last * WIDTHS[code]
+                    )
+                old_at += self._capacity * WIDTHS[code]
             elif name == "buckets":
                 column[0] = NOWHERE
             setattr(self, name, column)

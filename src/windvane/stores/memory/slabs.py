@@ -141,9 +141,8 @@ class Slabs:
     def _give_back(self, kind: "_Kind", used_bytes: int) -> None:
         """What lies beyond the last slot, in whole pages."""
         kept, touched = whole_pages(used_bytes), whole_pages(kind.touched_bytes)
-        if kept < touched:
-            last = self.mappings[kind.mappings[-1]]
-            last.madvise(mmap.MADV_DONTNEED, kept, touched - kept)
+        if kept < touched and not give_back(self.mappings[kind.mappings[-1]], kept, touched):
+            return  # it stays, and stays counted
         self._recount(kind, used_bytes)
 
     def _copy_out(self, kind: "_Kind", used_bytes: int) -> None:
@@ -257,10 +256,18 @@ def _in_small_pages(mapping: mmap.mmap) -> None:
         return  # the kernel knows no others
 
 
-def give_back(mapping: mmap.mmap, end: int) -> None:
-    """What lies before `end`, in whole pages, where that can be done. It reads as zeros from then on."""
-    if GIVES_BACK and end >= PAGE_BYTES:
-        mapping.madvise(mmap.MADV_DONTNEED, 0, end // PAGE_BYTES * PAGE_BYTES)
+def give_back(mapping: mmap.mmap, begin: int, end: int) -> bool:
+    """What lies between, from the beginning of its page to the last whole page: it reads as zeros from then
+    on. Whether that can be done: not where it is locked into memory, as by `mlockall`."""
+    if not GIVES_BACK:
+        return False
+    begin, end = begin // PAGE_BYTES * PAGE_BYTES, end // PAGE_BYTES * PAGE_BYTES
+    try:
+        if begin < end:
+            mapping.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+    except OSError:
+        return False
+    return True
 
 
 def whole_pages(size: int) -> int:
