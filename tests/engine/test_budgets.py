@@ -648,6 +648,57 @@ def test_a_call_that_was_being_written_when_the_caller_left_is_paid(
     assert entry.output_tokens < 1.2 * tokens_least
 
 
+SPEAKS = chunk("word").replace(b'"index":0', b'"index":1')
+
+
+@pytest.mark.parametrize(
+    ("pieces", "choices"), [(chunk(""), 1), (chunk(usage=(9, 2)), 1), (SPEAKS, 2)]
+)
+def test_a_call_is_being_written_whatever_else_comes_meanwhile(pieces: bytes, choices: int) -> None:
+    """A piece with nothing in it keeps a connection open, and another choice may speak."""
+    playbook = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=900, stream=True, tools=[TOOL], n=choices)
+        << Sent("one/small")
+        >> opens()
+        >> says("one", "two")
+        << Said("onetwo")
+    )
+    for _ in range(20):
+        playbook = playbook >> passes(0.05) >> sends(pieces)
+        if choices > 1:
+            playbook = playbook << Said("word")
+    play = (
+        playbook >> leaves() << HungUp("one/small") << Settled("estimated", "cancelled") << Left()
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert entry.output_tokens >= 900
+
+
+def test_who_reads_late_and_leaves_pays_the_call_that_was_written_meanwhile() -> None:
+    """Its words lay there unread: that the call had not come by then is no news of now."""
+
+    def says_two_words(call: Call) -> None:
+        words = [(0.0, Piece(data=chunk(text), output_tokens=1)) for text in ("one", "two")]
+        call.play([(0.0, event_head()), words[0], (0.1, words[1][1]), (9.0, Ends())])
+
+    async def main() -> None:
+        stage = Stage(under({"global": budget(total=10**9)}), on_sent=says_two_words)
+        exchange = stage.accept("small", "Hello?", max_tokens=900, stream=True, tools=[TOOL])
+        stream = await stage.engine.handle(exchange)
+        assert isinstance(stream, ChunkStream)
+        chunks = aiter(stream)
+        await anext(chunks)
+        await asyncio.sleep(1)
+        await anext(chunks)
+        await stream.aclose()
+        (entry,) = stage.ledger.entries
+        assert entry.output_tokens >= 900
+        await stage.close()
+
+    run_virtual(main())
+
+
 def test_where_no_tool_may_be_called_a_silence_says_nothing() -> None:
     play = (
         Playbook(under({"global": budget(total=10**9)}))
@@ -687,6 +738,63 @@ def test_who_will_not_see_what_is_thought_pays_the_hold_when_it_leaves(
     ).run()
     (entry,) = play.stage.ledger.entries
     assert (entry.cost_nano_usd == entry.hold_nano_usd) is (fields in HIDING)
+
+
+def says_of_its_usage(usage: dict[str, Any]) -> Happening:
+    """It bills what it says of both, however that adds up."""
+    whole = msgspec.json.decode(completion("word", None))
+    data = msgspec.json.encode({**whole, "usage": usage})
+
+    async def bills(play: Play) -> None:
+        (call,) = play.stage.transport.open_calls
+        call.input_tokens = usage["prompt_tokens"]
+        play.play(json_head(), Piece(data=data, output_tokens=usage["completion_tokens"]), Ends())
+
+    return Happening(f"bills {usage}", bills)
+
+
+@pytest.mark.parametrize("details", [{"cached_tokens": 10**6}, {"cache_write_tokens": 10**6}])
+def test_a_usage_that_contradicts_itself_is_no_more_than_the_request_can_be(
+    details: dict[str, int],
+) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": details}
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=100)
+        << Sent("one/small")
+        >> says_of_its_usage(usage)
+        << Settled("estimated", "ok")
+        << Said("word")
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert entry.cost_nano_usd is not None and entry.cost_nano_usd <= held(100)
+    assert entry.cache_creation_input_tokens <= entry.input_tokens < 10**6
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        {"total_tokens": 10**6 + 920},
+        {"prompt_tokens_details": {"cached_tokens": 10**6 + 1}},
+    ],
+)
+def test_what_a_provider_counts_of_a_request_is_not_cut_for_what_else_it_says(
+    contradiction: dict[str, Any],
+) -> None:
+    """It is its bill, though it is more than the request can be: that is told."""
+    usage = {"prompt_tokens": 10**6, "completion_tokens": 900, **contradiction}
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=100)
+        << Sent("one/small")
+        >> says_of_its_usage(usage)
+        << Breached()
+        << Settled("estimated", "ok")
+        << Said("word")
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert entry.cost_nano_usd is not None
+    assert entry.cost_nano_usd >= 10**6 * INPUT + 900 * OUTPUT
 
 
 def mistral_alone() -> Config:

@@ -54,8 +54,9 @@ class Attempt:
     """That of its day, by which it was held and will be settled."""
     state: AttemptState = _HELD
     first_chunk_s: float | None = None
-    last_chunk_s: float | None = None
-    """When something last came of a stream."""
+    calling_since_s: float | None = None
+    """Since when it may be writing a call of a tool, in a stream, of which nothing has come. Of several
+    choices one may since it began, whatever the others say."""
     usage: Usage | None = None
     fault: Fault | None = None
     status: int | None = None

@@ -23,7 +23,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     that does not must add them). `cache_creation_1h_input_tokens` are those of
     `cache_creation_input_tokens` that were written to be kept for an hour, which is dearer.
     `is_so_far`: counted at the stream's beginning, before the answer was whole. `is_at_most`: what the
-    provider said does not add up, and no more than this can be meant.
+    provider said does not add up, and no more than this can be meant. `contested_input_tokens` are those
+    of `input_tokens` that may have been counted twice then.
     """
 
     input_tokens: int = 0
@@ -35,6 +36,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     cache_creation_1h_input_tokens: int = 0
     is_so_far: bool = False
     is_at_most: bool = False
+    contested_input_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

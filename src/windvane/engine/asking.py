@@ -13,6 +13,7 @@ import msgspec
 from windvane.core.chat import Chunk, Completion
 from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.engine.estimating import may_call
 from windvane.engine.snapshot import Upstream
 from windvane.engine.watchdog import Watchdog
 from windvane.ports.clock import Clock
@@ -40,6 +41,8 @@ class OpenStream:
         "_bytes",
         "_clock",
         "_is_ended",
+        "_is_noting",
+        "_read_s",
         "_reader",
         "_request",
         "_response",
@@ -69,6 +72,10 @@ class OpenStream:
         self._watchdog = watchdog
         self._reader = upstream.provider.read_stream(exchange.received_at_us // 1_000_000)
         self._is_ended = False
+        is_calling = may_call(exchange.request)
+        attempt.calling_since_s = attempt.started_s if is_calling else None
+        self._is_noting = is_calling and exchange.request.n == 1
+        self._read_s = clock.monotonic_s()
         self._bytes = 0
         self.fold = fold
         self.first: list[Chunk] = []
@@ -83,6 +90,7 @@ class OpenStream:
         if self._is_ended:
             return []
         self._watchdog.expect(what, within_s)
+        asked_s, said = self._clock.monotonic_s() if self._is_noting else 0.0, self.fold.chunks
         try:
             if self._reader.failure is not None:
                 raise self._reader.failure
@@ -91,11 +99,12 @@ class OpenStream:
                 if self._bytes > REPLY_BYTES_MAX:
                     raise error_of(_unreadable(f"it is larger than {REPLY_BYTES_MAX} bytes"))
                 if chunks := self._reader.feed(piece):
-                    self._attempt.last_chunk_s = self._clock.monotonic_s()
                     for chunk in chunks:
                         if not (chunk.is_plain or (chunk.id and chunk.model)):
                             _name(chunk, self.fold.id or self._answer_id, self._attempt)
                         self.fold.add(chunk)
+                    if self._is_noting:
+                        self._note(asked_s, is_saying=self.fold.chunks > said)
                     return chunks
         except WindvaneError as error:
             raise discreet(error, self._request, self._upstream) from error
@@ -108,6 +117,14 @@ class OpenStream:
         self._check_end()
         self._is_ended = True
         return []
+
+    def _note(self, asked_s: float, *, is_saying: bool) -> None:
+        """Something was read, for which was asked at `asked_s`. A call may be being written since then, if
+        that said anything; or since what came before was read: whoever asks late finds it waiting."""
+        now_s = self._clock.monotonic_s()
+        if is_saying:
+            self._attempt.calling_since_s = now_s - (asked_s - self._read_s)
+        self._read_s = now_s
 
     def _check_end(self) -> None:
         """A dead stream must not end like a good one, whatever marker it ends with."""

@@ -7,8 +7,8 @@ usual ratio would be nearer to the truth, and below it at times: then a budget w
   the dearest rates that such a request could meet.
 - Output: every byte that came may have been a token, a form around it besides. What was cut off may be
   longer than what came: a provider goes on until it learns of the end. It is taken to go on as fast as
-  it did, with pieces as long as the longest. Where tools are offered it may have written a call since the
-  last piece came, as fast as any: most show it when it is whole. Bytes that came and were not read are
+  it did, with pieces as long as the longest. Where tools are offered it may have written a call since it
+  last said something, as fast as any: most show it when it is whole. Bytes that came and were not read are
   each a token too.
 - Neither is above what was asked for, nor the amount above the hold; unless so much came that it cannot
   be the tokens that were asked for: then the limit was not heeded, and what came is what counts.
@@ -39,7 +39,7 @@ PIECES_UNSEEN_MIN = 4
 PIECE_TOKENS_MIN = 32
 """As many tokens a piece may be at least that nobody saw."""
 TOKENS_PER_S_MAX = 4_000
-"""No provider writes an answer faster: the fastest say of themselves that it is some 3,000."""
+"""Few write an answer faster: of those that load a model the fastest say that it is some 3,000."""
 CHOICE_TOKENS = 16
 CALL_TOKENS = 64
 """What the form around an answer and around each call may take, which is never shown."""
@@ -115,14 +115,13 @@ def tokens_unseen(exchange: Exchange, attempt: Attempt, fold: Fold, now_s: float
         math.ceil(fold.pieces * IN_FLIGHT_S / max(streamed_s, IN_FLIGHT_S)), PIECES_UNSEEN_MIN
     )
     tokens = pieces * max(fold.longest_piece, PIECE_TOKENS_MIN)
-    if _may_call(exchange.request):
-        silent_s = 0.0 if attempt.last_chunk_s is None else now_s - attempt.last_chunk_s
-        written = math.ceil((silent_s + IN_FLIGHT_S) * TOKENS_PER_S_MAX) * exchange.request.n
-        tokens = max(tokens, written)
+    if (since_s := attempt.calling_since_s) is not None:
+        written_s = now_s - since_s + IN_FLIGHT_S
+        tokens = max(tokens, math.ceil(written_s * TOKENS_PER_S_MAX) * exchange.request.n)
     return tokens + (fold.unread_bytes or 0)
 
 
-def _may_call(request: ChatRequest) -> bool:
+def may_call(request: ChatRequest) -> bool:
     """Whether the answer may be a call of a tool: what is written of it comes whole, at the end of it."""
     body = request.body
     return bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none"

@@ -241,16 +241,15 @@ class Settlement:
         """The provider said what was used, or what can have been at most. Not said in which service tier,
         that is the dearest in which the request may have been served; and the hold, where nobody told us
         the price of that."""
+        if usage.contested_input_tokens:
+            usage = _within(usage, input_bound(exchange, attempt.deployment))
         if usage.service_tier is None and "service_tier" in exchange.request.body:
             tier = exchange.request.body["service_tier"]
             if attempt.deployment.billing.of_tier(tier) != PERMILLE:
                 self._settle_untold_tier(exchange, attempt, usage, outcome, tier)
                 return
-        certainty = _EXACT
-        if usage.is_at_most:
-            certainty = _ESTIMATED
-            usage = _with_input_of(usage, input_bound(exchange, attempt.deployment))
         amount = amount_of(attempt, usage)
+        certainty = _ESTIMATED if usage.is_at_most else _EXACT
         self._settle(exchange, attempt, usage, certainty, amount, outcome)
 
     def _settle_untold_tier(
@@ -369,11 +368,19 @@ def amount_of(attempt: Attempt, usage: Usage) -> NanoUsd | None:
     return cost(price, usage, factor)
 
 
-def _with_input_of(usage: Usage, tokens_max: int) -> Usage:
-    """`usage`, of which no more than so many tokens were asked: no vocabulary makes more of the request."""
-    if usage.input_tokens <= tokens_max:
+def _within(usage: Usage, tokens_max: int) -> Usage:
+    """`usage`, without contested tokens that are more than the request can be: no vocabulary makes more of
+    it than `tokens_max`."""
+    asked = max(tokens_max, usage.input_tokens - usage.contested_input_tokens)
+    if usage.input_tokens <= asked:
         return usage
-    return replace(usage, input_tokens=tokens_max)
+    written = min(usage.cache_creation_input_tokens, asked - usage.cache_read_input_tokens)
+    return replace(
+        usage,
+        input_tokens=asked,
+        cache_creation_input_tokens=written,
+        cache_creation_1h_input_tokens=min(usage.cache_creation_1h_input_tokens, written),
+    )
 
 
 def saved_by_joining(leaders: LedgerEntry | None, waited_s: float) -> Saved:

@@ -152,16 +152,19 @@ def read_usage(
     if min(fresh, output, read, written, for_an_hour, for_minutes, reasoning) < 0:
         return None
     # Parts that are more than the whole may have been counted beside it: no more can be meant.
-    is_at_most = False
+    is_at_most, contested = False, 0
     if for_an_hour + for_minutes > written:
-        written, is_at_most = written + for_an_hour + for_minutes, True
+        is_at_most, contested = True, for_an_hour + for_minutes
+        written += contested
     if reasoning > output:
         output, is_at_most = output + reasoning, True
     total = fresh + read + written
     if not 0 < total <= TOKENS_MAX or output > TOKENS_MAX:
         return None
     tier = said.service_tier
-    return Usage(total, output, read, written, reasoning, tier, for_an_hour, is_so_far, is_at_most)
+    return Usage(
+        total, output, read, written, reasoning, tier, for_an_hour, is_so_far, is_at_most, contested
+    )
 
 
 def _filled(said: _Usage, before: _Usage) -> _Usage:

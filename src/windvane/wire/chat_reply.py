@@ -207,22 +207,27 @@ def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
     if details is not None and details.cache_write_tokens is not None:
         written = details.cache_write_tokens
     asked, output, total = said.prompt_tokens, said.completion_tokens, said.total_tokens
-    is_most_asked = cached < 0 or cached + written > asked
+    contested, is_most_asked = 0, cached < 0 or cached + written > asked
     if is_most_asked:
         # It may have been counted beside what was asked: then this is all of it, at no less than its price.
-        asked, cached = asked + max(cached, 0) + written, 0
+        contested = max(cached, 0) + written
+        asked, cached = asked + contested, 0
         if asked > TOKENS_MAX:
             return None
     reasoning = said.reasoning_tokens or 0
     if thought is not None and (thought.reasoning_tokens or 0) > reasoning:
         reasoning = thought.reasoning_tokens or 0
     is_at_most = False
-    if output is None or reasoning > output or (total is not None and total > asked + output):
+    if (
+        output is None
+        or reasoning > output
+        or (total is not None and total > said.prompt_tokens + output and total != asked + output)
+    ):
         output, is_at_most = _output_in_all(said, reasoning)
         if not 0 <= output <= TOKENS_MAX:
             return None
     tier, is_at_most = said.service_tier or service_tier, is_at_most or is_most_asked
-    return Usage(asked, output, cached, written, reasoning, tier, 0, False, is_at_most)
+    return Usage(asked, output, cached, written, reasoning, tier, 0, False, is_at_most, contested)
 
 
 def _output_in_all(said: _Usage, reasoning: int) -> tuple[int, bool]:

@@ -272,6 +272,7 @@ COUNTS: list[tuple[Any, Usage | None]] = [
             cache_creation_input_tokens=100,
             cache_creation_1h_input_tokens=70,
             is_at_most=True,
+            contested_input_tokens=100,
         ),
     ),
     (None, None),

@@ -104,13 +104,37 @@ def usage_of(**fields: Any) -> Usage | None:
         # Numbers as text, or as fractions of nothing, are numbers.
         ({**USAGE, "prompt_tokens": "10", "completion_tokens": 4.0}, Usage(10, 4)),
         # A part that is more than the whole was counted beside it: more cannot be meant.
-        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 11}}, Usage(21, 4, is_at_most=True)),
+        (
+            {**USAGE, "prompt_tokens_details": {"cached_tokens": 11}},
+            Usage(21, 4, is_at_most=True, contested_input_tokens=11),
+        ),
         (
             {**USAGE, "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 5}},
-            Usage(21, 4, cache_creation_input_tokens=5, is_at_most=True),
+            Usage(
+                21,
+                4,
+                cache_creation_input_tokens=5,
+                is_at_most=True,
+                contested_input_tokens=11,
+            ),
         ),
-        ({**USAGE, "prompt_cache_hit_tokens": 11}, Usage(21, 4, is_at_most=True)),
-        ({**USAGE, "prompt_token_details": {"cached_tokens": 11}}, Usage(21, 4, is_at_most=True)),
+        (
+            {**USAGE, "prompt_cache_hit_tokens": 11},
+            Usage(21, 4, is_at_most=True, contested_input_tokens=11),
+        ),
+        (
+            {**USAGE, "prompt_token_details": {"cached_tokens": 11}},
+            Usage(21, 4, is_at_most=True, contested_input_tokens=11),
+        ),
+        (
+            # What the total has above what was asked may be output, unless all adds up.
+            {**USAGE, "num_cached_tokens": 11, "total_tokens": 20},
+            Usage(21, 10, is_at_most=True, contested_input_tokens=11),
+        ),
+        (
+            {**USAGE, "num_cached_tokens": 11, "total_tokens": 25},
+            Usage(21, 4, is_at_most=True, contested_input_tokens=11),
+        ),
         ({**USAGE, "num_cached_tokens": TOKENS_MAX}, None),
         ({"prompt_tokens": 0, "completion_tokens": 0}, None),
         # What cannot be believed is no usage.
