@@ -97,6 +97,9 @@ class _NobodyAsked:
     def find(self, bearer: str, digest: bytes) -> Principal:
         return self._caller
 
+    def made_of(self, digest: bytes) -> None:
+        return None
+
 
 class _NoAdmission(Admission):
     """Takes nothing of any rate."""

@@ -620,10 +620,10 @@ TOOL: dict[str, Any] = {"type": "function", "function": {"name": "wind", "parame
 @pytest.mark.parametrize(
     ("offered", "silent_s", "tokens_least"),
     [
-        ({"tools": [TOOL]}, 1.0, 900),
-        ({"functions": [TOOL["function"]]}, 1.0, 900),
-        ({"tools": [TOOL]}, 0.1, 600),
-        ({"tools": [TOOL], "n": 2}, 0.1, 1_200),
+        ({"tools": [TOOL]}, 1.0, 9_000),
+        ({"functions": [TOOL["function"]]}, 1.0, 9_000),
+        ({"tools": [TOOL]}, 0.1, 3_000),
+        ({"tools": [TOOL], "n": 2}, 0.1, 6_000),
     ],
 )
 def test_a_call_that_was_being_written_when_the_caller_left_is_paid(
@@ -632,7 +632,7 @@ def test_a_call_that_was_being_written_when_the_caller_left_is_paid(
     """It would have come whole: of what was written of it, not a byte had come."""
     play = (
         Playbook(under({"global": budget(total=10**9)}))
-        >> ask("small", max_tokens=900, stream=True, **offered)
+        >> ask("small", max_tokens=9_000, stream=True, **offered)
         << Sent("one/small")
         >> opens()
         >> says("one", "two")
@@ -644,7 +644,7 @@ def test_a_call_that_was_being_written_when_the_caller_left_is_paid(
         << Left()
     ).run()
     (entry,) = play.stage.ledger.entries
-    assert tokens_least <= entry.output_tokens <= 900 * offered.get("n", 1)
+    assert tokens_least <= entry.output_tokens <= 9_000 * offered.get("n", 1)
     assert entry.output_tokens < 1.2 * tokens_least
 
 
@@ -658,7 +658,7 @@ def test_a_call_is_being_written_whatever_else_comes_meanwhile(pieces: bytes, ch
     """A piece with nothing in it keeps a connection open, and another choice may speak."""
     playbook = (
         Playbook(under({"global": budget(total=10**9)}))
-        >> ask("small", max_tokens=900, stream=True, tools=[TOOL], n=choices)
+        >> ask("small", max_tokens=9_000, stream=True, tools=[TOOL], n=choices)
         << Sent("one/small")
         >> opens()
         >> says("one", "two")
@@ -672,7 +672,7 @@ def test_a_call_is_being_written_whatever_else_comes_meanwhile(pieces: bytes, ch
         playbook >> leaves() << HungUp("one/small") << Settled("estimated", "cancelled") << Left()
     ).run()
     (entry,) = play.stage.ledger.entries
-    assert entry.output_tokens >= 900
+    assert entry.output_tokens >= 9_000
 
 
 def test_who_reads_late_and_leaves_pays_the_call_that_was_written_meanwhile() -> None:
@@ -684,7 +684,7 @@ def test_who_reads_late_and_leaves_pays_the_call_that_was_written_meanwhile() ->
 
     async def main() -> None:
         stage = Stage(under({"global": budget(total=10**9)}), on_sent=says_two_words)
-        exchange = stage.accept("small", "Hello?", max_tokens=900, stream=True, tools=[TOOL])
+        exchange = stage.accept("small", "Hello?", max_tokens=9_000, stream=True, tools=[TOOL])
         stream = await stage.engine.handle(exchange)
         assert isinstance(stream, ChunkStream)
         chunks = aiter(stream)
@@ -693,7 +693,7 @@ def test_who_reads_late_and_leaves_pays_the_call_that_was_written_meanwhile() ->
         await anext(chunks)
         await stream.aclose()
         (entry,) = stage.ledger.entries
-        assert entry.output_tokens >= 900
+        assert entry.output_tokens >= 9_000
         await stage.close()
 
     run_virtual(main())

@@ -148,9 +148,8 @@ class Shares:
         had.lately_us += cost_us
         had.asked += 1
         if had.asked <= KNOWN_FROM:
-            self.slot_end_us = (
-                0  # what is kept for one who is new is not worked out at the slot's end only
-            )
+            # What is kept for one who is new is worked out at once.
+            self.slot_end_us = 0
         return Portion(part, cost_us)
 
     def correct(self, portion: Portion, cost_us: int, now_us: int) -> None:

@@ -38,8 +38,9 @@ PIECES_UNSEEN_MIN = 4
 """As many pieces it may have made at least that never came."""
 PIECE_TOKENS_MIN = 32
 """As many tokens a piece may be at least that nobody saw."""
-TOKENS_PER_S_MAX = 4_000
-"""Few write an answer faster: of those that load a model the fastest say that it is some 3,000."""
+TOKENS_PER_S_MAX = 20_000
+"""Nobody is known to write an answer faster: chips that are one model are said to reach 17,000, and of
+those that load a model the fastest some 3,000."""
 CHOICE_TOKENS = 16
 CALL_TOKENS = 64
 """What the form around an answer and around each call may take, which is never shown."""
