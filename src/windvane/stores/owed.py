@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from windvane.core.cache.invalidation import ALL, TAGS_MAX
+from windvane.stores.folder import sync_folder
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -85,8 +86,4 @@ def _write(path: Path, text: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from windvane.stores.folder import sync_folder
+
 ROOM_BYTES = 16 * 1024
 """For some hundred keys. More than that is written all the same, if the disk has room."""
 
@@ -78,8 +80,4 @@ def _write(path: Path, place: int, data: bytes) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

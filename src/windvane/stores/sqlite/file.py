@@ -14,6 +14,8 @@ import sqlite3
 from importlib import resources
 from pathlib import Path
 
+from windvane.stores.folder import sync_folder
+
 CHECKED_BYTES_MAX = 8 * 1024 * 1024
 """A file up to this size is read through at start (in less than a tenth of a second); of a larger one,
 damage is met when it is read or written."""
@@ -95,11 +97,7 @@ def _make(path: Path) -> None:
     finally:
         connection.close()
     draft.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def tell_of_new(path: Path) -> None:
