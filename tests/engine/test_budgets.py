@@ -699,6 +699,26 @@ def test_who_reads_late_and_leaves_pays_the_call_that_was_written_meanwhile() ->
     run_virtual(main())
 
 
+def test_once_an_answer_has_ended_no_call_is_being_written() -> None:
+    """Its usage alone is still to come."""
+    play = (
+        Playbook(under({"global": budget(total=10**9)}))
+        >> ask("small", max_tokens=9_000, stream=True, tools=[TOOL])
+        << Sent("one/small")
+        >> opens()
+        >> says("one", "two")
+        << Said("onetwo")
+        >> finishes()
+        >> passes(1)
+        >> leaves()
+        << HungUp("one/small")
+        << Settled("estimated", "cancelled")
+        << Left()
+    ).run()
+    (entry,) = play.stage.ledger.entries
+    assert entry.output_tokens < 900
+
+
 def test_where_no_tool_may_be_called_a_silence_says_nothing() -> None:
     play = (
         Playbook(under({"global": budget(total=10**9)}))

@@ -116,7 +116,8 @@ def tokens_unseen(exchange: Exchange, attempt: Attempt, fold: Fold, now_s: float
         math.ceil(fold.pieces * IN_FLIGHT_S / max(streamed_s, IN_FLIGHT_S)), PIECES_UNSEEN_MIN
     )
     tokens = pieces * max(fold.longest_piece, PIECE_TOKENS_MIN)
-    if (since_s := attempt.calling_since_s) is not None:
+    since_s = attempt.calling_since_s
+    if since_s is not None and not fold.has_all(exchange.request.n):
         written_s = now_s - since_s + IN_FLIGHT_S
         tokens = max(tokens, math.ceil(written_s * TOKENS_PER_S_MAX) * exchange.request.n)
     return tokens + (fold.unread_bytes or 0)
