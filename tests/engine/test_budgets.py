@@ -719,10 +719,17 @@ def test_once_an_answer_has_ended_no_call_is_being_written() -> None:
     assert entry.output_tokens < 900
 
 
-def test_where_no_tool_may_be_called_a_silence_says_nothing() -> None:
+@pytest.mark.parametrize(
+    "refusing",
+    [
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"functions": [TOOL["function"]], "function_call": "none"},
+    ],
+)
+def test_where_no_tool_may_be_called_a_silence_says_nothing(refusing: dict[str, Any]) -> None:
     play = (
         Playbook(under({"global": budget(total=10**9)}))
-        >> ask("small", max_tokens=900, stream=True, tools=[TOOL], tool_choice="none")
+        >> ask("small", max_tokens=900, stream=True, **refusing)
         << Sent("one/small")
         >> opens()
         >> says("one", "two")

@@ -106,8 +106,9 @@ async def test_the_cache_leaves_the_ledger_its_room(
                 caller.work(20)  # never refused
             await caller.settled_is_kept()
             assert least >= floor - 2 * WAL_BYTES_MAX
+            # The ledger's own files may be in the floor; of the cache there is nothing in it then.
             async with asyncio.timeout(WITHIN_S):
-                while free(place) < floor - MIB:
+                while free(place) < floor - MIB and cache_bytes(place) > MIB:
                     await asyncio.sleep(0.1)
             taken = cache_bytes(place)
             if mebibytes > 100:

@@ -126,7 +126,9 @@ def tokens_unseen(exchange: Exchange, attempt: Attempt, fold: Fold, now_s: float
 def may_call(request: ChatRequest) -> bool:
     """Whether the answer may be a call of a tool: what is written of it comes whole, at the end of it."""
     body = request.body
-    return bool(body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none"
+    if "none" in (body.get("tool_choice"), body.get("function_call")):
+        return False
+    return bool(body.get("tools") or body.get("functions"))
 
 
 def may_think(exchange: Exchange, attempt: Attempt) -> bool:
