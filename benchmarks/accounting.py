@@ -19,7 +19,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from unittest import mock
 
 import uvicorn
@@ -117,15 +117,22 @@ class _NoAdmission(Admission):
         pass
 
 
+BOUND_TO_NOTHING = Bound(
+    hold_nano_usd=ZERO, scopes=(scope("model", "none"),), at_us=0, price=None, resolved_model=""
+)
+
+
+def _bound_to_nothing(exchange: Exchange, deployment: Deployment) -> Bound:
+    del exchange, deployment
+    return BOUND_TO_NOTHING
+
+
 class _NoSettlement(Settlement):
     """Holds nothing, writes nothing down, and works out no price."""
 
-    bound_to_nothing = Bound(
-        hold_nano_usd=ZERO, scopes=(scope("model", "none"),), at_us=0, price=None, resolved_model=""
-    )
-
-    def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
-        return self.bound_to_nothing
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.bound = _bound_to_nothing
 
     def reserve(
         self, exchange: Exchange, candidate: Candidate, bound: Bound, lease: RateLease | None = None

@@ -326,6 +326,43 @@ def test_an_unknown_price_is_not_zero() -> None:
     assert play.exchanges[0].cost_nano_usd is None
 
 
+def test_a_request_costs_what_all_its_attempts_cost() -> None:
+    play = (
+        Playbook()
+        >> ask("small", max_tokens=5)
+        << Sent("one/small")
+        >> head()
+        >> breaks()
+        << Settled("assumed", "stream_broken")
+        << JITTER
+        << Sent("one/small")
+        >> answer("hello")
+        << Settled("exact", "ok")
+        << Said("hello")
+    ).run()
+    (exchange,) = play.exchanges
+    costs = [attempt.entry.cost_nano_usd for attempt in exchange.attempts if attempt.entry]
+    assert len(costs) == 2 and all(costs)
+    assert exchange.cost_nano_usd == sum(costs)
+
+
+def test_what_a_request_costs_is_not_known_when_one_attempt_is_not() -> None:
+    play = (
+        Playbook()
+        >> ask("odd")
+        << Sent("one/odd")
+        >> head()
+        >> breaks()
+        << Settled("assumed", "stream_broken", cost=None)
+        << JITTER
+        << Sent("one/odd")
+        >> status(404)
+        << Settled("exact", "not_found", cost=0)
+        << Failed("not_found", 404)
+    ).run()
+    assert play.exchanges[0].cost_nano_usd is None
+
+
 def test_nothing_is_sent_for_a_retired_model() -> None:
     config = two_providers()
     maker = ProviderConfig(

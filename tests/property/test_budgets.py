@@ -146,9 +146,22 @@ def exchange_of(body: dict[str, Any], cap: int | None = None, may_clamp: bool = 
     )
 
 
+class _Noon:
+    """A clock that is set by hand, and stands still."""
+
+    def __init__(self) -> None:
+        self.now_us = NOW_US
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+    def wall_us(self) -> int:
+        return self.now_us
+
+
 def bound_of(exchange: Exchange, deployment: Deployment, left: int) -> Bound:
     table = BudgetTable({GLOBAL: BudgetTerms(total=NanoUsd(left))})
-    return Bounder(MemoryBudgets(table), lambda *_: None).bound(exchange, deployment, NOW_US)
+    return Bounder(MemoryBudgets(table), _Noon(), lambda *_: None).bound(exchange, deployment)
 
 
 def sent_by(exchange: Exchange, kind: str, deployment: Deployment, bound: Bound) -> dict[str, Any]:
@@ -360,8 +373,8 @@ def test_an_unknown_price_is_refused_under_a_budget_and_held_as_unknown_without(
     deployment = Deployment(id="x/odd", provider="x", model="odd")
     with pytest.raises(WindvaneError, match="the price of odd"):
         bound_of(exchange, deployment, 10**12)
-    free = Bounder(MemoryBudgets(BudgetTable({})), lambda *_: None)
-    assert free.bound(exchange, deployment, NOW_US).hold_nano_usd is None
+    free = Bounder(MemoryBudgets(BudgetTable({})), _Noon(), lambda *_: None)
+    assert free.bound(exchange, deployment).hold_nano_usd is None
 
 
 class _Unhurried(Bounder):
@@ -387,9 +400,9 @@ def test_a_plain_request_is_bounded_as_any_is(
     terms = {} if left is None else {GLOBAL: BudgetTerms(total=NanoUsd(left))}
     bounds: list[Bound | str] = []
     for kind in (Bounder, _Unhurried):
-        bounder = kind(MemoryBudgets(BudgetTable(terms)), lambda *_: None)
+        bounder = kind(MemoryBudgets(BudgetTable(terms)), _Noon(), lambda *_: None)
         try:
-            bounds.append(bounder.bound(exchange_of(body, cap), deployment, NOW_US))
+            bounds.append(bounder.bound(exchange_of(body, cap), deployment))
         except WindvaneError as error:
             bounds.append(str(error))
     assert bounds[0] == bounds[1]
@@ -407,12 +420,13 @@ def test_a_bound_goes_by_the_price_of_its_day() -> None:
     deployment = Deployment(id="x/m", provider="x", model="m", card=card)
     messages = [{"role": "user", "content": "hi"}]
     exchange = exchange_of({"model": "m", "messages": messages, "max_tokens": 1})
-    bounder = Bounder(MemoryBudgets(BudgetTable({})), lambda *_: None)
+    clock = _Noon()
+    bounder = Bounder(MemoryBudgets(BudgetTable({})), clock, lambda *_: None)
     midnight_us = NOW_US + US_PER_DAY // 2
-    # The clock may be set back.
-    bounds = [
-        bounder.bound(exchange, deployment, midnight_us + passed_us) for passed_us in (-1, 0, -1)
-    ]
+    bounds = []
+    for passed_us in (-1, 0, -1):  # the clock may be set back
+        clock.now_us = midnight_us + passed_us
+        bounds.append(bounder.bound(exchange, deployment))
     assert [(bound.price, bound.hold_nano_usd) for bound in bounds] == [
         (before, 1),
         (after, 2),

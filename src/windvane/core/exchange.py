@@ -201,13 +201,6 @@ class Exchange(msgspec.Struct):
             return self.answered_by
         return self.attempts[-1] if self.attempts else None
 
-    def pay(self, cost: NanoUsd | None) -> None:
-        """An attempt is settled: it cost so much, or nobody knows how much."""
-        total = self.cost_nano_usd
-        self.cost_nano_usd = (
-            None if total is None or cost is None else total + cost  # type: ignore[assignment]
-        )
-
     def end(self, now_s: float) -> None:
         """Mark the end. Ending twice is our own bug."""
         assert self.ended_s is None, f"{self.id} ended twice"

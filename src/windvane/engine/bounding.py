@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 import msgspec
 
 from windvane.core.analysis import Analysis
-from windvane.core.analysis.tokens import tokens_upper_bound
+from windvane.core.analysis.tokens import TEMPLATE_TOKENS_MAX, tokens_upper_bound
 from windvane.core.budgets import US_PER_DAY, US_PER_S, Account, Period, tightest
 from windvane.core.catalog.prices import PERMILLE, Dearest, Price, WorstCase, cost, dearest
 from windvane.core.deployment import UNKNOWN_TIER_PERMILLE, Deployment, keeps_for_an_hour
@@ -29,9 +29,10 @@ from windvane.core.faults import (
     error_of,
 )
 from windvane.core.free_fields import FREE_FIELDS
-from windvane.core.money import NanoUsd, usd_text
+from windvane.core.money import AMOUNT_MAX, NanoUsd, usd_text
 from windvane.core.principal import MODEL, Principal, Scope, scope, told_as
 from windvane.core.usage import Usage
+from windvane.ports.clock import Clock
 from windvane.ports.stores import BudgetStore
 
 TOKENS_UNBOUNDED = 131_072
@@ -124,8 +125,11 @@ class Tariff:
 class Bounder:
     """Works out bounds, with what budgets have left."""
 
-    def __init__(self, budgets: BudgetStore, on_refused: Callable[[Account, int], None]) -> None:
+    def __init__(
+        self, budgets: BudgetStore, clock: Clock, on_refused: Callable[[Account, int], None]
+    ) -> None:
         self._budgets = budgets
+        self._clock = clock
         self._on_refused = on_refused
         self._distrusted: set[str] = set()
         self._tariffs: dict[str, Tariff] = {}
@@ -162,43 +166,77 @@ class Bounder:
         self._distrusted.add(deployment.id)
         self._tariffs.pop(deployment.id, None)
 
-    def bound(self, exchange: Exchange, deployment: Deployment, now_us: int) -> Bound:
-        """The bound of an attempt at `deployment` now.
+    def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
+        """What an attempt at `deployment` may cost at most now, and the limit it goes out with.
 
         Raises PermissionDeniedError when a budget applies and the price is not known, and
         BudgetExceededError when what is left does not cover an answer.
         """
         principal, analysis, request = exchange.principal, exchange.analysis, exchange.request
         assert principal is not None and analysis is not None
-        tariff = self.tariff(deployment, now_us)
-        price, model = tariff.price, tariff.resolved_model
+        now_us = self._clock.wall_us()
+        # Nearly always it is known: then no call is made for it.
+        tariff = self._tariffs.get(deployment.id)
+        if (
+            tariff is None
+            or tariff.deployment is not deployment
+            or not self._day_from_us <= now_us < self._day_until_us
+        ):
+            tariff = self.tariff(deployment, now_us)
         scopes = exchange.scopes + tariff.scopes
         asked = request.output_tokens_max or None  # zero is no limit to some servers
         cap = principal.output_tokens_max
         capped = None if cap is None and asked else _capped(asked, cap, tariff)
-        sent = capped or asked
-        budgets = self._budgets
-        room = None if budgets.table.is_empty else budgets.room(scopes, now_us)
-        is_plain = _PLAIN.issuperset(request.body) and not (analysis.audio or analysis.documents)
-        rates = tariff.plain
-        if is_plain and rates is not None and sent is not None and request.n == 1:
-            # Nearly all are so, and there is room for nearly all.
-            input_max = tokens_upper_bound(
-                exchange.body_bytes,
-                analysis.messages,
-                analysis.images,
-                analysis.tools,
-                tariff.image_tokens_max,
+        sent, rates = capped or asked, tariff.plain
+        if (
+            sent is not None
+            and rates is not None
+            and request.n == 1
+            and _PLAIN.issuperset(request.body)
+            and not (analysis.audio or analysis.documents)
+        ):
+            # Nearly all are so, and there is room for nearly all: no more calls are made for them.
+            input_max = (
+                exchange.body_bytes
+                + TEMPLATE_TOKENS_MAX * (analysis.messages + analysis.tools + 1)
+                + tariff.image_tokens_max * analysis.images
             )
-            amount = rates.amount(input_max, sent)
-            if room is None or amount <= room:
-                return Bound(amount, scopes, now_us, price, model, capped)
+            divisor = rates.divisor
+            amount = (input_max * rates.input + sent * rates.output + (divisor - 1)) // divisor
+            room = None if self._budgets.table.is_empty else self._budgets.room(scopes, now_us)
+            if amount <= (AMOUNT_MAX if room is None else room):
+                return Bound(
+                    amount,  # type: ignore[arg-type]  # to call a NewType costs more than all of that
+                    scopes,
+                    now_us,
+                    tariff.price,
+                    tariff.resolved_model,
+                    capped,
+                )
+        return self._bound_of_any(exchange, tariff, scopes, now_us, capped)
+
+    def _bound_of_any(
+        self,
+        exchange: Exchange,
+        tariff: Tariff,
+        scopes: tuple[Scope, ...],
+        now_us: int,
+        capped: int | None,
+    ) -> Bound:
+        """The bound of what may have anything in it, and of what there may be no room for."""
+        principal, analysis, request = exchange.principal, exchange.analysis, exchange.request
+        assert principal is not None and analysis is not None
+        budgets, price, model = self._budgets, tariff.price, tariff.resolved_model
+        room = None if budgets.table.is_empty else budgets.room(scopes, now_us)
         if room is None:
             return _bound_of_no_budget(exchange, tariff, scopes, now_us, capped)
+        asked = request.output_tokens_max or None
+        sent = capped or asked
+        is_plain = _PLAIN.issuperset(request.body) and not (analysis.audio or analysis.documents)
         if not (is_plain and tariff.is_sure):
             self._check_price(exchange, analysis, tariff)
         worst = _worst_case(exchange, analysis, tariff, is_plain=is_plain)
-        whole = output_bound(exchange, deployment) if sent is None else sent
+        whole = output_bound(exchange, tariff.deployment) if sent is None else sent
         amount, is_fair = worst.of(whole), sent is not None
         wanted = amount if is_fair else amount * FAIR_PARTS
         if wanted <= room:

@@ -72,18 +72,12 @@ class Settlement:
         self._budgets = budgets
         self._room = room
         self._alerts = alerts
-        self._bounder = Bounder(budgets, alerts.refused)
+        self._bounder = Bounder(budgets, clock, alerts.refused)
         self._clock = clock
         self._tell_settled = hearing(observers, AttemptSettled)
         self._tell_exceeded = hearing(observers, HoldExceeded)
         self.day = self._bounder.day
-
-    def bound(self, exchange: Exchange, deployment: Deployment) -> Bound:
-        """What an attempt at `deployment` may cost at most, and the limit it goes out with.
-
-        Raises BudgetExceededError, or PermissionDeniedError for what has no price under a budget.
-        """
-        return self._bounder.bound(exchange, deployment, self._clock.wall_us())
+        self.bound = self._bounder.bound
 
     def reserve(
         self, exchange: Exchange, candidate: Candidate, bound: Bound, lease: RateLease | None = None
@@ -94,12 +88,11 @@ class Settlement:
         is held then.
         """
         deployment = candidate.deployment
-        number, attempt_id = _next_attempt(exchange)
         amount, at_us = bound.hold_nano_usd, bound.at_us
-        model = bound.resolved_model
         hold = _entry(
-            attempt_id, exchange, deployment, model, number, at_us, _ASSUMED, amount, "unknown"
+            exchange, deployment, bound.resolved_model, at_us, _ASSUMED, amount, "unknown"
         )
+        attempt_id = hold.attempt_id
         # Also when nothing has a limit yet: a budget set while this runs must count it.
         refusing = self._budgets.hold(attempt_id, bound.scopes, amount or 0, at_us)
         if refusing is not None:
@@ -110,7 +103,7 @@ class Settlement:
             self._budgets.settle(attempt_id, 0)
             raise
         started_s = self._clock.monotonic_s()
-        attempt = Attempt(attempt_id, number, deployment, hold, started_s, bound.price)
+        attempt = Attempt(attempt_id, hold.number, deployment, hold, started_s, bound.price)
         attempt.output_tokens_max = bound.output_tokens_max
         if lease is not None:
             attempt.lease = lease
@@ -248,7 +241,11 @@ class Settlement:
             if attempt.deployment.billing.of_tier(tier) != PERMILLE:
                 self._settle_untold_tier(exchange, attempt, usage, outcome, tier)
                 return
-        amount = amount_of(attempt, usage)
+        price, deployment = attempt.price, attempt.deployment
+        if price is not None and usage.service_tier is None:
+            amount: NanoUsd | None = cost(price, usage, deployment.multiplier_permille)
+        else:
+            amount = amount_of(attempt, usage)
         certainty = _ESTIMATED if usage.is_at_most else _EXACT
         self._settle(exchange, attempt, usage, certainty, amount, outcome)
 
@@ -285,10 +282,14 @@ class Settlement:
         marked = self._budgets.settle(entry.attempt_id, amount or 0)
         if marked:
             self._alerts.look(marked, entry.started_at_us)
-        exchange.pay(amount)
-        held = entry.hold_nano_usd
-        if amount is not None and held is not None and amount > held:
-            self._breach(exchange, attempt.deployment, entry)
+        if amount is None:
+            exchange.cost_nano_usd = None
+        else:
+            if (total := exchange.cost_nano_usd) is not None:
+                exchange.cost_nano_usd = total + amount  # type: ignore[assignment]
+            held = entry.hold_nano_usd
+            if held is not None and amount > held:
+                self._breach(exchange, attempt.deployment, entry)
         exchange.upstream_s += took_s
         event = AttemptSettled(entry)
         for tell in self._tell_settled:
@@ -314,12 +315,10 @@ class Settlement:
         now_us: int,
     ) -> None:
         """Put an answer on the ledger for which nobody was asked: it cost nothing, and saved `saved`."""
-        number, attempt_id = _next_attempt(exchange)
         model = deployment.resolved_model
-        entry = _entry(
-            attempt_id, exchange, deployment, model, number, now_us, _EXACT, ZERO, outcome, saved
-        )
-        attempt = Attempt(attempt_id, number, deployment, entry, self._clock.monotonic_s())
+        entry = _entry(exchange, deployment, model, now_us, _EXACT, ZERO, outcome, saved)
+        now_s = self._clock.monotonic_s()
+        attempt = Attempt(entry.attempt_id, entry.number, deployment, entry, now_s)
         attempt.state, attempt.usage, attempt.entry = _SETTLED, NOTHING_USED, entry
         exchange.answered_by = attempt
         self._record(entry)
@@ -327,9 +326,7 @@ class Settlement:
     def record_unasked(self, exchange: Exchange, outcome: str) -> None:
         """Put a request on the ledger that was let in, and came to nothing before anybody was asked for
         it: it joined another and left, or was told that one's failure; or nobody could be asked."""
-        number, attempt_id = _next_attempt(exchange)
-        now_us = self._clock.wall_us()
-        entry = _entry(attempt_id, exchange, None, "", number, now_us, _EXACT, ZERO, outcome)
+        entry = _entry(exchange, None, "", self._clock.wall_us(), _EXACT, ZERO, outcome)
         self._record(entry)
 
     def _record(self, entry: LedgerEntry) -> None:
@@ -393,34 +390,25 @@ def saved_by_joining(leaders: LedgerEntry | None, waited_s: float) -> Saved:
     return leaders.cost_nano_usd, tokens, max(left_us, 0)
 
 
-def _next_attempt(exchange: Exchange) -> tuple[int, str]:
-    """The number and the name of the next attempt. Most are the first: a number is written out only for
-    the others."""
-    number = len(exchange.attempts) + 1
-    if exchange.is_refresh:
-        number += 1
-    return number, exchange.id + "-1" if number == 1 else f"{exchange.id}-{number}"
-
-
 def _entry(
-    attempt_id: str,
     exchange: Exchange,
     deployment: Deployment | None,
     resolved_model: str,
-    number: int,
     now_us: int,
     certainty: Certainty,
     amount: NanoUsd | None,
     outcome: str,
     saved: Saved | None = None,
 ) -> LedgerEntry:
-    """What the ledger says of an attempt before it is sent, or of a request that needed none."""
+    """What the ledger says of an attempt before it is sent, or of a request that needed none: it is the
+    next of its exchange. Most are the first, and a number is written out only for the others."""
     principal, decision, request = exchange.principal, exchange.decision, exchange.request
     assert principal is not None and decision is not None
+    number = len(exchange.attempts) + (2 if exchange.is_refresh else 1)
     # By place, in the order of the journal's format: by name, it would take six times as long; and above
     # thirty arguments Python packs them into a tuple first.
     entry = LedgerEntry(
-        attempt_id,
+        exchange.id + "-1" if number == 1 else f"{exchange.id}-{number}",
         exchange.id,
         number,
         now_us,

@@ -246,28 +246,28 @@ class FileJournal:
 
         Raises OSError when a new segment is needed and the disk has no room for one.
         """
-        payload = self._payload
+        payload, written = self._payload, self._map
         _encode_into((kind, entry), payload)
-        length = len(payload)
-        assert length <= RECORD_BYTES_MAX, "replay would stop at such a record"
-        place = self._end
+        length, place = len(payload), self._end
         end = place + _HEADER_BYTES + length
-        if end > self._room_end:
-            self._rotate()
+        if end > self._room_end or written is None or length > RECORD_BYTES_MAX:
+            assert length <= RECORD_BYTES_MAX, "replay would stop at such a record"
+            written = self._rotate()
             place, end = 0, _HEADER_BYTES + length
-        assert self._map is not None
         # In one go: of a copy that was cut short, the checksum tells.
-        self._map[place:end] = _write_header(length, crc32(payload)) + payload
+        written[place:end] = _write_header(length, crc32(payload)) + payload
         self._end = end
         return self._number
 
-    def _rotate(self) -> None:
+    def _rotate(self) -> mmap.mmap:
+        """Go on in a new segment. Raises OSError when the disk has no room for one."""
         self._collect()
         fresh = self._reserve or self._new_segment()
         self._reserve = None
         self._retire_segment()
         self._number, self._file, self._map = fresh
         self._end, self._room_end = 0, SEGMENT_BYTES
+        return self._map
 
     def _new_segment(self) -> _Segment:
         number = self._last + 1

@@ -138,6 +138,20 @@ class _Attempts:
         """Of those whose price is known; None when there were none."""
         self.unpriced = 0
 
+    def add(self, entry: LedgerEntry) -> None:
+        """Count one more."""
+        if entry.outcome != OK:
+            self.others[entry.outcome] += 1
+        self.count += 1
+        self.input_tokens += entry.input_tokens
+        self.output_tokens += entry.output_tokens
+        self.cache_read_tokens += entry.cache_read_input_tokens
+        cost = entry.cost_nano_usd
+        if cost is None:
+            self.unpriced += 1
+        else:
+            self.cost_nano_usd = cost + (self.cost_nano_usd or 0)
+
     def outcomes(self) -> dict[str, int]:
         """How many ended in each way."""
         return _completed({**self.others}, OK, self.count)
@@ -176,7 +190,9 @@ class Metrics(Collector, Observer):
         self._others: defaultdict[int, int] = defaultdict(int)
         """Requests that never became an exchange, by status. They are in no histogram."""
         self._attempts: defaultdict[tuple[str, str], _Attempts] = defaultdict(_Attempts)
-        """By provider and model."""
+        """By provider and model, but for those that were not looked at yet."""
+        self._settled: list[AttemptSettled] = []
+        """Those: all at once, they take half of the time that they take one after another."""
         self._fallbacks: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._cached: defaultdict[str, int] = defaultdict(int)
         """By what the cache did for them, but for those that passed it by."""
@@ -187,7 +203,7 @@ class Metrics(Collector, Observer):
         self._holds_exceeded = 0
         self._queued = _Histogram(DURATION_BUCKETS_S)
         self._listeners: dict[type, Listener] = {
-            AttemptSettled: self._on_settled,
+            AttemptSettled: self._settled.append,
             ExchangeEnded: self._on_end,
             RequestEnded: self._on_other,
             BudgetReached: self._on_reached,
@@ -212,6 +228,7 @@ class Metrics(Collector, Observer):
 
     def _on_end(self, event: ExchangeEnded) -> None:
         if event.is_refresh:
+            self._look_at_many()
             return  # what it cost is told by its attempts
         exchanges = self._exchanges[event.model or UNROUTED]
         if event.status != _OK:
@@ -236,7 +253,8 @@ class Metrics(Collector, Observer):
             self._look()
 
     def _look(self) -> None:
-        """Put all that is fresh into buckets. No histogram gets a value but with one of overhead."""
+        """Put all that is fresh where it belongs. No histogram gets a value but with one of overhead."""
+        self._look_at_settled()
         self._overhead.look()
         self._queued.look()
         for exchanges in self._exchanges.values():
@@ -244,27 +262,22 @@ class Metrics(Collector, Observer):
             if exchanges.first_chunks is not None:
                 exchanges.first_chunks.look()
 
-    def _on_settled(self, event: AttemptSettled) -> None:
-        entry = event.entry
-        outcome = entry.outcome
-        if outcome == OK:
-            attempts = self._attempts[entry.provider, entry.model]
-        elif entry.is_attempt:
-            attempts = self._attempts[entry.provider, entry.model]
-            attempts.others[outcome] += 1
-        else:
-            if outcome in FREE:
+    def _look_at_many(self) -> None:
+        if len(self._settled) >= FRESH_MAX:
+            self._look_at_settled()
+
+    def _look_at_settled(self) -> None:
+        """Add up what was settled since the last time. Every attempt is one of an exchange that ends, so
+        there are never many."""
+        settled = self._settled
+        for event in settled:
+            entry = event.entry
+            outcome = entry.outcome
+            if outcome == OK or entry.is_attempt:
+                self._attempts[entry.provider, entry.model].add(entry)
+            elif outcome in FREE:
                 self._saved[outcome].add(entry)
-            return
-        attempts.count += 1
-        attempts.input_tokens += entry.input_tokens
-        attempts.output_tokens += entry.output_tokens
-        attempts.cache_read_tokens += entry.cache_read_input_tokens
-        cost = entry.cost_nano_usd
-        if cost is None:
-            attempts.unpriced += 1
-        else:
-            attempts.cost_nano_usd = cost + (attempts.cost_nano_usd or 0)
+        settled.clear()  # it stays the same list: whoever tells of more puts it there
 
     def text(self, gauges: Gauges = NO_GAUGES) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -272,6 +285,7 @@ class Metrics(Collector, Observer):
 
     def totals(self, gauges: Gauges = NO_GAUGES) -> dict[str, object]:
         """The main sums, for those who ask for JSON."""
+        self._look_at_settled()
         by_status: dict[str, int] = {}
         for (_, status), count in self._requests().items():
             by_status[status] = by_status.get(status, 0) + count

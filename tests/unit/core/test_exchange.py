@@ -60,14 +60,6 @@ def test_an_exchange_ends_once() -> None:
         one.end(2.0)
 
 
-def test_the_cost_is_the_sum_of_settled_attempts_and_unknown_if_one_is() -> None:
-    one = exchange()
-    assert one.cost_nano_usd == 0
-    for cost, total in ((3, 3), (4, 7), (None, None), (5, None)):
-        one.pay(cost)
-        assert one.cost_nano_usd == total
-
-
 def test_the_final_attempt_is_the_one_that_answered_else_the_last() -> None:
     first, second = attempt(1), attempt(2)
     one = exchange(first, second)

@@ -7,11 +7,14 @@ from itertools import accumulate
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.stores.test_ledger import entry
 from tests.unit.telemetry.test_logs import ENDED, OTHER
 
-from windvane.core.events import ExchangeEnded
+from windvane.core.events import AttemptSettled, ExchangeEnded
 from windvane.telemetry.metrics import DURATION_BUCKETS_S, FRESH_MAX, Metrics
 
+SETTLED = entry(1, provider="p", model="m")
+FAILED = entry(2, provider="p", model="m", outcome="timeout")
 SECONDS = st.sampled_from((0.0, 0.01, 0.0100001, 5.12, 81.92, 1e6)) | st.floats(0, 100)
 ENDS = st.builds(
     lambda model, status, cached, duration_s: msgspec.structs.replace(
@@ -84,6 +87,24 @@ def test_no_more_values_are_kept_than_are_looked_at_together() -> None:
             kept += [each.durations, each.first_chunks]
         assert all(len(histogram.fresh) < FRESH_MAX for histogram in kept)
     assert metrics._overhead.count == 3 * FRESH_MAX
+
+
+def test_attempts_are_added_up_together_and_are_never_many() -> None:
+    metrics, count = Metrics(), 0
+    for is_refresh in (False, True):
+        end = msgspec.structs.replace(ENDED, is_refresh=is_refresh)
+        for _ in range(2 * FRESH_MAX):
+            for attempt in (SETTLED, FAILED):
+                metrics.on(AttemptSettled(attempt))
+                count += 1
+            metrics.on(end)
+            assert len(metrics._settled) <= 2 * FRESH_MAX
+        # Whoever asks is told of all.
+        assert metrics.totals()["attempts_total"] == count
+        assert sum(samples(metrics, "windvane_upstream_attempts").values()) == count
+        assert samples(metrics, "windvane_upstream_attempts").keys() == {
+            ("windvane_upstream_attempts_total", "p", "m", outcome) for outcome in ("ok", "timeout")
+        }
 
 
 @given(st.lists(ENDS, max_size=5), st.lists(st.sampled_from((200, 400, 401)), max_size=5))

@@ -41,6 +41,8 @@ MESSAGE_OVERHEAD_TOKENS = 4
 REPLY_OVERHEAD_TOKENS = 3
 IMAGE_TOKENS = 1_100
 """A middling image; Mistral charges about (width x height) / 784, at most about 3,025."""
+TEMPLATE_TOKENS_MAX = 16
+"""What a template adds to a message, to a tool, and to the request."""
 IMAGE_TOKENS_MAX = 3_100
 
 
@@ -77,7 +79,7 @@ def tokens_upper_bound(
     quotes are counted too, which only makes the bound looser); a template adds a few control tokens
     a message and a tool. An image's bytes may be elsewhere, so each counts at its maximum.
     """
-    return body_bytes + 16 * (messages + tools + 1) + image_tokens_max * images
+    return body_bytes + TEMPLATE_TOKENS_MAX * (messages + tools + 1) + image_tokens_max * images
 
 
 def bytes_of(text: str) -> int:

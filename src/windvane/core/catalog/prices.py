@@ -11,10 +11,17 @@ from datetime import date
 
 import msgspec
 
-from windvane.core.money import UNITS_PER_PRICE, NanoUsd, NanoUsdPerMillion, round_up
+from windvane.core.money import (
+    AMOUNT_MAX,
+    UNITS_PER_PRICE,
+    NanoUsd,
+    NanoUsdPerMillion,
+    round_up,
+)
 from windvane.core.usage import Usage
 
 PERMILLE = 1000
+_UP = UNITS_PER_PRICE - 1
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +63,9 @@ def cost(price: Price, usage: Usage, multiplier_permille: int = PERMILLE) -> Nan
         amount += read * _or_input(rates.cache_read, rates)
         amount += _writes(rates, written, usage.cache_creation_1h_input_tokens)
     if multiplier_permille == PERMILLE:
-        return round_up(amount)
+        # As `round_up` has it: nearly each request is priced here, and a call takes as long as the rest.
+        rounded = (amount + _UP) // UNITS_PER_PRICE
+        return min(AMOUNT_MAX, rounded)  # type: ignore[return-value]
     return round_up(amount * multiplier_permille, UNITS_PER_PRICE * PERMILLE)
 
 
@@ -87,12 +96,6 @@ class Dearest(msgspec.Struct, frozen=True):
     input: int
     output: int
     divisor: int
-
-    def amount(self, input_tokens_max: int, output_tokens_max: int) -> NanoUsd:
-        """An upper bound for a request of at most this size with one answer of at most so many tokens."""
-        return round_up(
-            input_tokens_max * self.input + output_tokens_max * self.output, self.divisor
-        )
 
     def worst_case(
         self, input_tokens_max: int, choices: int = 1, foretold_tokens_max: int = 0

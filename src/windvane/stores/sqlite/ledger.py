@@ -84,6 +84,7 @@ class SqliteLedger:
         self._gathered: Group = []
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        """Whose timer that is."""
         self._handed = 0
         self._written = 0
         try:
@@ -125,27 +126,30 @@ class SqliteLedger:
         return self._writer.trouble
 
     def _gather(self, entry: LedgerEntry, segment: int) -> None:
-        self._handed += 1
-        self._gathered.append((entry, segment))
-        if len(self._gathered) >= GROUP_ROWS_MAX:
+        gathered = self._gathered
+        gathered.append((entry, segment))
+        if len(gathered) >= GROUP_ROWS_MAX:
             self._flush()
-            return
+        elif (loop := self._loop) is None or not loop.is_running():
+            # A timer of a loop that is gone would never fire.
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Flush a little later; or now, where no loop runs."""
         try:
-            loop = asyncio.get_running_loop()
+            loop = self._loop = asyncio.get_running_loop()
         except RuntimeError:
             self._flush()
-            return
-        if self._timer is None or self._loop is not loop:
-            # A timer of a loop that is gone would never fire.
-            self._loop = loop
+        else:
             self._timer = loop.call_later(GROUP_S, self._flush)
 
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer = self._loop = None
         if self._gathered:
             group, self._gathered = self._gathered, []
+            self._handed += len(group)
             self._writer.put(group)
 
     def _write(self, connection: sqlite3.Connection, group: Group) -> None:
