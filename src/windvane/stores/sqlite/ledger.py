@@ -121,7 +121,7 @@ class SqliteLedger:
 
     def _refusal(self) -> str | None:
         """Why no new work may be begun; None when it may."""
-        if self._handed - self._written > UNWRITTEN_MAX:
+        if self._handed + len(self._gathered) - self._written > UNWRITTEN_MAX:
             return "it is too far behind"
         return self._writer.trouble
 
