@@ -120,7 +120,8 @@ def _start_and_size(report: Report, earlier: dict[str, Cell]) -> Table:
         "between half as many and all of them. Accounting is measured without a network, in one process "
         "that has the gateway twice: whole, and without auth, limits, holds, journal and settling. Both "
         "answer the same calls in turn, and what they differ by, each at its best, is what that adds to "
-        "the thread that serves; another writes the ledger.",
+        "the thread that serves; another writes the ledger. Processes differ in where their memory lies: "
+        "it is measured in many.",
         _FIGURE_COLUMNS,
         _figure_rows([cell for cell in report.cells if cell.group not in elsewhere], earlier),
     )

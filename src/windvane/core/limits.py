@@ -125,7 +125,9 @@ class Gcra:
             # All has leaked away: no share that is open can get anything back any more.
             if self._behind:
                 self._behind.clear()
-            if marks:
+            if marks and marks[0] == mark:  # most end in the order in which they began
+                del marks[0]
+            elif marks:
                 place = bisect_left(marks, mark)
                 if place < len(marks) and marks[place] == mark:
                     del marks[place]
