@@ -292,7 +292,8 @@ class Choice(msgspec.Struct, gc=False):
 
 class Completion(msgspec.Struct, gc=False):
     """A whole answer. `raw` is the provider's own bytes, when it speaks the callers' dialects;
-    `is_everybodys`, when they are an answer by themselves, to every client of the family."""
+    `is_everybodys`, when they are an answer by themselves, to every client of the family.
+    `is_miscounted`: a usage came with it that nobody can believe, so there is none."""
 
     id: str
     model: str
@@ -301,6 +302,7 @@ class Completion(msgspec.Struct, gc=False):
     usage: Usage | None = None
     raw: bytes | None = None
     is_everybodys: bool = False
+    is_miscounted: bool = False
 
 
 class ToolCallDelta(msgspec.Struct, kw_only=True):
@@ -336,7 +338,7 @@ class Chunk(msgspec.Struct, gc=False):
 
     `raw` is the provider's own event, blank line included, when it speaks the callers' dialects;
     `is_plain` when it is a mere piece of text that every one of them writes the same way, so that it
-    may be relayed as it is.
+    may be relayed as it is. `is_miscounted` as of a completion.
     """
 
     id: str
@@ -346,3 +348,4 @@ class Chunk(msgspec.Struct, gc=False):
     usage: Usage | None = None
     raw: bytes | None = None
     is_plain: bool = False
+    is_miscounted: bool = False

@@ -14,7 +14,8 @@ usual ratio would be nearer to the truth, and below it at times: then a budget w
   be the tokens that were asked for: then the limit was not heeded, and what came is what counts.
 
 Thinking that is billed and not shown leaves no bytes: where there may be some, nothing is estimated, and
-the hold is assumed. So it is when a provider was not read for a while, and may be far ahead.
+the hold is assumed. So it is when a provider was not read for a while, and may be far ahead; and when its
+usage was said, and cannot be believed: who miscounts what it shows may have thought as well, if it can.
 """
 
 import math
@@ -131,21 +132,25 @@ def may_call(request: ChatRequest) -> bool:
     return bool(body.get("tools") or body.get("functions"))
 
 
-def may_think(exchange: Exchange, attempt: Attempt) -> bool:
-    """Whether thinking that is not shown may be on the bill."""
+def may_think(exchange: Exchange, attempt: Attempt, answer: Completion | Fold) -> bool:
+    """Whether thinking that is not shown may be on the bill: the model can think, and either that is not
+    shown here, or what was counted is not what is shown."""
     deployment = attempt.deployment
     card = deployment.card
     is_able = card is None or Capability.REASONING in card.capabilities
+    if answer.is_miscounted:
+        return is_able
     is_hidden = deployment.billing.hides_reasoning or hides_thinking(exchange.request.body)
     return is_hidden and is_able
 
 
 def may_have_thought(exchange: Exchange, attempt: Attempt, fold: Fold) -> bool:
     """The same, of an answer that came as far as `fold`, but for its usage."""
-    if fold.usage is not None and fold.chunks and attempt.deployment.billing.hides_reasoning:
+    is_counted = fold.usage is not None and not fold.is_miscounted
+    if is_counted and fold.chunks and attempt.deployment.billing.hides_reasoning:
         # A provider that counts from the start tells when it thinks.
         return fold.has_thought
-    return may_think(exchange, attempt)
+    return may_think(exchange, attempt, fold)
 
 
 def used_at_most(

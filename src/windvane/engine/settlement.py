@@ -10,7 +10,8 @@ How an amount is known:
 - it was cut off after it had begun to answer, or did not say its usage: *estimated*, which is what it
   cost at most, by the request and what was delivered (`estimating` has the bound);
 - it was sent, of which one byte is enough, and nothing is known: *assumed*, the whole hold; and so when
-  it was cut off at a provider that is known to bill the whole answer then.
+  it was cut off at a provider that is known to bill the whole answer then, and when it said a usage that
+  cannot be believed, of a model that can think.
 """
 
 from collections.abc import Sequence
@@ -133,12 +134,14 @@ class Settlement:
     def settle_answered(
         self, exchange: Exchange, attempt: Attempt, answer: Completion, outcome: str = OK
     ) -> None:
-        """The attempt has its whole answer: exact by its usage, else estimated from its text."""
+        """The attempt has its whole answer: exact by its usage, else estimated from its text, unless
+        more may have been thought."""
         if answer.usage is not None:
             self._settle_exact(exchange, attempt, answer.usage, outcome)
         else:
             used = used_at_most(exchange, attempt, came_whole(answer))
-            self._settle_uncounted(exchange, attempt, used, outcome, may_think(exchange, attempt))
+            may_have_more = may_think(exchange, attempt, answer)
+            self._settle_uncounted(exchange, attempt, used, outcome, may_have_more)
 
     def settle_delivered(
         self, exchange: Exchange, attempt: Attempt, fold: Fold, outcome: str = OK

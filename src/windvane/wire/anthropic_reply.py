@@ -24,7 +24,7 @@ from windvane.core.chat import (
 )
 from windvane.core.faults import Fault, FaultKind, Retry, Source, error_of
 from windvane.core.usage import Usage
-from windvane.wire.chat_reply import TOKENS_MAX, stream_fault
+from windvane.wire.chat_reply import TOKENS_MAX, says_nothing, stream_fault
 from windvane.wire.chunk_reader import ChunkReader
 from windvane.wire.errors import read_error
 from windvane.wire.json_body import without_halves
@@ -195,7 +195,16 @@ def decode_message(body: bytes, now_s: int) -> Completion:
     except _UNREADABLE as error:
         raise error_of(_unreadable(body, str(error))) from error
     choice = Choice(_message(said.content), 0, _finish(said.stop_reason))
-    return Completion(said.id or "", said.model or "", now_s, [choice], read_usage(said.usage))
+    usage = read_usage(said.usage)
+    is_miscounted = usage is None and not says_nothing(said.usage)
+    return Completion(
+        said.id or "",
+        said.model or "",
+        now_s,
+        [choice],
+        usage,
+        is_miscounted=is_miscounted,
+    )
 
 
 def _message(blocks: list[_Block]) -> ReplyMessage:
@@ -290,10 +299,11 @@ class MessageStreamReader(ChunkReader):
             self._model = said.message.model or ""
             self._usage = said.message.usage
             usage = read_usage(self._usage, is_so_far=True)
-            return self._say(ChunkChoice(role="assistant", content=""), usage)
+            return self._count(ChunkChoice(role="assistant", content=""), usage, self._usage)
         if kind == "message_delta":
             finish = _finish(said.delta.stop_reason if said.delta else None)
-            return self._say(ChunkChoice(finish_reason=finish), read_usage(said.usage, self._usage))
+            usage = read_usage(said.usage, self._usage)
+            return self._count(ChunkChoice(finish_reason=finish), usage, said.usage)
         if kind == "error":
             raise error_of(stream_fault(event.data, "it is an error"))
         self.is_done = kind == "message_stop"
@@ -352,10 +362,15 @@ class MessageStreamReader(ChunkReader):
                 return self._say(ChunkChoice(reasoning="", thinking_blocks=[signed]))
         return None
 
-    def _say(self, piece: ChunkChoice, usage: Usage | None = None) -> Chunk:
-        return Chunk(
-            id=self._id, model=self._model, created=self._now_s, choices=[piece], usage=usage
-        )
+    def _count(self, piece: ChunkChoice, usage: Usage | None, said: msgspec.Raw) -> Chunk:
+        """A chunk with what was read of the usage that it `said`."""
+        chunk = self._say(piece)
+        chunk.usage = usage
+        chunk.is_miscounted = usage is None and not says_nothing(said)
+        return chunk
+
+    def _say(self, piece: ChunkChoice) -> Chunk:
+        return Chunk(id=self._id, model=self._model, created=self._now_s, choices=[piece])
 
 
 def _only(block: JsonObject | None) -> list[JsonObject] | None:

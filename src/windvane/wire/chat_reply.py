@@ -2,7 +2,8 @@
 
 Reading is lenient where a provider's habit differs (Mistral leaves `type` out of tool calls, gives
 thinking as a list of parts, ends some models' streams with a choice-less chunk) and strict where a
-mistake would cost: a usage that is not made of whole, non-negative numbers counts as no usage.
+mistake would cost: a usage that is not made of whole, non-negative numbers counts as no usage, and what
+it was said of as miscounted.
 
 What is read is for us, and for clients of another dialect; beside it goes what was said, of which a
 client is told all that it can read. How an answer ends:
@@ -156,6 +157,8 @@ _as_text: msgspec.json.Decoder[_Usage | None] = msgspec.json.Decoder(_Usage | No
 
 _NOT_TO_BE_BELIEVED = _Usage(prompt_tokens=1)
 """Half a count."""
+_NOTHING_SAID = _Usage(prompt_tokens=1)
+"""No count at all; still it stood there, and a chunk may be nothing else."""
 
 _FINISH_REASONS: dict[str | msgspec.UnsetType | None, FinishReason | None] = {
     msgspec.UNSET: None,
@@ -191,6 +194,25 @@ def read_usage(raw: bytes | msgspec.Raw, service_tier: str | None = None) -> Usa
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None if said is None else _believed(said, service_tier)
+
+
+def says_nothing(raw: bytes | msgspec.Raw) -> bool:
+    """Whether a usage counts nothing, be it well or badly: it is null, empty, or zeros alone."""
+    try:
+        return _is_nothing(_decode_any(raw))
+    except _UNREADABLE:
+        return False
+
+
+def _is_nothing(said: object) -> bool:
+    if isinstance(said, dict):
+        return all(map(_is_nothing, said.values()))
+    return not said or said == "0"
+
+
+def _counts_badly(said: _Usage | None) -> bool:
+    """Whether what came to no usage that can be believed says something all the same."""
+    return said is not None and said is not _NOTHING_SAID
 
 
 def _believed(said: _Usage, service_tier: str | None) -> Usage | None:
@@ -270,7 +292,7 @@ def _read_odd_reply(data: bytes) -> _Reply:
     try:
         usage = _decode_usage(said.usage)
     except _UNREADABLE:
-        usage = _NOT_TO_BE_BELIEVED
+        usage = _NOTHING_SAID if says_nothing(said.usage) else _NOT_TO_BE_BELIEVED
     answer_id, model, tier = map(_any, (said.id, said.model, said.service_tier))
     return _Reply(
         id=str(answer_id) if isinstance(answer_id, str | int) else None,
@@ -333,6 +355,7 @@ def decode_completion(body: bytes, now_s: int) -> Completion:
         usage,
         body,
         is_everybodys,
+        usage is None and _counts_badly(reply.usage),
     )
 
 
@@ -425,9 +448,10 @@ class ChatStreamReader(ChunkReader):
         except _UNREADABLE as error:
             raise error_of(stream_fault(event.data, str(error))) from error
         usage = None if reply.usage is None else _believed(reply.usage, reply.service_tier)
-        choices, is_plain = reply.choices or [], _is_plain(reply)
+        choices, is_plain, is_miscounted = reply.choices or [], _is_plain(reply), False
         if not is_plain:
             _check(reply, event.data, usage)
+            is_miscounted = usage is None and _counts_badly(reply.usage)
         pieces = list(map(_chunk_choice, choices))
         if self._reasons or not is_plain:
             self._last = reply
@@ -440,6 +464,7 @@ class ChatStreamReader(ChunkReader):
             usage,
             event.raw,
             is_plain and event.name is None,
+            is_miscounted,
         )
 
     def _note_ends(self, said: list[_Choice], pieces: list[ChunkChoice]) -> None:

@@ -207,6 +207,7 @@ class Fold:
         "chunks",
         "created",
         "id",
+        "is_miscounted",
         "model",
         "pieces",
         "unread_bytes",
@@ -221,6 +222,8 @@ class Fold:
         self.usage: Usage | None = None
         self._chunks_counted = 0
         """How many of `chunks` had come when the usage did."""
+        self.is_miscounted = False
+        """Whether the last usage that was said cannot be believed; `usage` is an earlier one."""
         self.pieces = 0
         self.chunks = 0
         """Pieces that said something."""
@@ -246,14 +249,18 @@ class Fold:
         if chunk.usage is not None:
             self.usage = chunk.usage
             self._chunks_counted = self.chunks
+            self.is_miscounted = False
+        elif chunk.is_miscounted:
+            self.is_miscounted = True
 
     @property
     def final_usage(self) -> Usage | None:
-        """The whole answer's usage, when it has come: one that words came after was a count so far."""
+        """The whole answer's usage, when it has come: one was a count so far that words came after, or
+        another that cannot be believed."""
         usage = self.usage
-        if usage is None or usage.is_so_far or self.chunks > self._chunks_counted:
+        if usage is None or usage.is_so_far or self.is_miscounted:
             return None
-        return usage
+        return None if self.chunks > self._chunks_counted else usage
 
     def is_covered_by(self, usage: Usage) -> bool:
         """Whether a usage can be that of all that came: not, if it knows of no word, or of fewer tokens
@@ -300,4 +307,5 @@ class Fold:
             created=self.created,
             choices=[choice.choice(index) for index, choice in sorted(self._choices.items())],
             usage=self.usage,
+            is_miscounted=self.is_miscounted,
         )

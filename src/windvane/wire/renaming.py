@@ -53,6 +53,7 @@ class Renaming:
                     chunk.usage,
                     raw,
                     is_plain,
+                    chunk.is_miscounted,
                 )
             )
         return told
