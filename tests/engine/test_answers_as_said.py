@@ -23,6 +23,7 @@ from windvane.testing.playbook import (
     Failed,
     Finished,
     HungUp,
+    Left,
     Playbook,
     Said,
     Sent,
@@ -32,6 +33,7 @@ from windvane.testing.playbook import (
     ends,
     finishes,
     head,
+    leaves,
     opens,
     says,
     sends,
@@ -282,6 +284,113 @@ def test_thinking_that_is_counted_beside_the_answer_is_paid_for(
         script = script >> sends(msgspec.json.encode(body), output_tokens=output) >> ends()
     script = script << Settled(certainty, "ok", cost=9 * 150 + output * 600)
     (script << (Finished() if is_stream else Said("9"))).run()
+
+
+def with_usage(usage: object, text: str | None = None, finish: str | None = None) -> bytes:
+    """One event of a stream, with this usage."""
+    said = msgspec.json.decode(chunk(text, finish=finish).removeprefix(b"data: "))
+    return b"data: " + msgspec.json.encode(said | {"usage": usage}) + b"\n\n"
+
+
+THINKING = {"completion_tokens_details": {"reasoning_tokens": 900}}
+MISCOUNTED = {
+    "half a count": {"prompt_tokens": 9, **THINKING},
+    "the other half": {"completion_tokens": 907},
+    "no input": {"prompt_tokens": 0, "completion_tokens": 907, **THINKING},
+    "below zero": {"prompt_tokens": 9, "completion_tokens": -907},
+    "above all": {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 10**19, **THINKING},
+    "a fraction": {"prompt_tokens": 9, "completion_tokens": 907.5},
+    "words": {"prompt_tokens": 9, "completion_tokens": "1,907"},
+}
+"""What a server says of 907 tokens, most of them unseen, that nobody can believe."""
+SILENCE = {
+    "null": None,
+    "empty": {},
+    "zeros": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+}
+
+
+def settled_uncounted(model: str, usage: object, certainty: str, *, is_stream: bool) -> None:
+    """The whole of a short answer with this usage is settled with this certainty."""
+    asked = "one/small" if model == "small" else "two/large"
+    script = Playbook() >> ask(model, stream=is_stream, max_tokens=1_000) << Sent(asked)
+    if is_stream:
+        script = script >> opens() >> says("9") << Said("9")
+        script = script >> sends(with_usage(usage, finish="stop"), output_tokens=6) >> done()
+    else:
+        body = msgspec.json.decode(completion("9", None)) | {"usage": usage}
+        script = script >> head() >> sends(msgspec.json.encode(body), output_tokens=7) >> ends()
+    script = script << Settled(certainty, "ok")
+    play = (script << (Finished() if is_stream else Said("9"))).run()
+    (entry,) = play.stage.auditor.settlements.values()
+    assert entry.hold_nano_usd is not None and entry.cost_nano_usd is not None
+    if certainty == "assumed":
+        assert entry.cost_nano_usd == entry.hold_nano_usd
+    else:
+        assert entry.cost_nano_usd < entry.hold_nano_usd
+    assert 1 <= entry.output_tokens < 100, "what was seen of it is told"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(("model", "certainty"), [("small", "assumed"), ("large", "estimated")])
+@pytest.mark.parametrize("usage", MISCOUNTED.values(), ids=MISCOUNTED)
+def test_a_usage_that_cannot_be_believed_is_the_hold_where_the_model_can_think(
+    usage: object, model: str, certainty: str, *, is_stream: bool
+) -> None:
+    """`large` cannot: all that it made was shown."""
+    settled_uncounted(model, usage, certainty, is_stream=is_stream)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("usage", SILENCE.values(), ids=SILENCE)
+def test_a_usage_that_says_nothing_is_none(usage: object, *, is_stream: bool) -> None:
+    settled_uncounted("small", usage, "estimated", is_stream=is_stream)
+
+
+HALF = MISCOUNTED["half a count"]
+COUNTED = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+
+
+@pytest.mark.parametrize(
+    ("usages", "certainty"),
+    [((HALF, COUNTED), "exact"), ((COUNTED, HALF), "assumed"), ((HALF, {}), "assumed")],
+)
+def test_of_several_usages_the_last_that_says_something_decides(
+    usages: tuple[object, object], certainty: str
+) -> None:
+    first, last = usages
+    (
+        Playbook()
+        >> ask("small", stream=True, max_tokens=1_000)
+        << Sent("one/small")
+        >> opens()
+        >> says("9")
+        << Said("9")
+        >> sends(with_usage(first, finish="stop"), output_tokens=1)
+        >> sends(with_usage(last))
+        >> done()
+        << Settled(certainty, "ok")
+        << Finished()
+    ).run()
+
+
+@pytest.mark.parametrize(("model", "certainty"), [("small", "assumed"), ("large", "estimated")])
+def test_who_leaves_a_miscounted_stream_pays_for_what_may_have_been_thought(
+    model: str, certainty: str
+) -> None:
+    asked = "one/small" if model == "small" else "two/large"
+    (
+        Playbook()
+        >> ask(model, stream=True, max_tokens=1_000)
+        << Sent(asked)
+        >> opens()
+        >> sends(with_usage(HALF, "9"), output_tokens=1)
+        << Said("9")
+        >> leaves()
+        << HungUp(asked)
+        << Settled(certainty, "cancelled")
+        << Left()
+    ).run()
 
 
 def test_a_stream_that_fails_before_a_word_is_asked_of_another() -> None:

@@ -152,6 +152,15 @@ def test_an_answer_that_nobody_counted_tells_what_was_seen_of_it(usage: Any) -> 
     run_virtual(main())
 
 
+@pytest.mark.parametrize("last", [{"output_tokens": -1}, {"output_tokens": 10**19}, {"new": 9}])
+def test_one_whose_count_cannot_be_believed_is_settled_at_its_hold(last: dict[str, int]) -> None:
+    """Though no thinking was seen: who says this in the end is not known to show it."""
+    entry = settled(begun(), block("text", "Because"), ended(**last))
+    assert entry.certainty is Certainty.ASSUMED
+    assert entry.cost_nano_usd == entry.hold_nano_usd
+    assert entry.input_tokens == FRESH + READ + WRITTEN and entry.output_tokens > 0
+
+
 def test_one_that_fails_with_its_first_words_is_settled_like_one_that_fails_later() -> None:
     """The error is told in the read that brings the words: nobody is given them, and they were made."""
     words = begun() + block("text", "Because", " it", " does")

@@ -337,6 +337,39 @@ def test_what_had_been_written_at_the_beginning_is_no_count_of_the_whole(
     assert fold.usage is not None and fold.usage.is_so_far
 
 
+SILENCE = (None, {}, [], {"input_tokens": 0, "output_tokens": 0}, {"output_tokens": None})
+
+
+@pytest.mark.parametrize("said", [*SILENCE, *(row[0] for row in COUNTS)], ids=str)
+def test_a_usage_that_is_not_believed_is_not_the_same_as_none(said: Any) -> None:
+    answer = whole(TEXT, usage=said)
+    assert answer.is_miscounted is (answer.usage is None and said not in SILENCE)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "is_miscounted"),
+    [
+        ({}, {"output_tokens": 9}, False),
+        ({}, False, False),
+        ({}, {"output_tokens": None}, False),
+        ({}, {"output_tokens": -1}, True),
+        ({}, {"output_tokens": 10**19}, True),
+        ({}, {"input_tokens": 10}, True),
+        ({"input_tokens": 0, "output_tokens": 0}, False, False),
+        ({"input_tokens": 0, "output_tokens": 0}, {"output_tokens": 9}, True),
+        ({"input_tokens": 0}, {"input_tokens": 10, "output_tokens": 9}, False),
+        ({"input_tokens": 1.5}, False, True),
+    ],
+)
+def test_of_a_stream_the_last_count_that_was_said_decides(
+    first: dict[str, Any], last: Any, *, is_miscounted: bool
+) -> None:
+    _, reader, fold = read(start(**first) + grown(TEXT) + end(usage=last))
+    assert reader.is_done
+    assert fold.is_miscounted is fold.completion().is_miscounted is is_miscounted
+    assert not (is_miscounted and fold.final_usage)
+
+
 def test_half_a_character_is_no_reason_to_lose_an_answer() -> None:
     said = whole({"type": "text", "text": "x \ud83d"})
     assert said.choices[0].message.content == "x \ufffd"

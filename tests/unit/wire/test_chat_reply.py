@@ -265,6 +265,58 @@ def test_thinking_in_an_unknown_shape_is_no_accident() -> None:
     assert split_thinking([{"type": "text", "text": 3}, {}]) == (None, None)
 
 
+MISCOUNTED: list[tuple[Any, bool]] = [
+    (USAGE, False),
+    ({**USAGE, "prompt_tokens": "10"}, False),
+    # Silence, as servers keep it.
+    (None, False),
+    ({}, False),
+    ([], False),
+    ("", False),
+    (0, False),
+    ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, False),
+    ({"prompt_tokens": "0", "completion_tokens": 0.0, "details": {"cached_tokens": None}}, False),
+    # Half a count, or none that can be one.
+    ({"prompt_tokens": 10}, True),
+    ({"completion_tokens": 4, "total_tokens": 14}, True),
+    ({**USAGE, "prompt_tokens": 0}, True),
+    ({**USAGE, "prompt_tokens": -1}, True),
+    ({**USAGE, "completion_tokens": 4.5}, True),
+    ({**USAGE, "completion_tokens": "1,907"}, True),
+    ({**USAGE, "total_tokens": 10**19}, True),
+    ({**USAGE, "total_tokens": 10**18}, True),
+    ({**USAGE, "completion_tokens": 10**400}, True),
+    ({**USAGE, "num_cached_tokens": 10**9}, True),
+    ({**USAGE, "completion_tokens_details": []}, True),
+    ({"prompt_tokens": 0, "details": {"reasoning_tokens": 900}}, True),
+    ({"input_tokens": 10, "output_tokens": 4}, True),
+    ([USAGE], True),
+    ("many", True),
+    (907, True),
+]
+
+
+@pytest.mark.parametrize(("usage", "is_miscounted"), MISCOUNTED, ids=repr)
+def test_a_usage_that_is_not_believed_is_not_the_same_as_none(
+    usage: Any, *, is_miscounted: bool
+) -> None:
+    whole = decode_completion(reply(said(content="x"), usage=usage), NOW_S)
+    streamed = [
+        chunk_of(event(delta("stop"), usage=usage)),
+        chunk_of(event(delta(content="x"), usage=usage)),
+    ]
+    if usage is not None:
+        streamed.append(chunk_of(event(usage=usage)))  # it may come alone, believed or not
+    for read in (whole, *streamed):
+        assert read.is_miscounted is is_miscounted
+        assert read.usage is None or not is_miscounted
+
+
+def test_what_is_said_without_a_usage_is_not_miscounted() -> None:
+    assert not decode_completion(b'{"choices":[{"message":{"content":"x"}}]}', NOW_S).is_miscounted
+    assert not chunk_of(event(delta(content="x"))).is_miscounted
+
+
 def test_mistrals_tool_calls_lack_a_type_and_may_have_an_object_for_arguments() -> None:
     second = {"id": "b", "index": 5, "function": {"name": "g", "arguments": {"a": 1}}}
     first, other = only(

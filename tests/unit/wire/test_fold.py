@@ -119,6 +119,29 @@ def test_the_last_usage_counts_and_the_first_id() -> None:
     assert completion.usage is last
 
 
+BELIEVED, BAD, SILENT = {"usage": Usage(5, 2)}, {"is_miscounted": True}, dict[str, Any]()
+
+
+@pytest.mark.parametrize(
+    ("said", "is_miscounted"),
+    [
+        ([SILENT], False),
+        ([BELIEVED, SILENT], False),
+        ([BAD, SILENT], True),
+        ([BAD, BELIEVED, SILENT], False),
+        ([BELIEVED, BAD, SILENT], True),
+        ([BAD, BELIEVED, BAD], True),
+    ],
+)
+def test_the_last_usage_counts_be_it_believed_or_not(
+    said: list[dict[str, Any]], *, is_miscounted: bool
+) -> None:
+    fold = folded(chunk(ChunkChoice(content="a")), *(chunk(**more) for more in said))
+    assert fold.is_miscounted is fold.completion().is_miscounted is is_miscounted
+    is_counted = BELIEVED in said and not is_miscounted
+    assert (fold.final_usage == Usage(5, 2)) is is_counted
+
+
 def test_nothing_folds_into_nothing() -> None:
     fold = Fold()
     assert not fold.is_finished

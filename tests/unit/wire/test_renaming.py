@@ -112,6 +112,20 @@ def test_another_dialects_stream_has_the_id_as_well() -> None:
         assert mine == [{**each, "id": MINE} for each in theirs]
 
 
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": 9, "completion_tokens": 2}, {"prompt_tokens": 9}]
+)
+def test_how_a_stream_counted_is_told_again(usage: dict[str, int]) -> None:
+    chunks = read(
+        event("theirs", delta={"content": "w"}).replace(
+            b'"object"', b'"usage":%b,"object"' % json.dumps(usage).encode(), 1
+        )
+    )
+    (told,) = Renaming("mine").tell(chunks)
+    assert (told.usage, told.is_miscounted) == (chunks[0].usage, chunks[0].is_miscounted)
+    assert told.is_miscounted is (len(usage) == 1)
+
+
 @pytest.mark.parametrize("dialect", list(Dialect))
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_whole_answer_is_the_same_but_for_its_id(dialect: Dialect, indent: int | None) -> None:
