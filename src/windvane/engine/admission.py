@@ -20,7 +20,7 @@ from windvane.core.faults import (
 )
 from windvane.core.keys import PREFIX
 from windvane.core.limits import RateLease, RateRefusal
-from windvane.core.principal import MODEL, Principal, Scope, allows, told_as
+from windvane.core.principal import Principal, Scope, allows, told_as
 from windvane.core.usage import Certainty
 from windvane.engine.attribution import attribute
 from windvane.engine.expecting import Expectations
@@ -95,7 +95,8 @@ class Admission:
     """Rates and concurrency, of the exchange and of each attempt's model."""
 
     def __init__(self, limits: LimitStore, clock: Clock) -> None:
-        self._limits = limits
+        self.limits = limits
+        """Its table says whether there are any of a kind, at less cost than to take them."""
         self._clock = clock
         self.expected = Expectations()
 
@@ -107,10 +108,10 @@ class Admission:
         principal = exchange.principal
         assert principal is not None
         attribute(exchange, principal)
-        if self._limits.table.is_empty:
+        if self.limits.table.is_empty:
             return
         # It came when it was received: the clock need not be asked again.
-        lease = self._limits.take_request(exchange.scopes, trunc(exchange.received_s * US_PER_S))
+        lease = self.limits.take_request(exchange.scopes, trunc(exchange.received_s * US_PER_S))
         if not isinstance(lease, RateLease):
             raise rate_limited(lease, principal, self._clock.wall_us())
         exchange.lease = lease
@@ -124,7 +125,7 @@ class Admission:
         if now_us is None:
             now_us = self.now_us()
         tokens = self.expected.tokens(exchange)
-        refusal = self._limits.take_tokens(exchange.scopes, tokens, lease, now_us)
+        refusal = self.limits.take_tokens(exchange.scopes, tokens, lease, now_us)
         if refusal is not None:
             lease.give_back(now_us)
             raise rate_limited(refusal, exchange.principal, self._clock.wall_us())
@@ -138,20 +139,19 @@ class Admission:
 
     def take_tokens_unasked(self, exchange: Exchange) -> None:
         """The same for an exchange that no caller has begun: it is no request, and takes no slot."""
-        if not self._limits.table.is_empty:
+        if not self.limits.table.is_empty:
             exchange.lease = RateLease()
             self.take_tokens(exchange)
 
     def take_for_attempt(self, exchange: Exchange, model: Scope, tokens: int) -> RateLease | None:
         """What an attempt takes of its model's rates; None when it has none. Raises when full."""
-        table = self._limits.table
-        if MODEL not in table.kinds or table.of(model) is None:
+        if self.limits.table.of(model) is None:
             return None
         scopes, now_us = (model,), self.now_us()
-        lease = self._limits.take_request(scopes, now_us)
+        lease = self.limits.take_request(scopes, now_us)
         if not isinstance(lease, RateLease):
             raise rate_limited(lease, exchange.principal, self._clock.wall_us())
-        refusal = self._limits.take_tokens(scopes, tokens, lease, now_us)
+        refusal = self.limits.take_tokens(scopes, tokens, lease, now_us)
         if refusal is not None:
             lease.give_back(now_us)
             raise rate_limited(refusal, exchange.principal, self._clock.wall_us())

@@ -16,6 +16,7 @@ from windvane.core.chat import Completion
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Attempt, Exchange
 from windvane.core.faults import Fault, FaultKind, Retry, Source, WindvaneError, error_of
+from windvane.core.principal import MODEL
 from windvane.core.retry import Stop, TryNext, TrySame, more_helpful, next_step
 from windvane.core.routing.decision import Candidate
 from windvane.core.routing.quality import gate, may_be_empty
@@ -305,7 +306,8 @@ class Dispatch:
             body = upstream.provider.encode_chat(asked, deployment.model)
             if len(body) - len(deployment.model) - FORM_BYTES > exchange.body_bytes:
                 bound, body = self._bound_as_written(exchange, plan, body)
-            lease = self._admission.take_for_attempt(exchange, bound.scopes[-1], plan.tokens)
+            if MODEL in self._admission.limits.table.kinds:
+                lease = self._admission.take_for_attempt(exchange, bound.scopes[-1], plan.tokens)
             attempt = self._settlement.reserve(exchange, plan.current, bound, lease)
         except BaseException:
             if lease is not None:

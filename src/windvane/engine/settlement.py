@@ -55,6 +55,8 @@ MICROSECONDS = 1e6
 # To look a member up in its enumeration takes as long as a call; each attempt needs these.
 _EXACT, _ESTIMATED, _ASSUMED = Certainty.EXACT, Certainty.ESTIMATED, Certainty.ASSUMED
 _SENT, _SETTLED = AttemptState.SENT, AttemptState.SETTLED
+_NOBODY = Deployment(id="", provider="", model="")
+"""Asked for what needed no attempt."""
 
 
 class Settlement:
@@ -329,7 +331,7 @@ class Settlement:
     def record_unasked(self, exchange: Exchange, outcome: str) -> None:
         """Put a request on the ledger that was let in, and came to nothing before anybody was asked for
         it: it joined another and left, or was told that one's failure; or nobody could be asked."""
-        entry = _entry(exchange, None, "", self._clock.wall_us(), _EXACT, ZERO, outcome)
+        entry = _entry(exchange, _NOBODY, "", self._clock.wall_us(), _EXACT, ZERO, outcome)
         self._record(entry)
 
     def _record(self, entry: LedgerEntry) -> None:
@@ -395,7 +397,7 @@ def saved_by_joining(leaders: LedgerEntry | None, waited_s: float) -> Saved:
 
 def _entry(
     exchange: Exchange,
-    deployment: Deployment | None,
+    deployment: Deployment,
     resolved_model: str,
     now_us: int,
     certainty: Certainty,
@@ -420,8 +422,8 @@ def _entry(
         exchange.tags,
         decision.route,
         request.model,
-        "" if deployment is None else deployment.provider,
-        "" if deployment is None else deployment.model,
+        deployment.provider,
+        deployment.model,
         resolved_model,
         decision.reason,
         exchange.dialect,
