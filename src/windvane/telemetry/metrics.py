@@ -325,6 +325,7 @@ class Metrics(Collector, Observer):
         return counts
 
     def collect(self) -> Iterator[Metric]:
+        self._look_at_settled()
         yield _counter(
             "router_requests", "Requests answered.", ("model", "status_code"), self._requests()
         )

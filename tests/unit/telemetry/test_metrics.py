@@ -99,12 +99,22 @@ def test_attempts_are_added_up_together_and_are_never_many() -> None:
                 count += 1
             metrics.on(end)
             assert len(metrics._settled) <= 2 * FRESH_MAX
-        # Whoever asks is told of all.
         assert metrics.totals()["attempts_total"] == count
-        assert sum(samples(metrics, "windvane_upstream_attempts").values()) == count
-        assert samples(metrics, "windvane_upstream_attempts").keys() == {
-            ("windvane_upstream_attempts_total", "p", "m", outcome) for outcome in ("ok", "timeout")
-        }
+
+
+def test_whoever_asks_is_told_of_every_attempt_that_is_settled() -> None:
+    metrics, hit = Metrics(), msgspec.structs.replace(SETTLED, outcome="hit", saved_tokens=7)
+    for asked in range(1, 3):
+        for settled in (SETTLED, FAILED, hit):
+            metrics.on(AttemptSettled(settled))
+        # As text first: no other question has looked at them.
+        for family, labels, each in (
+            ("windvane_upstream_attempts", ("p", "m", "ok"), 1),
+            ("windvane_upstream_attempts", ("p", "m", "timeout"), 1),
+            ("windvane_saved_tokens", ("hit",), 7),
+        ):
+            assert samples(metrics, family)[f"{family}_total", *labels] == each * asked
+        assert metrics.totals()["attempts_total"] == 2 * asked
 
 
 @given(st.lists(ENDS, max_size=5), st.lists(st.sampled_from((200, 400, 401)), max_size=5))
