@@ -168,7 +168,22 @@ def read_usage(
 
 
 def _filled(said: _Usage, before: _Usage) -> _Usage:
-    """`said`, with the members of `before` where it has none of its own."""
+    """`said`, with the members of `before` where it has none of its own. Some who imitate Anthropic repeat
+    no input, but say zero; for nothing no answer was made."""
+    written = said.cache_creation or _Written()
+    asked = (
+        said.input_tokens,
+        said.cache_read_input_tokens,
+        said.cache_creation_input_tokens,
+        written.ephemeral_5m_input_tokens,
+        written.ephemeral_1h_input_tokens,
+    )
+    if not any(asked):
+        said = _Usage(
+            output_tokens=said.output_tokens,
+            output_tokens_details=said.output_tokens_details,
+            service_tier=said.service_tier,
+        )
     return _Usage(
         *[
             getattr(before, name) if (value := getattr(said, name)) is None else value

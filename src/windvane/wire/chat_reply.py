@@ -205,8 +205,13 @@ def says_nothing(raw: bytes | msgspec.Raw) -> bool:
 
 
 def _is_nothing(said: object) -> bool:
+    """What is no whole number (a time, a word for a service tier, a yes) counts by a name alone that
+    speaks of tokens."""
     if isinstance(said, dict):
-        return all(map(_is_nothing, said.values()))
+        return all(
+            _is_nothing(each) or ("token" not in name and isinstance(each, float | str | bool))
+            for name, each in said.items()
+        )
     return not said or said == "0"
 
 

@@ -337,7 +337,46 @@ def test_what_had_been_written_at_the_beginning_is_no_count_of_the_whole(
     assert fold.usage is not None and fold.usage.is_so_far
 
 
-SILENCE = (None, {}, [], {"input_tokens": 0, "output_tokens": 0}, {"output_tokens": None})
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"input_tokens": 0},
+        {"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0},
+        {"input_tokens": 0, "cache_creation": {"ephemeral_1h_input_tokens": 0}},
+    ],
+)
+def test_no_input_in_the_end_is_that_of_the_beginning(last: dict[str, Any]) -> None:
+    """Some tell the input in the beginning alone, and say zero where they have no more to say of it."""
+    said = {
+        "cache_read_input_tokens": 200,
+        "cache_creation_input_tokens": 100,
+        "cache_creation": WRITTEN,
+    }
+    _, _, fold = read(start(**said) + grown(TEXT) + end(usage={**last, "output_tokens": 9}))
+    assert fold.final_usage == Usage(
+        input_tokens=310,
+        output_tokens=9,
+        cache_read_input_tokens=200,
+        cache_creation_input_tokens=100,
+        cache_creation_1h_input_tokens=70,
+    )
+
+
+def test_input_that_was_read_from_the_cache_in_the_end_is_all_of_it() -> None:
+    last = {"input_tokens": 0, "cache_read_input_tokens": 10, "output_tokens": 9}
+    _, _, fold = read(start() + grown(TEXT) + end(usage=last))
+    assert fold.final_usage == Usage(10, 9, cache_read_input_tokens=10)
+
+
+NO_TOKENS = {"input_tokens": 0, "output_tokens": 0}
+SILENCE = (
+    None,
+    {},
+    [],
+    NO_TOKENS,
+    {**NO_TOKENS, "service_tier": "standard"},
+    {"output_tokens": None},
+)
 
 
 @pytest.mark.parametrize("said", [*SILENCE, *(row[0] for row in COUNTS)], ids=str)
@@ -352,10 +391,12 @@ def test_a_usage_that_is_not_believed_is_not_the_same_as_none(said: Any) -> None
         ({}, {"output_tokens": 9}, False),
         ({}, False, False),
         ({}, {"output_tokens": None}, False),
+        ({}, {"input_tokens": 0, "output_tokens": 9}, False),
         ({}, {"output_tokens": -1}, True),
         ({}, {"output_tokens": 10**19}, True),
         ({}, {"input_tokens": 10}, True),
         ({"input_tokens": 0, "output_tokens": 0}, False, False),
+        ({"input_tokens": 0, "output_tokens": 0, "service_tier": "standard"}, False, False),
         ({"input_tokens": 0, "output_tokens": 0}, {"output_tokens": 9}, True),
         ({"input_tokens": 0}, {"input_tokens": 10, "output_tokens": 9}, False),
         ({"input_tokens": 1.5}, False, True),

@@ -276,6 +276,8 @@ MISCOUNTED: list[tuple[Any, bool]] = [
     (0, False),
     ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, False),
     ({"prompt_tokens": "0", "completion_tokens": 0.0, "details": {"cached_tokens": None}}, False),
+    ({"prompt_tokens": 0, "total_tokens": 0, "is_byok": True, "tier": "default"}, False),
+    ({"prompt_tokens": 0, "total_tokens": 0, "queue_time": 0.02, "cost": 0.0}, False),
     # Half a count, or none that can be one.
     ({"prompt_tokens": 10}, True),
     ({"completion_tokens": 4, "total_tokens": 14}, True),
@@ -289,6 +291,9 @@ MISCOUNTED: list[tuple[Any, bool]] = [
     ({**USAGE, "num_cached_tokens": 10**9}, True),
     ({**USAGE, "completion_tokens_details": []}, True),
     ({"prompt_tokens": 0, "details": {"reasoning_tokens": 900}}, True),
+    ({"prompt_tokens": 0, "completion_tokens": 907.5}, True),
+    ({"prompt_tokens": 0, "completion_tokens": "many"}, True),
+    ({"new": 9}, True),
     ({"input_tokens": 10, "output_tokens": 4}, True),
     ([USAGE], True),
     ("many", True),
