@@ -23,7 +23,7 @@ from windvane.core.catalog.prices import Price, Tier
 from windvane.core.deployment import Deployment
 from windvane.core.exchange import Credentials, Exchange
 from windvane.core.faults import FaultKind, WindvaneError
-from windvane.core.money import NANO_PER_USD, NanoUsd
+from windvane.core.money import NANO_PER_USD, NanoUsd, NanoUsdPerMillion
 from windvane.core.principal import GLOBAL, Principal
 from windvane.engine.bounding import OUTPUT_TOKENS_DEFAULT, Bound, Bounder, Tariff
 from windvane.providers import PROVIDERS
@@ -455,3 +455,16 @@ def test_each_model_of_the_catalog_is_bounded(card: ModelCard) -> None:
             assert limit <= card.output_tokens_max
         assert bound.hold_nano_usd is not None
         assert dearest(exchange, kind, deployment, price, limit, rng) <= bound.hold_nano_usd
+
+
+def test_of_several_answers_each_is_in_the_bound_and_a_model_set_anew_has_its_own_price() -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    budgets = MemoryBudgets(BudgetTable({}))
+    bounder, plain = Bounder(budgets, _Noon(), lambda *_: None), []
+    for rate in (NANO_PER_USD, 2 * NANO_PER_USD):
+        price = Price(since=DAY, input=NanoUsdPerMillion(0), output=NanoUsdPerMillion(rate))
+        deployment = Deployment(id="x/m", provider="x", model="m", own_price=price)
+        for choices in (1, 3):
+            body = {"model": "m", "messages": messages, "max_tokens": 1_000, "n": choices}
+            plain.append(bounder.bound(exchange_of(body), deployment).hold_nano_usd)
+    assert plain == [1_000_000, 3_000_000, 2_000_000, 6_000_000]

@@ -239,3 +239,15 @@ def test_changed_terms_make_another_table() -> None:
     assert changed.of(Scope("key:b")) == RateTerms(concurrency=2)
     assert table.of(Scope("key:a")) == RateTerms(concurrency=1)
     assert table.replaced({Scope("key:a"): None}).is_empty
+
+
+def test_when_all_has_leaked_away_each_share_is_closed_by_its_own_mark() -> None:
+    bucket = Gcra(60)
+    shares = [bucket.take(1, at_us) for at_us in (0, 1_000)]
+    marks = [share[2] for share in shares if share is not None]
+    bucket.open += marks
+    later_us = 600_000_000
+    bucket.correct(1, 1, marks[1], later_us)
+    assert bucket.open == marks[:1]
+    bucket.correct(1, 1, marks[0], later_us)
+    assert not bucket.open
