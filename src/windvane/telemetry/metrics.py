@@ -6,10 +6,11 @@ docs/reference/metrics.md lists every name.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from itertools import pairwise
 from math import inf
+from operator import attrgetter
 from typing import TypeVar
 
 from prometheus_client.core import (
@@ -51,6 +52,10 @@ UNROUTED = "none"
 """The model label of requests that were refused before a model was chosen, and of those that ask none."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_outcome, _cost_nano_usd = attrgetter("outcome"), attrgetter("cost_nano_usd")
+_input_tokens, _output_tokens = attrgetter("input_tokens"), attrgetter("output_tokens")
+_cache_read_tokens = attrgetter("cache_read_input_tokens")
 
 FRESH_MAX = 256
 """Values that a histogram keeps before it puts them into buckets: all at once, and in order, that takes
@@ -138,19 +143,19 @@ class _Attempts:
         """Of those whose price is known; None when there were none."""
         self.unpriced = 0
 
-    def add(self, entry: LedgerEntry) -> None:
-        """Count one more."""
-        if entry.outcome != OK:
-            self.others[entry.outcome] += 1
-        self.count += 1
-        self.input_tokens += entry.input_tokens
-        self.output_tokens += entry.output_tokens
-        self.cache_read_tokens += entry.cache_read_input_tokens
-        cost = entry.cost_nano_usd
-        if cost is None:
-            self.unpriced += 1
-        else:
-            self.cost_nano_usd = cost + (self.cost_nano_usd or 0)
+    def add(self, entries: Sequence[LedgerEntry]) -> None:
+        """Count more of them."""
+        self.count += len(entries)
+        self.input_tokens += sum(map(_input_tokens, entries))
+        self.output_tokens += sum(map(_output_tokens, entries))
+        self.cache_read_tokens += sum(map(_cache_read_tokens, entries))
+        costs = [cost for cost in map(_cost_nano_usd, entries) if cost is not None]
+        if costs:
+            self.cost_nano_usd = sum(costs, self.cost_nano_usd or 0)
+        self.unpriced += len(entries) - len(costs)
+        for outcome in map(_outcome, entries):
+            if outcome != OK:
+                self.others[outcome] += 1
 
     def outcomes(self) -> dict[str, int]:
         """How many ended in each way."""
@@ -269,15 +274,16 @@ class Metrics(Collector, Observer):
     def _look_at_settled(self) -> None:
         """Add up what was settled since the last time. Every attempt is one of an exchange that ends, so
         there are never many."""
-        settled = self._settled
-        for event in settled:
+        attempts: defaultdict[tuple[str, str], list[LedgerEntry]] = defaultdict(list)
+        for event in self._settled:
             entry = event.entry
-            outcome = entry.outcome
-            if outcome == OK or entry.is_attempt:
-                self._attempts[entry.provider, entry.model].add(entry)
-            elif outcome in FREE:
-                self._saved[outcome].add(entry)
-        settled.clear()  # it stays the same list: whoever tells of more puts it there
+            if entry.outcome == OK or entry.is_attempt:
+                attempts[entry.provider, entry.model].append(entry)
+            elif entry.outcome in FREE:
+                self._saved[entry.outcome].add(entry)
+        self._settled.clear()  # it stays the same list: whoever tells of more puts it there
+        for place, entries in attempts.items():
+            self._attempts[place].add(entries)
 
     def text(self, gauges: Gauges = NO_GAUGES) -> bytes:
         """All metrics in Prometheus' text format."""
