@@ -230,7 +230,7 @@ def _downloaded(folder: Path) -> Path:
     try:
         subprocess.run(command, check=True, timeout=FETCH_TIMEOUT_S)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise TraceError(f"{PACKAGE} cannot be fetched: {error}") from error
+        raise TraceError(f"{PACKAGE} cannot be fetched; pip has said why") from error
     (found,) = folder.glob("*.tar.gz")
     return found
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from itertools import count
+from itertools import count, product
 from random import Random
 from typing import Any
 
@@ -96,6 +96,22 @@ async def test_a_late_joiner_gets_what_was_said_at_once_and_then_follows(scene: 
     assert late.heard == [(2.2, "why #1"), (2.5, "")]
     assert (await first).heard == [(1.5, "why"), (2.0, " #1"), (2.5, "")]
     assert len(scene.calls) == 1
+
+
+@plays()
+async def test_of_an_answer_that_nobody_counted_all_are_told_the_same(scene: Scene) -> None:
+    for leads, joins in product((False, True), repeat=2):
+        question = f"{leads} {joins}"
+        scene.scripts = [lambda call: echo(call, usage=None)]
+        got = await all_of(scene.start(question, stream=leads), scene.start(question, stream=joins))
+        assert [each.how for each in got] == ["miss", "joined"]
+        told = []
+        for each in got:
+            attempt = each.exchange.final_attempt
+            assert attempt is not None
+            told.append(each.usage or attempt.usage)  # as the doors have it
+        assert told[0] == told[1]
+        assert told[0].input_tokens and told[0].output_tokens
 
 
 @plays()

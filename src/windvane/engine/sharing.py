@@ -328,11 +328,17 @@ class Sharing:
             return completion
         self._settle_joined(exchange, flight)
         completion = renamed(completion, exchange.answer_id)
-        if not exchange.request.stream:
-            return completion
-        usage = leader.usage or completion.usage
+        usage = (None if flight.leader.is_given else leader.usage) or completion.usage
         assert usage is not None
-        return ReplayStream(exchange, completion, usage, None, False, self._on_end)
+        if exchange.request.stream:
+            return ReplayStream(exchange, completion, usage, None, False, self._on_end)
+        # What the leader is told of an answer that says no usage, or only what it was so far.
+        if completion.usage is None:
+            assert exchange.answered_by is not None
+            exchange.answered_by.usage = usage
+        elif completion.raw is None:
+            completion = msgspec.structs.replace(completion, usage=usage)
+        return completion
 
     def _landed(self, exchange: Exchange, flight: Flight, status: int, fault: Fault | None) -> None:
         """A follower of a stream has had it all, or has left."""
