@@ -18,6 +18,7 @@ from windvane.core.chat import Completion
 from windvane.core.exchange import Exchange
 from windvane.core.faults import Fault, FaultKind, Source, WindvaneError, error_of, refuse
 from windvane.core.ledger import HIT, JOINED
+from windvane.core.usage import Certainty
 from windvane.engine.admission import Admission
 from windvane.engine.dispatch import Answer as Dispatched
 from windvane.engine.dispatch import Dispatch
@@ -328,7 +329,7 @@ class Sharing:
             return completion
         self._settle_joined(exchange, flight)
         completion = renamed(completion, exchange.answer_id)
-        usage = (None if flight.leader.is_given else leader.usage) or completion.usage
+        usage = leader.usage or completion.usage
         assert usage is not None
         if exchange.request.stream:
             return ReplayStream(exchange, completion, usage, None, False, self._on_end)
@@ -336,7 +337,7 @@ class Sharing:
         if completion.usage is None:
             assert exchange.answered_by is not None
             exchange.answered_by.usage = usage
-        elif completion.raw is None:
+        elif leader.entry is not None and leader.entry.certainty is not Certainty.EXACT:
             completion = msgspec.structs.replace(completion, usage=usage)
         return completion
 
