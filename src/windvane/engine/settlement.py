@@ -278,27 +278,70 @@ class Settlement:
         attempt.become(_SETTLED)
         now_s = self._clock.monotonic_s()
         took_s = now_s - attempt.started_s
-        entry = _settled(attempt, usage, certainty, amount, outcome, int(took_s * MICROSECONDS))
+        hold, first_chunk_us = attempt.hold, None
+        if attempt.first_chunk_s is not None:
+            first_chunk_us = int((attempt.first_chunk_s - attempt.started_s) * MICROSECONDS)
+        entry = LedgerEntry(  # by place, as in `_entry`
+            hold.attempt_id,
+            hold.request_id,
+            hold.number,
+            hold.started_at_us,
+            hold.key_id,
+            hold.team,
+            hold.tags,
+            hold.route,
+            hold.requested_model,
+            hold.provider,
+            hold.model,
+            hold.resolved_model,
+            hold.reason,
+            hold.dialect,
+            hold.is_stream,
+            certainty,
+            amount,
+            hold.hold_nano_usd,
+            outcome,
+            attempt.status,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_input_tokens,
+            usage.cache_creation_input_tokens,
+            usage.reasoning_output_tokens,
+            int(took_s * MICROSECONDS),
+            first_chunk_us,
+            hold.client_request_id,
+            attempt.upstream_request_id,
+            hold.user,
+        )
+        if hold.cache is not None:
+            force_setattr(entry, "cache", hold.cache)
         self._journal.settle(entry)
-        attempt.usage = usage
-        attempt.entry = entry
+        attempt.usage, attempt.entry = usage, entry
         if attempt.lease is not None or attempt.admission is not FREE:
             self._correct(attempt, entry, usage, now_s)
-        marked = self._budgets.settle(entry.attempt_id, amount or 0)
-        if marked:
+        if marked := self._budgets.settle(entry.attempt_id, amount or 0):
             self._alerts.look(marked, entry.started_at_us)
-        if amount is None:
-            exchange.cost_nano_usd = None
+        total, held = exchange.cost_nano_usd, hold.hold_nano_usd
+        if amount is None or total is None or held is None or amount > held:
+            self._settle_unusual(exchange, attempt.deployment, entry)
         else:
-            if (total := exchange.cost_nano_usd) is not None:
-                exchange.cost_nano_usd = total + amount  # type: ignore[assignment]
-            held = entry.hold_nano_usd
-            if held is not None and amount > held:
-                self._breach(exchange, attempt.deployment, entry)
+            exchange.cost_nano_usd = total + amount  # type: ignore[assignment]
         exchange.upstream_s += took_s
         event = AttemptSettled(entry)
         for tell in self._tell_settled:
             tell(event)
+
+    def _settle_unusual(
+        self, exchange: Exchange, deployment: Deployment, entry: LedgerEntry
+    ) -> None:
+        """What a request costs is not known once one attempt's is not; and more than was held is told."""
+        amount, total, held = entry.cost_nano_usd, exchange.cost_nano_usd, entry.hold_nano_usd
+        if amount is None or total is None:
+            exchange.cost_nano_usd = None
+        else:
+            exchange.cost_nano_usd = total + amount  # type: ignore[assignment]
+        if amount is not None and held is not None and amount > held:
+            self._breach(exchange, deployment, entry)
 
     def _breach(self, exchange: Exchange, deployment: Deployment, entry: LedgerEntry) -> None:
         """A provider billed more than the worst case: it is told, and unless the request asked for what
@@ -451,54 +494,4 @@ def _entry(
             force_setattr(entry, "saved_nano_usd", nano_usd)
             force_setattr(entry, "saved_tokens", tokens)
             force_setattr(entry, "saved_us", time_us)
-    return entry
-
-
-def _settled(
-    attempt: Attempt,
-    usage: Usage,
-    certainty: Certainty,
-    amount: NanoUsd | None,
-    outcome: str,
-    latency_us: int,
-) -> LedgerEntry:
-    """What the ledger says of an attempt in the end: what its hold said, and how it went."""
-    hold, first_chunk_us = attempt.hold, None
-    if attempt.first_chunk_s is not None:
-        first_chunk_us = int((attempt.first_chunk_s - attempt.started_s) * MICROSECONDS)
-    # By place, as in `_entry`.
-    entry = LedgerEntry(
-        hold.attempt_id,
-        hold.request_id,
-        hold.number,
-        hold.started_at_us,
-        hold.key_id,
-        hold.team,
-        hold.tags,
-        hold.route,
-        hold.requested_model,
-        hold.provider,
-        hold.model,
-        hold.resolved_model,
-        hold.reason,
-        hold.dialect,
-        hold.is_stream,
-        certainty,
-        amount,
-        hold.hold_nano_usd,
-        outcome,
-        attempt.status,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cache_read_input_tokens,
-        usage.cache_creation_input_tokens,
-        usage.reasoning_output_tokens,
-        latency_us,
-        first_chunk_us,
-        hold.client_request_id,
-        attempt.upstream_request_id,
-        hold.user,
-    )
-    if hold.cache is not None:
-        force_setattr(entry, "cache", hold.cache)
     return entry
