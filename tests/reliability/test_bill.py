@@ -20,6 +20,7 @@ from windvane.assembly import ADMIN_FILE, open_engine
 from windvane.config import Config
 from windvane.config.schema import CacheConfig, ProviderConfig
 from windvane.core.ledger import FREE
+from windvane.core.money import NANO_PER_USD
 from windvane.core.retry import RetryPolicy
 from windvane.core.usage_report import UsageQuery
 from windvane.engine.snapshot import Timeouts
@@ -136,6 +137,12 @@ def _request(chat, rng, number):
     return body, leaves
 
 
+def _sum_of(scraped: str, name: str) -> float:
+    """All samples of a counter, added up."""
+    lines = [line for line in scraped.splitlines() if line.startswith(f"{name}{{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
 async def _reports(call, port, folder):
     """What an operator is told was spent, by each way of asking."""
     admin = (("authorization", f"Bearer {(folder / ADMIN_FILE).read_text()}"),)
@@ -193,6 +200,8 @@ async def test_all_reckonings_of_the_same_money_agree(
             while simulator._gauges()["open_streams"]:
                 await asyncio.sleep(0.001)
 
+        # As text first: whoever scrapes has asked for nothing else before.
+        scraped = (await call(port, None, path="/metrics")).body.decode()
         json_wanted = (("accept", "application/json"),)
         stats = json.loads((await call(port, None, path="/user/stats")).body)
         metrics = json.loads((await call(port, None, path="/metrics", headers=json_wanted)).body)
@@ -232,6 +241,13 @@ async def test_all_reckonings_of_the_same_money_agree(
     assert sum(each.cost_nano_usd for each in by_model.values()) == spent
     assert stats["cost_nano_usd"] == spent
     assert metrics["cost_nano_usd_total"] == spent
+    assert _sum_of(scraped, "windvane_cost_usd_total") == pytest.approx(
+        spent / NANO_PER_USD, rel=1e-12
+    )
+    assert _sum_of(scraped, "windvane_saved_usd_total") == pytest.approx(
+        saved / NANO_PER_USD, rel=1e-12
+    )
+    assert _sum_of(scraped, "windvane_upstream_attempts_total") == len(ledger)
     assert metrics["unpriced_attempts_total"] == stats["unpriced_attempts"] == 0
     assert metrics["attempts_total"] == stats["attempts"] == len(ledger)
     for name in ("input_tokens", "output_tokens"):
